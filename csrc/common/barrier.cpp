@@ -1,0 +1,25 @@
+#include "common/barrier.h"
+
+#include <thread>
+
+namespace seqkern {
+
+namespace {
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+void Barrier::wait_for_change(uint32_t generation) {
+  constexpr int kSpins = 4000;
+  for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins)
+    spins < kSpins ? pause() : std::this_thread::yield();
+}
+
+}  // namespace seqkern

@@ -1,0 +1,25 @@
+// The instruction set levels that kernels are compiled for, and the one in use.
+//
+// A file named *_isa.cpp is compiled once per level, each time in a namespace of the level's name (the macro SEQKERN_ISA). The
+// build passes the levels that the compiler knows, low to high, as SEQKERN_ISA_LEVELS="X(baseline) X(avx2) ...".
+#pragma once
+
+namespace seqkern {
+
+#ifdef SEQKERN_ISA_LEVELS
+#define SEQKERN_ISA_ENUMERATOR(level) level,
+#define X SEQKERN_ISA_ENUMERATOR
+enum class Isa { SEQKERN_ISA_LEVELS count };
+#undef X
+#undef SEQKERN_ISA_ENUMERATOR
+
+constexpr int kIsaLevels = static_cast<int>(Isa::count);
+
+// Whether this machine (processor and operating system) can run a level.
+bool isa_available(Isa level);
+
+// The level in use: the highest available one, unless seqkern_set_isa chose another.
+Isa isa_in_use();
+#endif
+
+}  // namespace seqkern

@@ -1,0 +1,265 @@
+// A SIMD vector for the ISA level that the including file is compiled for (its own copy per level: see isa.h).
+//
+// Vec<float> and Vec<double> are thin wrappers of the compiler's vector extension, so one source serves SSE2, AVX2, AVX-512
+// and NEON; only what the extension cannot express (an approximate reciprocal) uses intrinsics. Products followed by sums
+// are contracted to FMA by -ffp-contract=fast where the level has it.
+//
+// Files that are compiled per level must keep clear of inline standard library functions: the linker would be free to
+// serve a baseline caller with a copy that was compiled for AVX-512.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+#ifndef SEQKERN_ISA
+#error "simd.h is for files that are compiled once per ISA level (*_isa.cpp)"
+#endif
+
+namespace seqkern {
+
+// Storage only: arithmetic happens in float.
+struct bfloat16 {
+  uint16_t bits;
+};
+
+namespace SEQKERN_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kVectorRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kVectorRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16;
+constexpr int kVectorRegisters = 32;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kVectorRegisters = 16;
+#endif
+
+// The numeric type that a storage type is computed in.
+template <class S>
+struct Compute {
+  using type = S;
+};
+template <>
+struct Compute<bfloat16> {
+  using type = float;
+};
+template <class S>
+using compute_t = typename Compute<S>::type;
+
+// The compiler's vectors of a type: a whole register, its halves, and integers of the same width. (Spelled out for each type
+// because the attribute is lost on a template parameter.)
+template <class T>
+struct Raw;
+template <>
+struct Raw<float> {
+  typedef float full __attribute__((vector_size(kVectorBytes)));
+  typedef float half __attribute__((vector_size(kVectorBytes / 2)));
+  typedef int32_t integers __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct Raw<double> {
+  typedef double full __attribute__((vector_size(kVectorBytes)));
+  typedef double half __attribute__((vector_size(kVectorBytes / 2)));
+  typedef int64_t integers __attribute__((vector_size(kVectorBytes)));
+};
+typedef uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));
+typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2)));
+
+template <class T>
+struct Vec {
+  static constexpr int kLanes = kVectorBytes / sizeof(T);
+  using raw = typename Raw<T>::full;
+
+  raw v;
+
+  Vec() = default;
+  Vec(raw value) : v(value) {}                   // a wrapper: conversions are its purpose
+  Vec(T value) : v(value - raw{}) {}             // broadcast: value - 0 keeps the sign of -0
+  template <class I, class = decltype(I() << 1)>  // so that 1 - x reads as it does for a number
+  Vec(I value) : Vec(static_cast<T>(value)) {}
+
+  friend Vec operator+(Vec a, Vec b) { return a.v + b.v; }
+  friend Vec operator-(Vec a, Vec b) { return a.v - b.v; }
+  friend Vec operator*(Vec a, Vec b) { return a.v * b.v; }
+  friend Vec operator/(Vec a, Vec b) { return a.v / b.v; }
+  Vec& operator+=(Vec b) { return v += b.v, *this; }
+};
+
+// ---- memory: full vectors, and the first n < kLanes lanes (the others read as zero) ----
+
+template <class T>
+inline Vec<T> load(const T* p) {
+  Vec<T> x;
+  std::memcpy(&x.v, p, sizeof(x.v));
+  return x;
+}
+
+template <class T>
+inline void store(T* p, Vec<T> x) {
+  std::memcpy(p, &x.v, sizeof(x.v));
+}
+
+inline Vec<float> load(const bfloat16* p) {
+  Bits16 bits;
+  std::memcpy(&bits, p, sizeof(bits));
+  const Bits32 wide = __builtin_convertvector(bits, Bits32) << 16;
+  Vec<float> x;
+  std::memcpy(&x.v, &wide, sizeof(x.v));
+  return x;
+}
+
+// Rounds to nearest even; a NaN stays a (quiet) NaN.
+inline void store(bfloat16* p, Vec<float> x) {
+#ifdef __AVX512BF16__
+  const __m256bh rounded = _mm512_cvtneps_pbh(x.v);
+  std::memcpy(p, &rounded, sizeof(rounded));
+#else
+  Bits32 bits;
+  std::memcpy(&bits, &x.v, sizeof(bits));
+  const Bits32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Bits32 quiet_nan = (bits >> 16) | 0x40;
+  const auto is_nan = x.v != x.v;
+  const Bits16 out = __builtin_convertvector(is_nan ? quiet_nan : rounded, Bits16);
+  std::memcpy(p, &out, sizeof(out));
+#endif
+}
+
+template <class S>
+inline Vec<compute_t<S>> load_first(const S* p, int n) {
+  if (n >= Vec<compute_t<S>>::kLanes) return load(p);
+  S lanes[Vec<compute_t<S>>::kLanes] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+
+template <class S>
+inline void store_first(S* p, Vec<compute_t<S>> x, int n) {
+  if (n >= Vec<compute_t<S>>::kLanes) return store(p, x);
+  S lanes[Vec<compute_t<S>>::kLanes];
+  store(lanes, x);
+  for (int i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+template <class T>
+inline T sum(Vec<T> x) {
+  constexpr int kHalf = Vec<T>::kLanes / 2;
+  typename Raw<T>::half halves[2];
+  std::memcpy(halves, &x.v, sizeof(halves));
+  halves[0] += halves[1];
+  T total = halves[0][0];
+  for (int i = 1; i < kHalf; ++i) total += halves[0][i];
+  return total;
+}
+
+// ---- maths ----
+
+// Both keep a NaN in x, unlike the hardware's min and max.
+template <class T>
+inline Vec<T> clamp(Vec<T> x, T low, T high) {
+  const typename Vec<T>::raw lo = Vec<T>(low).v, hi = Vec<T>(high).v;
+  x.v = x.v > hi ? hi : x.v;
+  x.v = x.v < lo ? lo : x.v;
+  return x;
+}
+
+template <class T>
+inline Vec<T> relu(Vec<T> x) {
+  const typename Vec<T>::raw zero = {};
+  return x.v < zero ? zero : x.v;
+}
+
+// value where condition > 0, else 0.
+template <class T>
+inline Vec<T> zero_unless_positive(Vec<T> value, Vec<T> condition) {
+  const typename Vec<T>::raw zero = {};
+  return condition.v > zero ? value.v : zero;
+}
+
+inline Vec<double> reciprocal(Vec<double> x) { return Vec<double>(1.0) / x; }
+
+// Within 2 ulp for 2^-126 < |x| < 2^126: the hardware's estimate and one Newton step, several times faster than a division.
+inline Vec<float> reciprocal(Vec<float> x) {
+#if defined(__AVX512F__)
+  const Vec<float> y = Vec<float>::raw(_mm512_maskz_rcp14_ps(0xffff, x.v));  // plain rcp14 warns under GCC 12
+  return y * (2 - x * y);
+#elif defined(__AVX2__)
+  const Vec<float> y = Vec<float>::raw(_mm256_rcp_ps(x.v));
+  return y * (2 - x * y);
+#else
+  return Vec<float>(1.0f) / x;
+#endif
+}
+
+template <class T>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
+  static constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer held in the low mantissa bits
+  static constexpr int32_t kBias = 127, kMantissaBits = 23;
+  static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+  static constexpr int kDegree = 7;        // the Taylor series of exp on |r| <= ln(2)/2 is then within 2e-8
+  static constexpr float kMaxExp = 87.0f;  // exp(87) < 2^126, where the reciprocal still holds
+  static constexpr float kMaxTanh = 10.0f;
+};
+template <>
+struct ExpConstants<double> {
+  static constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr int64_t kBias = 1023, kMantissaBits = 52;
+  static constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
+  static constexpr int kDegree = 13;
+  static constexpr double kMaxExp = 700.0;
+  static constexpr double kMaxTanh = 20.0;
+};
+
+// x = n ln 2 + r with integer n and |r| <= ln(2)/2. Returns exp(r) - 1 and sets power to 2^n. |x| must be below kMaxExp.
+template <class T>
+inline Vec<T> reduced_expm1(Vec<T> x, Vec<T>& power) {
+  using K = ExpConstants<T>;
+  const Vec<T> shifted = x * Vec<T>(T(1.44269504088896340736)) + Vec<T>(K::kShift);
+  const Vec<T> n = shifted - Vec<T>(K::kShift);
+  const Vec<T> r = (x - n * Vec<T>(K::kLn2High)) - n * Vec<T>(K::kLn2Low);
+  typename Raw<T>::integers bits;
+  std::memcpy(&bits, &shifted.v, sizeof(bits));
+  bits = (bits + K::kBias) << K::kMantissaBits;
+  std::memcpy(&power.v, &bits, sizeof(bits));
+  constexpr T kInverseFactorial[] = {1.0,           1.0,           1.0 / 2,         1.0 / 6,          1.0 / 24,
+                                     1.0 / 120,     1.0 / 720,     1.0 / 5040,      1.0 / 40320,      1.0 / 362880,
+                                     1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0};
+  Vec<T> p = Vec<T>(kInverseFactorial[K::kDegree]);
+#pragma GCC unroll 16
+  for (int i = K::kDegree - 1; i >= 2; --i) p = p * r + Vec<T>(kInverseFactorial[i]);
+  return r + r * r * p;
+}
+
+template <class T>
+inline Vec<T> exp_(Vec<T> x) {
+  Vec<T> power;
+  const Vec<T> expm1 = reduced_expm1(clamp(x, -ExpConstants<T>::kMaxExp, ExpConstants<T>::kMaxExp), power);
+  return power * expm1 + power;
+}
+
+template <class T>
+inline Vec<T> sigmoid(Vec<T> x) {
+  return reciprocal(1 + exp_(0 - x));
+}
+
+// expm1(2x) / (expm1(2x) + 2): keeps its relative accuracy for small x, where 1 - 2 / (exp(2x) + 1) would lose it.
+template <class T>
+inline Vec<T> tanh_(Vec<T> x) {
+  Vec<T> power;
+  const Vec<T> two_x = clamp(x + x, -2 * ExpConstants<T>::kMaxTanh, 2 * ExpConstants<T>::kMaxTanh);
+  const Vec<T> reduced = reduced_expm1(two_x, power);
+  const Vec<T> expm1 = power * reduced + (power - 1);
+  return expm1 * reciprocal(expm1 + 2);
+}
+
+}  // namespace SEQKERN_ISA
+}  // namespace seqkern

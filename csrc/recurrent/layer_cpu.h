@@ -1,0 +1,78 @@
+// What the recurrent CPU operators share: checked arguments, the order of the steps, and how the work is spread.
+#pragma once
+
+#include <vector>
+
+#include "common/tensors.h"
+#include "recurrent/kernels.h"
+
+namespace seqkern {
+
+// The kernels' name of a dtype; an error that names the argument for other dtypes.
+Storage storage_of(const char* argument, ScalarType dtype);
+
+// The arguments of a layer's forward and backward that mean the same for every cell. Tensors are made contiguous.
+struct LayerArguments {
+  Cell cell;
+  Tensor input;
+  OptionalTensor h0;
+  Tensor w_ih, w_hh;
+  OptionalTensor w_hr;
+  OptionalTensor batch_sizes;
+  bool reverse;
+};
+
+// A checked layer call.
+class Layer {
+ public:
+  explicit Layer(const LayerArguments& arguments);
+
+  Cell cell;
+  Tensor input, w_ih, w_hh;
+  OptionalTensor h0, w_hr;
+  ScalarType dtype, compute_dtype;
+  int gates;
+  int64_t rows, batch, input_size;
+  Sizes sizes;
+  bool reverse, dense;
+  std::vector<int64_t> active, offset;  // see Steps
+
+  Steps steps() const { return {static_cast<int64_t>(active.size()), batch, active.data(), offset.data()}; }
+  const RecurrentKernels& kernels() const { return recurrent_kernels(storage_); }
+  const CellKernels& cell_kernels(const ProductKernels& product) const { return product.cell[static_cast<int>(cell)]; }
+
+  // input's leading dimensions and a last dimension of `features`.
+  Shape shape_with(int64_t features) const;
+  // (batch, features)
+  Shape state_shape(int64_t features) const { return {batch, features}; }
+
+  // t as a contiguous tensor, checked; zeros where `zeros` is set and t is not given.
+  OptionalTensor checked(const char* name, const OptionalTensor& t, const Shape& shape, bool zeros = false) const;
+
+  // Few rows in all: packing the weights would cost more than it saves.
+  bool few_rows() const;
+
+  // How many threads the loop over time is worth, and over what they share it. Blocks are of the product's columns.
+  Split split(int64_t blocks) const;
+
+  Tensor zeros(const Shape& shape, ScalarType type) const;
+
+ private:
+  void check_weights() const;
+  void order_steps(const OptionalTensor& batch_sizes);
+
+  Storage storage_;
+  Shape leading_;
+};
+
+// Runs a kernel's parallel region.
+template <class Args>
+void run_slots(void (*kernel)(const Args&, Slots, Barrier&), const Args& args) {
+  const int slots = args.split.slots;
+  Barrier barrier(slots);
+  torch::stable::parallel_for(0, slots, 1, [&](int64_t begin, int64_t end) {
+    kernel(args, Slots{static_cast<int>(begin), static_cast<int>(end), slots}, barrier);
+  });
+}
+
+}  // namespace seqkern
