@@ -44,19 +44,8 @@ inline void check_shape(const char* name, const Tensor& t, const Shape& expected
   if (actual != expected) check(false, name, " should have the shape ", text(expected), ", but it has the shape ", text(actual));
 }
 
-inline Tensor empty(const Shape& shape, ScalarType dtype) {
-  Shape strides(shape.size());
-  int64_t stride = 1;
-  for (size_t i = shape.size(); i-- > 0;) {
-    strides[i] = stride;
-    stride *= shape[i] > 0 ? shape[i] : 1;
-  }
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
-}
+// A contiguous CPU tensor of undefined values.
+Tensor empty(const Shape& shape, ScalarType dtype);
 
 inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
@@ -64,13 +53,13 @@ inline OptionalTensor as_contiguous(const OptionalTensor& t) { return t ? Option
 
 inline const void* data(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
 
-// A matrix over the memory of t: `rows` x `columns` from element `offset` on.
+// A matrix over the memory of t: `rows` x `columns` from t's element `offset` on.
 inline Tensor matrix(const Tensor& t, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride,
                      int64_t offset = 0) {
   const int64_t sizes[] = {rows, columns}, strides[] = {row_stride, column_stride};
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch__reinterpret_tensor(t.get(), 2, sizes, strides, t.storage_offset() + offset, &handle));
+      aoti_torch__reinterpret_tensor(t.get(), 2, sizes, strides, offset, &handle));
   return Tensor(handle);
 }
 

@@ -36,9 +36,11 @@ class Gradients {
       : layer_(layer),
         output_(output),
         width_((layer.cell == Cell::kGru ? 4 : layer.gates) * layer.sizes.hidden),
-        grad_gates_(empty({layer.rows, width_}, layer.dtype)) {}
+        stride_(padded_row(width_, layer.input)),
+        grad_gates_(empty({layer.rows, stride_}, layer.dtype)) {}
 
   int64_t width() const { return width_; }
+  int64_t stride() const { return stride_; }
   const Tensor& gates() const { return grad_gates_; }
 
   Tensor input() const {
@@ -88,10 +90,10 @@ class Gradients {
 
  private:
   Tensor columns(const Gates& g, int64_t first_row, int64_t rows) const {
-    return matrix(grad_gates_, rows, g.rows, width_, 1, first_row * width_ + g.column);
+    return matrix(grad_gates_, rows, g.rows, stride_, 1, first_row * stride_ + g.column);
   }
   Tensor transposed_columns(const Gates& g, int64_t first_row, int64_t rows) const {
-    return matrix(grad_gates_, g.rows, rows, 1, width_, first_row * width_ + g.column);
+    return matrix(grad_gates_, g.rows, rows, 1, stride_, first_row * stride_ + g.column);
   }
   static Tensor rows_of(const Tensor& weights, const Gates& g) {
     const int64_t columns = weights.size(1);
@@ -116,7 +118,7 @@ class Gradients {
 
   const Layer& layer_;
   const Tensor& output_;
-  const int64_t width_;
+  const int64_t width_, stride_;
   const Tensor grad_gates_;
 };
 
@@ -147,8 +149,8 @@ BackwardResult backward(const Layer& layer, const BackwardExtras& extras) {
   const int64_t hidden = layer.sizes.hidden, state = layer.sizes.state, needs = extras.needs;
   const bool lstm = layer.cell == Cell::kLstm, gru = layer.cell == Cell::kGru;
   const ScalarType dtype = layer.dtype;
-  const Tensor none = empty({0}, dtype);
-  BackwardResult result{none, none, none, none, none, none, none, none};
+  const auto none = [&] { return empty({0}, dtype); };  // operators must not return one tensor twice
+  BackwardResult result{none(), none(), none(), none(), none(), none(), none(), none()};
 
   const Tensor output = *layer.checked("output", extras.output, layer.shape_with(state));
   const OptionalTensor grad_output = layer.checked("grad_output", extras.grad_output, layer.shape_with(state));
@@ -163,7 +165,7 @@ BackwardResult backward(const Layer& layer, const BackwardExtras& extras) {
   const ProductKernels& product = layer.few_rows() ? layer.kernels().unpacked : layer.kernels().packed;
   const CellKernels& kernels = layer.cell_kernels(product);
   const Gradients gradients(layer, output);
-  Tensor grad_projected = none;
+  Tensor grad_projected = none();
   if (layer.w_hr) grad_projected = empty({layer.rows, state}, dtype);
   if (needs & kNeedsH0) result.grad_h0 = empty(layer.state_shape(state), dtype);
   if (needs & kNeedsC0 && lstm) result.grad_c0 = empty(layer.state_shape(hidden), dtype);
@@ -187,6 +189,7 @@ BackwardResult backward(const Layer& layer, const BackwardExtras& extras) {
   args.grad_h_n = data(grad_h_n);
   args.grad_c_n = data(grad_c_n);
   args.grad_gates = gradients.gates().mutable_data_ptr();
+  args.grad_gates_stride = gradients.stride();
   args.grad_projected = layer.w_hr ? grad_projected.mutable_data_ptr() : nullptr;
   args.carry = carry.mutable_data_ptr();
   args.grad_h0 = needs & kNeedsH0 ? result.grad_h0.mutable_data_ptr() : nullptr;

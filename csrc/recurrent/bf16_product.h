@@ -14,6 +14,7 @@ namespace SEQKERN_ISA {
 constexpr int kPairs = 16;                  // pairs of depth in a tile
 constexpr int kTileDepth = 2 * kPairs;      // 32
 constexpr int64_t kTileSize = 16 * kTileDepth;  // bfloat16 numbers in a tile
+constexpr int64_t kLineSize = kLineBytes / 2;   // bfloat16 numbers in a cache line
 
 struct Bf16Packed {
   using Storage = bfloat16;
@@ -76,32 +77,36 @@ struct PackedBf16 : Bf16Packed {
 
   template <int kGates, int kVectors>
   static void multiply(const bfloat16* a, int64_t a_stride, int64_t rows, const WeightView<bfloat16>& view,
-                       const bfloat16* packed, int64_t block, float* out) {
+                       const bfloat16* packed, int64_t block, int64_t next, float* out) {
     const bfloat16* w = packed + block * block_size(view.depth, kVectors);
+    const bfloat16* ahead = packed + next * block_size(view.depth, kVectors);
     constexpr int kTileRows = kVectors == 4 ? 6 : 8;
     int64_t tiles = ceil_div(rows, kTileRows);
     for (int64_t row = 0; row < rows; --tiles) {
       const int64_t height = ceil_div(rows - row, tiles);
-      tile_of<kTileRows, kVectors>(height, a + row * a_stride, a_stride, view.depth, w, out + row * kVectors * kLanes);
+      tile_of<kTileRows, kVectors>(height, a + row * a_stride, a_stride, view.depth, w, out + row * kVectors * kLanes, ahead);
       row += height;
+      ahead += ceil_div(view.depth, 2) * kLineSize;
     }
   }
 
  private:
   template <int kRows, int kVectors>
-  static void tile_of(int64_t rows, const bfloat16* a, int64_t a_stride, int64_t depth, const bfloat16* w, float* out) {
-    if (rows == kRows) return tile<kRows, kVectors>(a, a_stride, depth, w, out);
-    if constexpr (kRows > 1) tile_of<kRows - 1, kVectors>(rows, a, a_stride, depth, w, out);
+  static void tile_of(int64_t rows, const bfloat16* a, int64_t a_stride, int64_t depth, const bfloat16* w, float* out,
+                      const bfloat16* ahead) {
+    if (rows == kRows) return tile<kRows, kVectors>(a, a_stride, depth, w, out, ahead);
+    if constexpr (kRows > 1) tile_of<kRows - 1, kVectors>(rows, a, a_stride, depth, w, out, ahead);
   }
 
   template <int kRows, int kVectors>
-  static void tile(const bfloat16* a, int64_t a_stride, int64_t depth, const bfloat16* w, float* out) {
+  static void tile(const bfloat16* a, int64_t a_stride, int64_t depth, const bfloat16* w, float* out, const bfloat16* ahead) {
     __m512 sums[kRows][kVectors];
 #pragma GCC unroll 64
     for (int i = 0; i < kRows * kVectors; ++i) (&sums[0][0])[i] = _mm512_setzero_ps();
     for (int64_t k = 0; k < depth; k += kTileDepth, w += kVectors * kTileSize)
       for (int pair = 0; pair < kPairs; ++pair) {
         __m512bh weights[kVectors];
+        if constexpr (kRows > 2) prefetch_far(ahead + (k / 2 + pair) * kLineSize);
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) std::memcpy(&weights[v], w + v * kTileSize + pair * 2 * kLanes, 64);
 #pragma GCC unroll 16
@@ -131,14 +136,14 @@ struct PackedBf16 : Bf16Packed {
 
   template <int kGates, int kVectors>
   static void multiply(const bfloat16* a, int64_t a_stride, int64_t rows, const WeightView<bfloat16>& view,
-                       const bfloat16* packed, int64_t block, float* out) {
+                       const bfloat16* packed, int64_t block, int64_t next, float* out) {
     const bfloat16* w = packed + block * block_size(view.depth, kVectors);
     configure(static_cast<int>(rows));
     const int64_t tiles = operand_stride(view.depth) / kTileDepth;
     if (rows <= 16)
       one_high<kVectors>(a, a_stride, tiles, w, out);
     else
-      two_high<kVectors, 0>(a, a_stride, tiles, w, out);
+      two_high<kVectors, 0>(a, a_stride, tiles, w, out, packed + next * block_size(view.depth, kVectors));
   }
 
  private:
@@ -197,8 +202,9 @@ struct PackedBf16 : Bf16Packed {
   }
 
   // 17 to 32 rows: two vectors of columns at a time, so that two rows of tiles times two columns of tiles fill the sums.
+  // The same tiles of the block that comes next are prefetched.
   template <int kVectors, int kFirst>
-  static void two_high(const bfloat16* a, int64_t a_stride, int64_t tiles, const bfloat16* w, float* out) {
+  static void two_high(const bfloat16* a, int64_t a_stride, int64_t tiles, const bfloat16* w, float* out, const bfloat16* next) {
     constexpr bool kPair = kFirst + 1 < kVectors;
     _tile_zero(0);
     _tile_zero(2);
@@ -208,6 +214,8 @@ struct PackedBf16 : Bf16Packed {
     for (int64_t k = 0; k < tiles; ++k, tile += kVectors * kTileSize) {
       _tile_loadd(4, a + k * kTileDepth, a_stride * 2);
       _tile_loadd(5, a + 16 * a_stride + k * kTileDepth, a_stride * 2);
+      const bfloat16* ahead = next + (k * kVectors + kFirst) * kTileSize;
+      for (int line = 0; line < (kPair ? 32 : 16); ++line) prefetch_far(ahead + line * kLineSize);
       _tile_loadd(6, tile, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(2, 5, 6);
@@ -224,7 +232,7 @@ struct PackedBf16 : Bf16Packed {
       _tile_stored(1, out + (kFirst + 1) * kLanes, kStride);
       _tile_stored(3, out + 16 * kRow + (kFirst + 1) * kLanes, kStride);
     }
-    if constexpr (kFirst + 2 < kVectors) two_high<kVectors, kFirst + 2>(a, a_stride, tiles, w, out);
+    if constexpr (kFirst + 2 < kVectors) two_high<kVectors, kFirst + 2>(a, a_stride, tiles, w, out, next);
   }
 };
 

@@ -30,6 +30,14 @@ struct LstmForward {
 
   explicit LstmForward(const ForwardArgs& args) : args(args), hidden(args.sizes.hidden) {}
 
+  void prefetch_rows(int64_t offset, int64_t first_unit, int64_t row, int64_t count, S* out) const {
+    for (int64_t r = row; r < row + count; ++r) {
+      const S* gates = static_cast<const S*>(args.gates) + (offset + r) * args.gates_stride + first_unit;
+      for (int gate = 0; gate < kGates; ++gate) prefetch(gates + gate * hidden);
+      prefetch_to_write(out + r * hidden + first_unit);
+    }
+  }
+
   void rows(int64_t offset, int64_t first_unit, int64_t row, int64_t count, const C* product, const Rows<S>&, S* out) const {
     const Lanes at = lanes_of<C>(first_unit, 0, hidden);
     const C* bias = static_cast<const C*>(args.bias);
@@ -64,6 +72,14 @@ struct GruForward {
   static constexpr int kGates = 3, kVectors = 3;
 
   explicit GruForward(const ForwardArgs& args) : args(args), hidden(args.sizes.hidden) {}
+
+  void prefetch_rows(int64_t offset, int64_t first_unit, int64_t row, int64_t count, S* out) const {
+    for (int64_t r = row; r < row + count; ++r) {
+      const S* gates = static_cast<const S*>(args.gates) + (offset + r) * args.gates_stride + first_unit;
+      for (int gate = 0; gate < kGates; ++gate) prefetch(gates + gate * hidden);
+      prefetch_to_write(out + r * hidden + first_unit);
+    }
+  }
 
   void rows(int64_t offset, int64_t first_unit, int64_t row, int64_t count, const C* product, const Rows<S>& h_prev,
             S* out) const {
@@ -101,6 +117,14 @@ struct RnnForward {
 
   explicit RnnForward(const ForwardArgs& args) : args(args), hidden(args.sizes.hidden) {}
 
+  void prefetch_rows(int64_t offset, int64_t first_unit, int64_t row, int64_t count, S* out) const {
+    for (int64_t r = row; r < row + count; ++r) {
+      const S* gates = static_cast<const S*>(args.gates) + (offset + r) * args.gates_stride + first_unit;
+      for (int gate = 0; gate < kGates; ++gate) prefetch(gates + gate * hidden);
+      prefetch_to_write(out + r * hidden + first_unit);
+    }
+  }
+
   void rows(int64_t offset, int64_t first_unit, int64_t row, int64_t count, const C* product, const Rows<S>&, S* out) const {
     const C* bias = static_cast<const C*>(args.bias);
     for (int v = 0; v < kVectors; ++v) {
@@ -133,7 +157,7 @@ struct BackwardCell {
 
   C* carry(int64_t row, int64_t unit) const { return static_cast<C*>(args.carry) + row * hidden + unit; }
   S* grad_gates(int64_t offset, int64_t row, int64_t unit) const {
-    return static_cast<S*>(args.grad_gates) + (offset + row) * kSaved * hidden + unit;
+    return static_cast<S*>(args.grad_gates) + (offset + row) * args.grad_gates_stride + unit;
   }
 
   // Row `row` of a per-step tensor (`all`) at the step before s, or of its initial value where the row begins with s.
@@ -169,6 +193,19 @@ struct LstmBackward : BackwardCell<S, 4> {
   using Base::Base;
 
   const S* state_gate_gradients(int64_t offset) const { return this->grad_gates(offset, 0, 0); }
+
+  void prefetch_rows(int64_t s, int64_t first_unit, int64_t row, int64_t count) const {
+    if (count <= 0) return;  // rows that only finish grad_h0
+    const int64_t offset = steps.offset[s];
+    for (int64_t r = row; r < row + count; ++r) {
+      const S* gates = static_cast<const S*>(args.gates) + (offset + r) * kSavedGates * hidden + first_unit;
+      for (int gate = 0; gate < kSavedGates; ++gate) prefetch(gates + gate * hidden);
+      prefetch(static_cast<const C*>(args.cells) + (offset + r) * hidden + first_unit);
+      S* grads = this->grad_gates(offset, r, first_unit);
+      for (int gate = 0; gate < kSavedGates; ++gate) prefetch_to_write(grads + gate * hidden);
+      if (args.grad_output) prefetch(static_cast<const S*>(args.grad_output) + (offset + r) * hidden + first_unit);
+    }
+  }
 
   void rows(int64_t s, int64_t first_unit, int64_t row, int64_t count, const C* grad_h, bool continuing) const {
     const int64_t offset = steps.offset[s];
@@ -216,6 +253,18 @@ struct GruBackward : BackwardCell<S, 4> {
   // n's input part stands first; r, z and n's state part follow.
   const S* state_gate_gradients(int64_t offset) const { return this->grad_gates(offset, 0, 0) + hidden; }
 
+  void prefetch_rows(int64_t s, int64_t first_unit, int64_t row, int64_t count) const {
+    if (count <= 0) return;  // rows that only finish grad_h0
+    const int64_t offset = steps.offset[s];
+    for (int64_t r = row; r < row + count; ++r) {
+      const S* gates = static_cast<const S*>(args.gates) + (offset + r) * kSavedGates * hidden + first_unit;
+      for (int gate = 0; gate < kSavedGates; ++gate) prefetch(gates + gate * hidden);
+      S* grads = this->grad_gates(offset, r, first_unit);
+      for (int gate = 0; gate < kSavedGates; ++gate) prefetch_to_write(grads + gate * hidden);
+      if (args.grad_output) prefetch(static_cast<const S*>(args.grad_output) + (offset + r) * hidden + first_unit);
+    }
+  }
+
   void rows(int64_t s, int64_t first_unit, int64_t row, int64_t count, const C* grad_h, bool) const {
     const int64_t offset = steps.offset[s];
     for (int v = 0; v < kColumnVectors; ++v) {
@@ -254,6 +303,17 @@ struct RnnBackward : BackwardCell<S, 1> {
   using Base::Base;
 
   const S* state_gate_gradients(int64_t offset) const { return this->grad_gates(offset, 0, 0); }
+
+  void prefetch_rows(int64_t s, int64_t first_unit, int64_t row, int64_t count) const {
+    if (count <= 0) return;  // rows that only finish grad_h0
+    const int64_t offset = steps.offset[s];
+    for (int64_t r = row; r < row + count; ++r) {
+      prefetch(static_cast<const S*>(args.output) + (offset + r) * hidden + first_unit);
+      S* grads = this->grad_gates(offset, r, first_unit);
+      for (int gate = 0; gate < kSavedGates; ++gate) prefetch_to_write(grads + gate * hidden);
+      if (args.grad_output) prefetch(static_cast<const S*>(args.grad_output) + (offset + r) * hidden + first_unit);
+    }
+  }
 
   void rows(int64_t s, int64_t first_unit, int64_t row, int64_t count, const C* grad_h, bool) const {
     const int64_t offset = steps.offset[s];

@@ -6,10 +6,15 @@
 namespace seqkern {
 namespace SEQKERN_ISA {
 
+// How many cache lines of the next block's weights a tile prefetches per k. Low tiles come in ones or twos, so each has more
+// to fetch; with one or two rows the loads themselves already take all the bandwidth there is.
+constexpr int ahead_lines(int rows) { return rows > 4 ? 1 : rows > 2 ? 2 : 0; }
+
 // out[r][v] = sum over k of a[r][k] * w[k][v] for kRows rows and kVectors column vectors, all sums held in registers.
-// With few sums in flight FMA latency would show, so k is then split over kPhases independent sums.
+// With few sums in flight FMA latency would show, so k is then split over kPhases independent sums. `ahead` is where to
+// prefetch ahead_lines(kRows) cache lines per k from.
 template <int kRows, int kVectors, class C, class W>
-inline void fma_tile(const C* a, int64_t a_stride, int64_t depth, const W* w, int64_t w_stride, C* out) {
+inline void fma_tile(const C* a, int64_t a_stride, int64_t depth, const W* w, int64_t w_stride, C* out, const char* ahead) {
   using V = Vec<C>;
   constexpr int kPhases = kRows * kVectors >= 8 ? 1 : kRows * kVectors >= 4 ? 2 : 4;
   V sums[kPhases][kRows][kVectors];
@@ -20,6 +25,7 @@ inline void fma_tile(const C* a, int64_t a_stride, int64_t depth, const W* w, in
     V weights[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) weights[v] = load(w + k * w_stride + v * V::kLanes);
+    for (int line = 0; line < ahead_lines(kRows); ++line) prefetch_far(ahead + (k * ahead_lines(kRows) + line) * kLineBytes);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const V value(a[r * a_stride + k]);
@@ -51,19 +57,24 @@ constexpr int fma_tile_rows(int vectors) {
 }
 
 template <int kVectors, class C, class W, int kRows = fma_tile_rows(kVectors)>
-inline void fma_tile_of(int64_t rows, const C* a, int64_t a_stride, int64_t depth, const W* w, int64_t w_stride, C* out) {
-  if (rows == kRows) return fma_tile<kRows, kVectors>(a, a_stride, depth, w, w_stride, out);
-  if constexpr (kRows > 1) fma_tile_of<kVectors, C, W, kRows - 1>(rows, a, a_stride, depth, w, w_stride, out);
+inline void fma_tile_of(int64_t rows, const C* a, int64_t a_stride, int64_t depth, const W* w, int64_t w_stride, C* out,
+                        const char* ahead) {
+  if (rows == kRows) return fma_tile<kRows, kVectors>(a, a_stride, depth, w, w_stride, out, ahead);
+  if constexpr (kRows > 1) fma_tile_of<kVectors, C, W, kRows - 1>(rows, a, a_stride, depth, w, w_stride, out, ahead);
 }
 
-// out (rows x kVectors vectors) = a (rows x depth) * w, the rows cut into tiles of nearly equal height.
+// out (rows x kVectors vectors) = a (rows x depth) * w, the rows cut into tiles of nearly equal height. Meanwhile each tile
+// prefetches its part of `next`, the weights that will be wanted after these.
 template <int kVectors, class C, class W>
-inline void fma_rows(int64_t rows, const C* a, int64_t a_stride, int64_t depth, const W* w, int64_t w_stride, C* out) {
+inline void fma_rows(int64_t rows, const C* a, int64_t a_stride, int64_t depth, const W* w, int64_t w_stride, C* out,
+                     const W* next) {
+  const char* ahead = reinterpret_cast<const char*>(next);
   int64_t tiles = ceil_div(rows, fma_tile_rows(kVectors));
   for (int64_t row = 0; row < rows; --tiles) {
     const int64_t height = ceil_div(rows - row, tiles);
-    fma_tile_of<kVectors>(height, a + row * a_stride, a_stride, depth, w, w_stride, out + row * kVectors * Vec<C>::kLanes);
+    fma_tile_of<kVectors>(height, a + row * a_stride, a_stride, depth, w, w_stride, out + row * kVectors * Vec<C>::kLanes, ahead);
     row += height;
+    ahead += depth * ahead_lines(static_cast<int>(height)) * kLineBytes;
   }
 }
 
@@ -116,9 +127,9 @@ struct PackedFma {
 
   template <int kGates, int kVectors>
   static void multiply(const Operand* a, int64_t a_stride, int64_t rows, const WeightView<S>& view, const Weight* packed,
-                       int64_t block, C* out) {
-    const Weight* w = packed + block * block_size(view.depth, kVectors);
-    fma_rows<kVectors>(rows, a, a_stride, view.depth, w, kVectors * kLanes, out);
+                       int64_t block, int64_t next, C* out) {
+    const int64_t size = block_size(view.depth, kVectors);
+    fma_rows<kVectors>(rows, a, a_stride, view.depth, packed + block * size, kVectors * kLanes, out, packed + next * size);
   }
 
   static void begin() {}

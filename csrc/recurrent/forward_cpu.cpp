@@ -49,6 +49,35 @@ void copy_last_rows(const Layer& layer, const Tensor& output, const Tensor& h_n)
   }
 }
 
+// The rows of the input that steps [begin, end) work on; they are contiguous in either direction.
+struct RowRange {
+  int64_t first, count;
+};
+
+RowRange rows_of(const Layer& layer, int64_t begin, int64_t end) {
+  const int64_t low = layer.reverse ? end - 1 : begin, high = layer.reverse ? begin : end - 1;
+  return {layer.offset[low], layer.offset[high] + layer.active[high] - layer.offset[low]};
+}
+
+// The input is projected a chunk of steps at a time, so that the loop over time finds the projection in cache and inference
+// needs no room for all of it. Returns the steps that the chunks end before.
+std::vector<int64_t> chunk_ends(const Layer& layer, int64_t gates_stride) {
+  constexpr int64_t kChunkBytes = int64_t(4) << 20;
+  const int64_t most_rows = kChunkBytes / (gates_stride * static_cast<int64_t>(layer.input.element_size()));
+  const int64_t count = static_cast<int64_t>(layer.active.size());
+  std::vector<int64_t> ends;
+  int64_t rows = 0;
+  for (int64_t s = 0; s < count; ++s) {
+    if (rows > 0 && rows + layer.active[s] > most_rows) {
+      ends.push_back(s);
+      rows = 0;
+    }
+    rows += layer.active[s];
+  }
+  ends.push_back(count);
+  return ends;
+}
+
 int64_t packed_bytes(const Layer& layer, const ProductKernels& product) {
   const CellKernels& kernels = layer.cell_kernels(product);
   return product.packed_bytes(layer.sizes.state, layer.sizes.hidden, kernels.forward_units, layer.gates);
@@ -70,8 +99,14 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
                        empty({0}, layer.compute_dtype),
                        empty({0}, dtype)};
   const int64_t saved_gates = gru ? 4 : layer.gates;
-  const int64_t gates_stride = (save ? saved_gates : layer.gates) * hidden;
-  const Tensor gates = empty(layer.shape_with(gates_stride), dtype);
+  const int64_t gates_stride = save ? saved_gates * hidden : padded_row(layer.gates * hidden, layer.input);
+  const std::vector<int64_t> ends = chunk_ends(layer, gates_stride);
+  int64_t gate_rows = layer.rows;
+  if (!save) {
+    gate_rows = 0;
+    for (size_t i = 0; i < ends.size(); ++i) gate_rows = std::max(gate_rows, rows_of(layer, i ? ends[i - 1] : 0, ends[i]).count);
+  }
+  const Tensor gates = save ? empty(layer.shape_with(gates_stride), dtype) : empty({gate_rows, gates_stride}, dtype);
   if (save && (lstm || gru)) result.gates = gates;
   if (save && lstm) result.cells = empty(layer.shape_with(hidden), layer.compute_dtype);
 
@@ -135,15 +170,12 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
   if (unpacked) {
     args.input = layer.input.const_data_ptr();
   } else {
-    matmul_out(matrix(gates, layer.rows, layer.gates * hidden, gates_stride, 1),
-               matrix(layer.input, layer.rows, layer.input_size, layer.input_size, 1),
-               matrix(layer.w_ih, layer.input_size, layer.gates * hidden, 1, layer.input_size));
     const int64_t bytes = packed_bytes(layer, product);
     if (extras.packed) {
       check(extras.packed->numel() == bytes && extras.packed->scalar_type() == ScalarType::Byte,
             "packed should hold ", bytes, " bytes for this ISA level, but it has ", extras.packed->numel(), " elements");
       args.packed_hh = extras.packed->mutable_data_ptr();
-      args.prepacked = true;
+      args.prepacked_hh = true;
     } else {
       args.packed_hh = room(bytes);
     }
@@ -153,7 +185,18 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
     args.operand_bytes = std::max(args.operand_bytes, product.operand_bytes(layer.batch, depth));
   args.operand = room(args.operand_bytes * args.split.slots);
 
-  if (layer.rows > 0 && hidden > 0) run_slots(kernels.forward, args);
+  for (size_t chunk = 0; layer.rows > 0 && chunk < ends.size(); ++chunk) {
+    args.first_step = chunk ? ends[chunk - 1] : 0;
+    args.end_step = ends[chunk];
+    const RowRange rows = rows_of(layer, args.first_step, args.end_step);
+    args.first_gate_row = save ? 0 : rows.first;
+    if (!unpacked)
+      matmul_out(matrix(gates, rows.count, layer.gates * hidden, gates_stride, 1, save ? rows.first * gates_stride : 0),
+                 matrix(layer.input, rows.count, layer.input_size, layer.input_size, 1, rows.first * layer.input_size),
+                 matrix(layer.w_ih, layer.input_size, layer.gates * hidden, 1, layer.input_size));
+    run_slots(kernels.forward, args);
+    args.prepacked_hh = args.prepacked_hr = true;
+  }
   if (layer.rows > 0) copy_last_rows(layer, result.output, result.h_n);
   if (lstm && !wide) convert<float, BFloat16>(cell_state, result.c_n);
   return result;

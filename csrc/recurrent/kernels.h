@@ -49,13 +49,17 @@ struct ForwardArgs {
   const void* w_hr;       // storage (P, H) or null
   void* packed_hh;        // room for packed weights; null: read w_hh as it is
   void* packed_hr;        //
-  bool prepacked;         // packed_hh is filled already
+  bool prepacked_hh;      // packed_hh is filled already
+  bool prepacked_hr;
+  int64_t first_step;     // the steps to do: [first_step, end_step)
+  int64_t end_step;
   const void* input;      // storage (rows, input_size); null: `gates` holds the input's projection already
   const void* w_ih;       // storage (gates * H, input_size)
   int64_t input_size;
   const void* bias;       // compute (gates * H); GRU: r, z, n of the input and n of the state. Null: none
   const void* h0;         // storage (B, P)
   void* gates;            // storage (rows, gates_stride): pre-activations in; activated gates out if save
+  int64_t first_gate_row; // the row of the sequence that `gates` begins with
   int64_t gates_stride;
   void* cell_state;       // compute (B, H): c_0 in, c_n out
   void* cells;            // compute (rows, H) if save
@@ -82,9 +86,10 @@ struct BackwardArgs {
   const void* grad_output;  // storage (rows, P) or null
   const void* grad_h_n;     // storage (B, P) or null
   const void* grad_c_n;     // storage (B, H) or null
-  // storage: LSTM (rows, 4H) as i, f, g, o; GRU (rows, 4H) as n, r, z, q so that both the input's part (n, r, z) and the
-  // state's part (r, z, q) are contiguous; RNN (rows, H).
+  // storage, rows of grad_gates_stride: LSTM 4H as i, f, g, o; GRU 4H as n, r, z, q so that both the input's part (n, r, z)
+  // and the state's part (r, z, q) are contiguous; RNN H.
   void* grad_gates;
+  int64_t grad_gates_stride;
   void* grad_projected;     // storage (rows, P), with w_hr only: the whole gradient of the projected state
   void* carry;              // compute (B, H) scratch: gradient that reaches the previous step past the recurrent product
   void* grad_h0;            // storage (B, P) or null
@@ -115,6 +120,8 @@ struct ProductKernels {
 struct RecurrentKernels {
   ProductKernels packed;
   ProductKernels unpacked;
+  // The cell alone, for `rows` rows: pre-activations (rows, 4H) and c (rows, H) to h and c_new (rows, H), all storage.
+  void (*lstm_pointwise)(const void* gates, const void* c, void* h, void* c_new, int64_t rows, int64_t hidden);
 };
 
 // The kernels of the ISA level in use.

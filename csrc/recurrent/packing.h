@@ -10,6 +10,8 @@
 namespace seqkern {
 namespace SEQKERN_ISA {
 
+constexpr int64_t kLineBytes = 64;
+
 // element(k, gate, unit) = data[k * k_stride + gate * gate_stride + unit * unit_stride]
 template <class S>
 struct WeightView {

@@ -95,15 +95,19 @@ class Weights {
   // Without an operand the product is zero.
   // The order of the blocks alternates from step to step: weights that outgrow the second-level cache are then met again
   // from their end, where it still holds them.
-  template <class Body>
-  void for_blocks(Range blocks, Range rows, const Rows<typename Product::Operand>* a, bool backwards, const Body& body) const {
+  // Before a product, prepare(block, first row, rows) may prefetch what body will need.
+  template <class Prepare, class Body>
+  void for_blocks(Range blocks, Range rows, const Rows<typename Product::Operand>* a, bool backwards, const Prepare& prepare,
+                  const Body& body) const {
     alignas(64) C product[Product::kChunkRows * kVectors * Product::kLanes];
     for (int64_t i = blocks.begin; i < blocks.end; ++i) {
       const int64_t block = backwards ? blocks.begin + blocks.end - 1 - i : i;
+      const int64_t next = i + 1 == blocks.end ? block : backwards ? block - 1 : block + 1;
       for (int64_t r = rows.begin; r < rows.end;) {
         const int64_t count = smaller<int64_t>(Product::kChunkRows, (a ? a->run_end(r, rows.end) : rows.end) - r);
+        prepare(block, r, count);
         if (a)
-          Product::template multiply<kGates, kVectors>(a->row(r), a->stride, count, view_, packed_, block, product);
+          Product::template multiply<kGates, kVectors>(a->row(r), a->stride, count, view_, packed_, block, next, product);
         else
           std::memset(product, 0, count * kVectors * Product::kLanes * sizeof(C));
         body(block, r, count, product);
@@ -116,6 +120,8 @@ class Weights {
   WeightView<S> view_;
   typename Product::Weight* packed_;
 };
+
+constexpr auto kNothingToPrepare = [](int64_t, int64_t, int64_t) {};
 
 constexpr int kColumnVectors = 2;  // of a block of the backward product and of the projections
 
@@ -148,17 +154,17 @@ void forward_loop(const ForwardArgs& args, Slots slots, Barrier& barrier) {
   const Range unit_blocks = part.blocks(hidden, Recurrent::kUnits);
   const Range state_blocks = part.blocks(state, decltype(projection)::kUnits);
 
-  // Over rows every callback reads all weights, so they pack a share each and wait; over units each packs what it reads.
-  if (args.packed_hh && !args.prepacked) recurrent.pack(share(ceil_div(hidden, Recurrent::kUnits), slots));
-  if (args.packed_hr) projection.pack(share(ceil_div(state, decltype(projection)::kUnits), slots));
-  if (args.packed_hh || args.packed_hr) barrier.wait(part.owned());
+  const bool pack_hh = args.packed_hh && !args.prepacked_hh, pack_hr = args.packed_hr && !args.prepacked_hr;
+  if (pack_hh) recurrent.pack(share(ceil_div(hidden, Recurrent::kUnits), slots));
+  if (pack_hr) projection.pack(share(ceil_div(state, decltype(projection)::kUnits), slots));
+  if (pack_hh || pack_hr) barrier.wait(part.owned());
 
   Product::begin();
   const CellType cell(args);
   S* output = static_cast<S*>(args.output);
   S* hidden_rows = static_cast<S*>(args.hidden);
-  for (int64_t s = 0; s < steps.count; ++s) {
-    const int64_t offset = steps.offset[s];
+  for (int64_t s = args.first_step; s < args.end_step; ++s) {
+    const int64_t offset = steps.offset[s], gate_offset = offset - args.first_gate_row;
     const Range rows = intersect(part.rows, {0, steps.active[s]});
     const bool backwards = s % 2;
 
@@ -166,13 +172,13 @@ void forward_loop(const ForwardArgs& args, Slots slots, Barrier& barrier) {
       const S* input = static_cast<const S*>(args.input) + offset * args.input_size;
       const Rows<S> all{input, input, steps.active[s], args.input_size};
       const auto a = operand_rows<Product>(all, rows, args.input_size, scratch);
-      from_input.for_blocks(unit_blocks, rows, &a, backwards, [&](int64_t block, int64_t row, int64_t count, const C* product) {
+      from_input.for_blocks(unit_blocks, rows, &a, backwards, kNothingToPrepare, [&](int64_t block, int64_t row, int64_t count, const C* product) {
         for (int64_t r = 0; r < count; ++r)
           for (int v = 0; v < CellType::kVectors; ++v) {
             constexpr int kUnitVectors = CellType::kVectors / CellType::kGates;
             const int64_t unit = block * Recurrent::kUnits + v % kUnitVectors * kLanes;
             if (unit >= hidden) continue;
-            S* to = static_cast<S*>(args.gates) + (offset + row + r) * args.gates_stride + v / kUnitVectors * hidden + unit;
+            S* to = static_cast<S*>(args.gates) + (gate_offset + row + r) * args.gates_stride + v / kUnitVectors * hidden + unit;
             store_first(to, load(product + (r * CellType::kVectors + v) * kLanes), static_cast<int>(smaller(kLanes, hidden - unit)));
           }
       });
@@ -185,15 +191,18 @@ void forward_loop(const ForwardArgs& args, Slots slots, Barrier& barrier) {
     const auto a = operand_rows<Product>(h_prev, rows, state, scratch);
     S* out = output + offset * state;
     S* raw = hidden_rows ? hidden_rows + (args.save ? offset * hidden : 0) : out;
-    recurrent.for_blocks(unit_blocks, rows, &a, backwards, [&](int64_t block, int64_t row, int64_t count, const C* product) {
-      cell.rows(offset, block * Recurrent::kUnits, row, count, product, h_prev, raw);
+    const auto prefetch_cell = [&](int64_t block, int64_t row, int64_t count) {
+      cell.prefetch_rows(gate_offset, block * Recurrent::kUnits, row, count, raw);
+    };
+    recurrent.for_blocks(unit_blocks, rows, &a, backwards, prefetch_cell, [&](int64_t block, int64_t row, int64_t count, const C* product) {
+      cell.rows(gate_offset, block * Recurrent::kUnits, row, count, product, h_prev, raw);
     });
 
     if (hidden_rows) {
       part.synchronize(barrier);
       const Rows<S> all{raw, raw, steps.active[s], hidden};
       const auto b = operand_rows<Product>(all, rows, hidden, scratch);
-      projection.for_blocks(state_blocks, rows, &b, backwards, [&](int64_t block, int64_t row, int64_t count, const C* product) {
+      projection.for_blocks(state_blocks, rows, &b, backwards, kNothingToPrepare, [&](int64_t block, int64_t row, int64_t count, const C* product) {
         for (int64_t r = 0; r < count; ++r)
           for (int v = 0; v < kColumnVectors; ++v) {
             const int64_t unit = block * decltype(projection)::kUnits + v * kLanes;
@@ -203,7 +212,7 @@ void forward_loop(const ForwardArgs& args, Slots slots, Barrier& barrier) {
           }
       });
     }
-    if (s + 1 < steps.count) part.synchronize(barrier);
+    if (s + 1 < args.end_step) part.synchronize(barrier);
   }
   Product::end();
 }
@@ -270,15 +279,18 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
     const bool backwards = s & 1;
     const Range continuing = intersect(part.rows, {0, grad_h0 ? later : smaller(later, active)});
     const Range ending = intersect(part.rows, {smaller(later, active), active});
+    const auto prefetch_cell = [&](int64_t block, int64_t row, int64_t count) {
+      if (!grad_projected) cell.prefetch_rows(s, block * Columns::kUnits, row, smaller(count, active - row));
+    };
     if (s + 1 < steps.count) {
       const S* grads = cell.state_gate_gradients(steps.offset[s + 1]);
-      const Rows<S> all{grads, grads, later, CellType::kSavedGates * hidden};
+      const Rows<S> all{grads, grads, later, args.grad_gates_stride};
       const auto a = operand_rows<Product>(all, continuing, depth, scratch);
-      recurrent.for_blocks(state_blocks, continuing, &a, backwards, [&](int64_t block, int64_t row, int64_t count, C* product) {
+      recurrent.for_blocks(state_blocks, continuing, &a, backwards, prefetch_cell, [&](int64_t block, int64_t row, int64_t count, C* product) {
         finish(s, active, block, row, count, product, true);
       });
     }
-    recurrent.for_blocks(state_blocks, ending, nullptr, backwards, [&](int64_t block, int64_t row, int64_t count, C* product) {
+    recurrent.for_blocks(state_blocks, ending, nullptr, backwards, prefetch_cell, [&](int64_t block, int64_t row, int64_t count, C* product) {
       finish(s, active, block, row, count, product, false);
     });
     if (grad_projected && s >= 0) {
@@ -287,7 +299,7 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
       const Rows<S> all{grads, grads, active, state};
       const Range rows = intersect(part.rows, {0, active});
       const auto a = operand_rows<Product>(all, rows, state, scratch);
-      projection.for_blocks(unit_blocks, rows, &a, backwards, [&](int64_t block, int64_t row, int64_t count, C* product) {
+      projection.for_blocks(unit_blocks, rows, &a, backwards, kNothingToPrepare, [&](int64_t block, int64_t row, int64_t count, C* product) {
         for (int64_t r = row; r < row + count;) {
           const int64_t end = r < later && later < row + count ? later : row + count;
           cell.rows(s, block * Columns::kUnits, r, end - r, product + (r - row) * kColumnVectors * kLanes, r < later);

@@ -51,7 +51,7 @@ struct Unpacked {
 
   template <int kGates, int kVectors>
   static void multiply(const Operand* a, int64_t a_stride, int64_t rows, const WeightView<S>& view, const Weight*,
-                       int64_t block, C* out) {
+                       int64_t block, int64_t, C* out) {
     constexpr int kUnits = kVectors / kGates * kLanes;
     const int64_t first = block * kUnits;
     const int units = static_cast<int>(smaller<int64_t>(kUnits, view.units - first));
@@ -68,7 +68,7 @@ struct Unpacked {
       }
     } else if (units == kUnits) {
       // Rows of W are k and its columns contiguous: the same tile as for packed weights, with W's own row stride.
-      fma_rows<kVectors>(rows, a, a_stride, view.depth, w, view.k_stride, out);
+      fma_rows<kVectors>(rows, a, a_stride, view.depth, w, view.k_stride, out, w);
     } else {
       last_columns<kVectors>(a, a_stride, rows, view.depth, w, view.k_stride, units, out);
     }

@@ -1,0 +1,85 @@
+# seqkern's commands; `make help` lists them. All need only Python >= 3.10, a C++17 compiler and make:
+# the first one creates .venv and installs torch into it.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.*
+VENV ?= .venv
+ARGS ?=
+
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.seqkern-installed
+LINTERS := $(VENV)/.seqkern-linters
+# What runs the kernels in this process: torch.compile and DDP start others, which the runtime does not survive.
+SANITIZED := $(patsubst %,tests/recurrent/test_%.py,parity cells freeze torch_cases)
+CXX_SOURCES = $(shell find csrc tests/cuda_host -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: help demo test bench lint format sanitize build wheel clean
+.DEFAULT_GOAL := help
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@echo
+	@echo 'ARGS="..." goes on to the program, e.g. make test ARGS="-k lstm" or make demo ARGS="--text FILE"'
+
+demo: build ## train a language model with torch.nn.LSTM and with seqkern, compare losses and speed
+	$(PY) -m seqkern demo $(ARGS)
+
+test: build ## run the tests
+	$(PY) -m pytest $(ARGS)
+
+bench: build ## measure against PyTorch, print the table and draw the plots (minutes)
+	$(PY) -m pytest bench/*_bench.py --benchmark-enable --benchmark-json=build/bench.json $(ARGS)
+	$(PY) -m bench.report build/bench.json
+
+lint: $(LINTERS) ## check style and types: ruff, clang-format, mypy
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
+	$(VENV)/bin/mypy
+
+format: $(LINTERS) ## rewrite the sources in the style that lint checks
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+	$(VENV)/bin/clang-format -i $(CXX_SOURCES)
+
+# Python itself is not sanitized, so the runtime has to be loaded before it; libstdc++ as well, because the runtime
+# looks for the exception functions when it starts. Python never frees everything: leaks say nothing here. The
+# runtime writes to the file descriptor, which pytest would swallow when the process ends.
+sanitize: $(INSTALLED) ## run the recurrent parity tests on a CPU library with ASAN and UBSAN
+	library=$$($(PY) -m build_tools address,undefined) && \
+	compiler=$${CXX:-c++} && \
+	export LD_PRELOAD="$$($$compiler -print-file-name=libasan.so) $$($$compiler -print-file-name=libstdc++.so)" && \
+	export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 SEQKERN_CPU_LIBRARY=$$library && \
+	$(PY) -m pytest --capture=sys $(SANITIZED) $(ARGS)
+
+build: $(INSTALLED) ## bring the compiled libraries up to date
+	@$(PY) setup.py -q build_ext --inplace
+
+wheel: $(INSTALLED) ## make dist/*.whl and dist/*.tar.gz
+	rm -rf build/lib* build/bdist* dist
+	$(PY) -m pip wheel . --no-build-isolation --no-deps -w dist
+	$(PY) -c 'from setuptools.build_meta import build_sdist; build_sdist("dist")'
+
+clean: ## remove what was built; .venv stays
+	rm -rf build dist *.egg-info seqkern/*.so
+	rm -f $(INSTALLED) $(LINTERS)
+
+$(PY):
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "seqkern needs Python >= 3.10; name one: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# Another TORCH than the one that was installed is installed too.
+ifneq ($(shell cat $(INSTALLED) 2>/dev/null),$(TORCH))
+.PHONY: $(INSTALLED)
+endif
+
+# Built before it is installed, so that the compiler's progress is seen.
+$(INSTALLED): pyproject.toml setup.py | $(PY)
+	$(PY) -m pip install '$(TORCH)' 'setuptools>=77' 'ninja>=1.11'
+	$(PY) setup.py -q build_ext --inplace
+	$(PY) -m pip install --no-build-isolation -e '.[test]'
+	@echo '$(TORCH)' > $@
+
+$(LINTERS): $(INSTALLED)
+	$(PY) -m pip install --no-build-isolation -e '.[dev]'
+	@touch $@

@@ -1,0 +1,29 @@
+"""Fixtures of the benchmarks, and what a run records beside its measurements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import seqkern
+
+from .pair import pair
+from .peers import peers
+
+__all__ = ["pair", "peak_memory"]
+
+_PEAK_MEMORY = pytest.StashKey[list[dict[str, Any]]]()
+
+
+@pytest.fixture
+def peak_memory(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """The list of memory measurements that goes into the JSON of this run."""
+    return request.config.stash.setdefault(_PEAK_MEMORY, [])
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Record memory, the peers and the installation in the JSON."""
+    output_json["peak_memory"] = config.stash.get(_PEAK_MEMORY, [])
+    output_json["peers"] = peers()
+    output_json["installation"] = seqkern.info()

@@ -1,0 +1,24 @@
+"""The speed of this machine's matrix product, the yardstick for everything that is one inside."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from seqkern.timing import timed
+
+SIZE = 1024
+ROUNDS = 15
+
+
+def gemm_peak(dtype: torch.dtype) -> float:
+    """GFLOP/s of PyTorch's matrix product with the present number of threads, measured once."""
+    return _gemm_peak(dtype, torch.get_num_threads())
+
+
+@functools.cache
+def _gemm_peak(dtype: torch.dtype, threads: int) -> float:
+    a, b = torch.randn(SIZE, SIZE).to(dtype), torch.randn(SIZE, SIZE).to(dtype)
+    seconds = min(timed(lambda: torch.mm(a, b)) for _ in range(ROUNDS))
+    return 2 * SIZE**3 / seconds / 1e9

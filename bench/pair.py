@@ -1,0 +1,118 @@
+"""The fixture that measures seqkern against a peer, in turns."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from seqkern.timing import synchronize, timed
+
+from . import settings
+
+Contestant = Callable[[], Sequence[torch.Tensor]]
+"""Does the work that is measured and returns its results, for comparison."""
+
+
+class Pair:
+    """Times two contestants in turn and records both in pytest-benchmark's JSON.
+
+    pytest-benchmark times seqkern; the peer runs just before it in every other round and just
+    after it in the rounds between (peer, ours | ours, peer | peer, ours ...), so that both meet
+    the same clock rate and the same neighbours on the machine.
+    """
+
+    def __init__(self, benchmark: BenchmarkFixture) -> None:
+        self._benchmark = benchmark
+
+    def __call__(
+        self, ours: Contestant, peer: Contestant, *, tolerance: float, **info: Any
+    ) -> None:
+        """Check that both compute the same, then measure them.
+
+        Args:
+            ours: seqkern's way.
+            peer: the other way.
+            tolerance: largest error of ours relative to the peer's, in norm, of every result.
+            info: facts about the case, recorded as they are beside the measured numbers.
+
+        Raises:
+            AssertionError: the results disagree, so their times say nothing.
+        """
+        start = time.perf_counter()
+        check_results(ours(), peer(), tolerance)
+        seconds = time.perf_counter() - start
+        if seconds < settings.SECONDS_PER_PAIR:  # short: know it better, now that both are warm
+            seconds = timed(ours) + timed(peer)
+        rounds = round(settings.SECONDS_PER_PAIR / seconds)
+        rounds = max(settings.MIN_ROUNDS, min(settings.MAX_ROUNDS, rounds))
+
+        our_times: list[float] = []
+        peer_times: list[float] = []
+
+        def run_ours() -> None:
+            our_times.append(timed(ours))
+
+        def before_ours() -> None:
+            if len(our_times) % 2 == 0:
+                peer_times.append(timed(peer))
+            synchronize()
+
+        def after_ours() -> None:
+            if len(our_times) % 2 == 0:
+                peer_times.append(timed(peer))
+
+        collecting = gc.isenabled()
+        gc.collect()
+        gc.disable()
+        try:
+            self._benchmark.pedantic(
+                run_ours, setup=before_ours, teardown=after_ours, rounds=rounds
+            )
+        finally:
+            if collecting:
+                gc.enable()
+        if self._benchmark.enabled:
+            self._benchmark.extra_info.update(info, **_numbers(our_times, peer_times))
+
+
+def check_results(
+    ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor], tolerance: float
+) -> None:
+    """Raise AssertionError unless every result agrees with the peer's, relative in norm."""
+    assert len(ours) == len(theirs), f"{len(ours)} results of ours, {len(theirs)} of the peer"
+    for number, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        assert mine.shape == other.shape and mine.dtype == other.dtype, (
+            f"result {number} is {mine.dtype} {tuple(mine.shape)}, "
+            f"the peer's {other.dtype} {tuple(other.shape)}"
+        )
+        mine, other = mine.detach().double(), other.detach().double()
+        error = ((mine - other).norm() / other.norm().clamp_min(1e-30)).item()
+        assert error <= tolerance, (  # false for NaN, too
+            f"result {number} deviates from the peer's by {error:.1e}, allowed {tolerance:.0e}"
+        )
+
+
+def _numbers(our_times: list[float], peer_times: list[float]) -> dict[str, float]:
+    """What the report needs of the times: seconds, and peer over ours."""
+    return {
+        "rounds": len(our_times),
+        "ours_min": min(our_times),
+        "ours_median": statistics.median(our_times),
+        "peer_min": min(peer_times),
+        "peer_median": statistics.median(peer_times),
+        "ratio": min(peer_times) / min(our_times),
+        "ratio_of_medians": statistics.median(peer_times) / statistics.median(our_times),
+    }
+
+
+@pytest.fixture
+def pair(benchmark: BenchmarkFixture) -> Pair:
+    """Measures one pair; see :class:`Pair`."""
+    return Pair(benchmark)

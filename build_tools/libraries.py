@@ -1,0 +1,129 @@
+"""What seqkern's shared libraries are made of: sources, flags, and how they are linked.
+
+torch's own BuildExtension is not used: the sources include neither ATen nor pybind11, so plain
+compiler calls do.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sysconfig
+from pathlib import Path
+
+from .compiler import find_compiler, isa_levels
+from .cuda import gencode_flags, require_nvcc, wants_cuda
+from .ninja_file import ROOT, Compile, library, rule, run_ninja
+from .torch_location import Torch, require_torch
+
+CXX_FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-trapping-math",  # GCC vectorises branch-free polynomials only with it
+    "-fno-math-errno",
+    "-ffp-contract=fast",
+    "-Wall",
+    "-Wextra",
+]
+# The stable ABI as of torch 2.11: one binary for it and every later torch.
+TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
+
+
+def library_names() -> list[str]:
+    """The libraries that belong into the package on this machine."""
+    return ["_cpu", "_cuda"] if wants_cuda() else ["_cpu"]
+
+
+def build_libraries() -> dict[str, Path]:
+    """Brings the package's libraries up to date and returns where each one lies."""
+    directory = Path("build", sysconfig.get_platform())
+    compiler = find_compiler()
+    torch = require_torch()
+    lines = _cpu_lines(directory, compiler, torch, [], [])
+    if "_cuda" in library_names():
+        lines += _cuda_lines(directory, compiler, torch)
+    run_ninja(directory, lines)
+    return {name: ROOT / directory / f"{name}.so" for name in library_names()}
+
+
+def build_sanitized(sanitizers: str) -> Path:
+    """Builds the CPU library with e.g. "address,undefined", apart from the one that is shipped."""
+    directory = Path("build", f"{sysconfig.get_platform()}-sanitize")
+    sanitize = f"-fsanitize={sanitizers}"
+    debug = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
+    lines = _cpu_lines(directory, find_compiler(), require_torch(), [sanitize, *debug], [sanitize])
+    run_ninja(directory, lines)
+    return ROOT / directory / "_cpu.so"
+
+
+def _common_flags(torch: Torch) -> list[str]:
+    # Paths of ours are relative, so that a moved or copied tree keeps its objects.
+    return [TORCH_TARGET, "-Icsrc", "-isystem", str(torch.include)]
+
+
+def _link_flags(torch: Torch) -> list[str]:
+    # Nothing but the C functions of the stable ABI is used of torch, and they live in torch_cpu.
+    return [f"-L{torch.lib}", "-ltorch_cpu"]
+
+
+def _cpu_lines(
+    directory: Path, compiler: list[str], torch: Torch, cxx_extra: list[str], link_extra: list[str]
+) -> list[str]:
+    user = shlex.split(os.environ.get("CXXFLAGS", ""))
+    cxx = [*compiler, *CXX_FLAGS, *cxx_extra, *user, *_common_flags(torch)]
+    link = [*compiler, "-shared", "-Wl,--no-undefined", *link_extra]
+    return [
+        *rule("cxx", [*cxx, "-MMD", "-MF", "$out.d", "$flags", "-c", "$in", "-o", "$out"]),
+        *rule("link", [*link, "-o", "$out", "$in", *_link_flags(torch)]),
+        *library(directory / "_cpu.so", "link", _cpu_objects(directory, isa_levels(compiler))),
+    ]
+
+
+def _cpu_objects(directory: Path, levels: dict[str, tuple[str, ...]]) -> list[Compile]:
+    """The CPU library's objects, in link order.
+
+    An inline function of a shared header is emitted by every object that uses it, and the linker
+    keeps the first. Ordinary files come first and the levels ascend, so whoever calls such a
+    function gets one compiled for its own level or a lower one, never an instruction too new.
+    """
+    level_list = "-DSEQKERN_ISA_LEVELS=" + " ".join(f"X({level})" for level in levels)
+    sources = [path for path in _sources(".cpp") if not path.stem.endswith("_isa")]
+    objects = [
+        Compile(str(path), f"{directory}/{path.with_suffix('.o')}", "cxx", (level_list,))
+        for path in sources
+    ]
+    for level, flags in levels.items():
+        for path in _sources("_isa.cpp"):
+            target = f"{directory}/{path.with_suffix('')}.{level}.o"
+            objects.append(Compile(str(path), target, "cxx", (f"-DSEQKERN_ISA={level}", *flags)))
+    return objects
+
+
+def _cuda_objects(directory: Path) -> list[Compile]:
+    return [
+        Compile(str(path), f"{directory}/{path.with_suffix('.cu.o')}", "nvcc")
+        for path in _sources("_cuda.cu")
+    ]
+
+
+def _sources(suffix: str) -> list[Path]:
+    """The operator libraries' sources, relative to the root (csrc/text is another module)."""
+    found = [*ROOT.glob(f"csrc/*{suffix}"), *ROOT.glob(f"csrc/*/*{suffix}")]
+    return sorted(path.relative_to(ROOT) for path in found if path.parent.name != "text")
+
+
+def _cuda_lines(directory: Path, compiler: list[str], torch: Torch) -> list[str]:
+    nvcc = require_nvcc()
+    base = [nvcc, f"-ccbin={compiler[-1]}", "-cudart=static"]
+    host = "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"
+    # USE_CUDA uncovers the stream functions in torch's stable headers. They live in torch_cuda,
+    # which a CPU-only torch lacks: that is why this library may have undefined symbols.
+    compile_ = [*base, "-O3", "-std=c++17", host, "-DUSE_CUDA", *_common_flags(torch)]
+    depend = ["-MMD", "-MF", "$out.d", "-c", "$in", "-o", "$out"]
+    return [
+        *rule("nvcc", [*compile_, *gencode_flags(nvcc), *depend]),
+        *rule("cuda_link", [*base, "-shared", "-o", "$out", "$in", *_link_flags(torch)]),
+        *library(directory / "_cuda.so", "cuda_link", _cuda_objects(directory)),
+    ]

@@ -1,0 +1,22 @@
+"""seqkern: accelerated kernels for sequence models in PyTorch."""
+
+__version__ = "0.1.0"
+
+from seqkern import nn
+from seqkern.backends import explain, use_backend
+from seqkern.info import info
+from seqkern.recurrent import explaining as _explaining  # noqa: F401  (registers with explain)
+from seqkern.recurrent.freeze import freeze_, unfreeze_
+from seqkern.swap import swap, unswap
+
+__all__ = [
+    "__version__",
+    "explain",
+    "freeze_",
+    "info",
+    "nn",
+    "swap",
+    "unfreeze_",
+    "unswap",
+    "use_backend",
+]

@@ -1,0 +1,123 @@
+"""Loads the compiled libraries, and says in a sentence why one is not there.
+
+`cpu` holds every operator's schema and the CPU kernels, `cuda` the CUDA kernels. A missing library
+is no error here, because the other backends work without it: `require_cpu` is for those who cannot.
+
+Environment: SEQKERN_ISA selects a lower instruction-set level than the machine's best;
+SEQKERN_CPU_LIBRARY names another build of the CPU library, such as a sanitized one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+OLDEST_TORCH = (2, 11)
+_HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Library:
+    """A compiled library: where it lies and, when it is not loaded, the reason in one sentence."""
+
+    path: Path
+    reason: str | None = None
+
+    @property
+    def loaded(self) -> bool:
+        return self.reason is None
+
+
+def _load(path: Path, build_command: str) -> Library:
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
+        return Library(path, f"torch {torch.__version__} is too old; seqkern needs torch >= 2.11")
+    if not path.exists():
+        return Library(path, f"{path} is not built; in seqkern's source directory: {build_command}")
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return Library(path, f"{path} is there but does not load: {error}")
+    return Library(path)
+
+
+def _load_cpu() -> Library:
+    override = os.environ.get("SEQKERN_CPU_LIBRARY")
+    if override and not Path(override).exists():
+        return Library(Path(override), f"SEQKERN_CPU_LIBRARY names {override}, which is not there")
+    path = Path(override) if override else _HERE / "_cpu.so"
+    return _load(path, "make build, or: pip install --no-build-isolation .")
+
+
+def _load_cuda() -> Library:
+    path = _HERE / "_cuda.so"
+    if torch.version.cuda is None:
+        return Library(path, f"torch {torch.__version__} is built without CUDA")
+    if not cpu.loaded:
+        return Library(path, "it needs the CPU library, which holds the operators' schemas")
+    return _load(path, "SEQKERN_BUILD_CUDA=1 make build")
+
+
+def require_cpu() -> None:
+    """Raises RuntimeError with the reason when the CPU library is not loaded."""
+    if cpu.reason is not None:
+        raise RuntimeError(f"seqkern's CPU library is not loaded: {cpu.reason}")
+
+
+def isa() -> str:
+    """The instruction-set level that the CPU kernels use."""
+    return _text("seqkern_isa")
+
+
+def isa_levels() -> tuple[str, ...]:
+    """The levels that are built and that this machine can run, from low to high."""
+    return tuple(_text("seqkern_isa_levels").split())
+
+
+def set_isa(level: str) -> None:
+    """Makes the CPU kernels of the whole process use `level`, one of `isa_levels()`.
+
+    Call it while no operator runs. Raises ValueError for a level that is not built or that this
+    machine lacks, RuntimeError without the CPU library.
+    """
+    require_cpu()
+    if ctypes.CDLL(str(cpu.path)).seqkern_set_isa(level.encode()) != 0:
+        raise ValueError(f"ISA level {level!r} is not available; {_available()}")
+
+
+def build_info() -> str:
+    """The compiler and the flags that made the CPU library."""
+    return _text("seqkern_build_info")
+
+
+def _text(function: str) -> str:
+    require_cpu()
+    call = getattr(ctypes.CDLL(str(cpu.path)), function)
+    call.restype = ctypes.c_char_p
+    answer: bytes = call()
+    return answer.decode()
+
+
+def _available() -> str:
+    return f"this build and this machine have: {', '.join(isa_levels())}"
+
+
+def _apply_environment() -> None:
+    level = os.environ.get("SEQKERN_ISA")
+    if not level or not cpu.loaded:
+        return
+    try:
+        set_isa(level)
+    except ValueError:
+        raise RuntimeError(
+            f"the environment variable SEQKERN_ISA is {level!r}, which is not available;"
+            f" {_available()}"
+        ) from None
+
+
+cpu = _load_cpu()
+cuda = _load_cuda()
+_apply_environment()

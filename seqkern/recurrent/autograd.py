@@ -1,0 +1,345 @@
+"""The compiled recurrent operators as differentiable functions of one layer and one direction.
+
+The autograd.Function stands outside the operator, and a call that needs no gradient does not
+pass through it: a Python-visible autograd costs more than a small cell. The activations that a
+forward call saves are never written again, so a graph may be walked twice (retain_graph).
+
+Differentiating a gradient once more differentiates the reference: the kernels' backward has no
+backward of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqkern import library
+from seqkern.recurrent import fake, reference  # noqa: F401  (fake registers its kernels)
+
+# Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
+if library.cpu.loaded:
+    _ops = torch.ops.seqkern
+    _lstm_forward = _ops.lstm_forward.default
+    _lstm_backward = _ops.lstm_backward.default
+    _gru_forward = _ops.gru_forward.default
+    _gru_backward = _ops.gru_backward.default
+    _rnn_forward = _ops.rnn_forward.default
+    _rnn_backward = _ops.rnn_backward.default
+
+_grad_enabled = torch.is_grad_enabled
+_transforming = torch._C._are_functorch_transforms_active
+
+
+def lstm(
+    input: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    w_hr: Tensor | None,
+    packed: Tensor | None,
+    batch_sizes: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`reference.lstm` by the compiled kernel; `packed` (inference only) is w_hh packed ahead."""
+    if _grad_enabled() and (
+        input.requires_grad
+        or w_hh.requires_grad
+        or w_ih.requires_grad
+        or _any_requires_grad(h0, c0, b_ih, b_hh, w_hr)
+    ):
+        _refuse_packed(packed)
+        return _LSTM.apply(input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, reverse)
+    result = _lstm_forward(
+        input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, packed, batch_sizes, reverse, False
+    )
+    return result[0], result[1], result[2]
+
+
+def gru(
+    input: Tensor,
+    h0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    packed: Tensor | None,
+    batch_sizes: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """`reference.gru` by the compiled kernel; `packed` (inference only) is w_hh packed ahead."""
+    if _grad_enabled() and (
+        input.requires_grad
+        or w_hh.requires_grad
+        or w_ih.requires_grad
+        or _any_requires_grad(h0, b_ih, b_hh)
+    ):
+        _refuse_packed(packed)
+        return _GRU.apply(input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse)
+    result = _gru_forward(input, h0, w_ih, w_hh, b_ih, b_hh, packed, batch_sizes, reverse, False)
+    return result[0], result[1]
+
+
+def rnn(
+    input: Tensor,
+    h0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    packed: Tensor | None,
+    batch_sizes: Tensor | None,
+    reverse: bool,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """`reference.rnn` by the compiled kernel; `packed` (inference only) is w_hh packed ahead."""
+    if _grad_enabled() and (
+        input.requires_grad
+        or w_hh.requires_grad
+        or w_ih.requires_grad
+        or _any_requires_grad(h0, b_ih, b_hh)
+    ):
+        _refuse_packed(packed)
+        return _RNN.apply(input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse, relu)
+    return _rnn_forward(
+        input, h0, w_ih, w_hh, b_ih, b_hh, packed, batch_sizes, relu, reverse, False
+    )
+
+
+def _any_requires_grad(*tensors: Tensor | None) -> bool:
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _refuse_packed(packed: Tensor | None) -> None:
+    if packed is not None:
+        raise RuntimeError(
+            "a module frozen by seqkern.freeze_ computes no gradients: call it under "
+            "torch.no_grad() or torch.inference_mode(), or undo with seqkern.unfreeze_"
+        )
+
+
+class _LSTM(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None,
+        b_hh: Tensor | None,
+        w_hr: Tensor | None,
+        batch_sizes: Tensor | None,
+        reverse: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        output, h_n, c_n, *saved = _lstm_forward(
+            input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, None, batch_sizes, reverse, True
+        )
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(
+            input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, output, *saved
+        )
+        ctx.reverse = reverse
+        return output, h_n, c_n
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, *saved = ctx.saved_tensors
+        reverse = ctx.reverse
+        need = ctx.needs_input_grad
+        if _differentiable_backward():
+            run = partial(reference.lstm, batch_sizes=batch_sizes, reverse=reverse)
+            tensors = (input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr)
+            return (*_reference_gradients(run, tensors, need, grads), None, None)
+        bias = need[5] or need[6]
+        mask = _mask(need[0], need[1], need[2], need[3], need[4], bias, need[7])
+        d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b, d_w_hr = _lstm_backward(
+            *grads, input, h0, c0, w_ih, w_hh, w_hr, batch_sizes, *saved, reverse, mask
+        )
+        return (
+            d_x if need[0] else None,
+            d_h0 if need[1] else None,
+            d_c0 if need[2] else None,
+            d_w_ih if need[3] else None,
+            d_w_hh if need[4] else None,
+            d_b if need[5] else None,
+            d_b if need[6] else None,
+            d_w_hr if need[7] else None,
+            None,
+            None,
+        )
+
+
+class _GRU(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        h0: Tensor | None,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None,
+        b_hh: Tensor | None,
+        batch_sizes: Tensor | None,
+        reverse: bool,
+    ) -> tuple[Tensor, Tensor]:
+        output, h_n, gates = _gru_forward(
+            input, h0, w_ih, w_hh, b_ih, b_hh, None, batch_sizes, reverse, True
+        )
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, output, gates)
+        ctx.reverse = reverse
+        return output, h_n
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, *saved = ctx.saved_tensors
+        reverse = ctx.reverse
+        need = ctx.needs_input_grad
+        if _differentiable_backward():
+            run = partial(reference.gru, batch_sizes=batch_sizes, reverse=reverse)
+            tensors = (input, h0, w_ih, w_hh, b_ih, b_hh)
+            return (*_reference_gradients(run, tensors, need, grads), None, None)
+        mask = _mask(need[0], need[1], False, need[2], need[3], need[4] or need[5], False)
+        d_x, d_h0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = _gru_backward(
+            *grads, input, h0, w_ih, w_hh, batch_sizes, *saved, reverse, mask
+        )
+        return (
+            d_x if need[0] else None,
+            d_h0 if need[1] else None,
+            d_w_ih if need[2] else None,
+            d_w_hh if need[3] else None,
+            d_b_ih if need[4] else None,
+            d_b_hh if need[5] else None,
+            None,
+            None,
+        )
+
+
+class _RNN(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        h0: Tensor | None,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None,
+        b_hh: Tensor | None,
+        batch_sizes: Tensor | None,
+        reverse: bool,
+        relu: bool,
+    ) -> tuple[Tensor, Tensor]:
+        output, h_n = _rnn_forward(
+            input, h0, w_ih, w_hh, b_ih, b_hh, None, batch_sizes, relu, reverse, True
+        )
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, output)
+        ctx.reverse = reverse
+        ctx.relu = relu
+        return output, h_n
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, output = ctx.saved_tensors
+        reverse, relu = ctx.reverse, ctx.relu
+        need = ctx.needs_input_grad
+        if _differentiable_backward():
+            run = partial(
+                reference.rnn,
+                batch_sizes=batch_sizes,
+                reverse=reverse,
+                nonlinearity="relu" if relu else "tanh",
+            )
+            tensors = (input, h0, w_ih, w_hh, b_ih, b_hh)
+            return (*_reference_gradients(run, tensors, need, grads), None, None, None)
+        mask = _mask(need[0], need[1], False, need[2], need[3], need[4] or need[5], False)
+        d_x, d_h0, d_w_ih, d_w_hh, d_b = _rnn_backward(
+            *grads, input, h0, w_ih, w_hh, batch_sizes, output, relu, reverse, mask
+        )
+        return (
+            d_x if need[0] else None,
+            d_h0 if need[1] else None,
+            d_w_ih if need[2] else None,
+            d_w_hh if need[3] else None,
+            d_b if need[4] else None,
+            d_b if need[5] else None,
+            None,
+            None,
+            None,
+        )
+
+
+def _mask(input: bool, h0: bool, c0: bool, w_ih: bool, w_hh: bool, bias: bool, w_hr: bool) -> int:
+    """The operators' `needs`: which gradients to compute."""
+    return (
+        (1 if input else 0)
+        | (2 if h0 else 0)
+        | (4 if c0 else 0)
+        | (8 if w_ih else 0)
+        | (16 if w_hh else 0)
+        | (32 if bias else 0)
+        | (64 if w_hr else 0)
+    )
+
+
+def _differentiable_backward() -> bool:
+    """Whether this backward call is itself differentiated (create_graph) or transformed (vmap).
+
+    Not so in a compiled function, whose backward is traced once and never differentiated again.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return _grad_enabled() or _transforming()
+
+
+def _reference_gradients(
+    run: Callable[..., tuple[Tensor, ...]],
+    tensors: Sequence[Tensor | None],
+    need: Sequence[bool],
+    grads: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """The gradients of `run` in a form that autograd can differentiate again."""
+    again = _grad_enabled()
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        # One tensor may stand in two places (both biases, h0 and c0); as aliases each place
+        # gets its own gradient.
+        aliases = [
+            t.view_as(t) if t is not None and wanted else t
+            for t, wanted in zip(tensors, need, strict=False)
+        ]
+        outputs = widened(run)(*aliases)
+        pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
+        sources = [a for a, wanted in zip(aliases, need, strict=False) if wanted]
+        found = iter(
+            torch.autograd.grad(
+                [o for o, _ in pairs],
+                [s for s in sources if s is not None],
+                [g for _, g in pairs],
+                create_graph=again,
+                allow_unused=True,
+            )
+        )
+    return [next(found) if wanted else None for wanted in need[: len(tensors)]]
+
+
+def widened(run: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """`run` with 16-bit tensors computed in float32, as the kernels do, and rounded at the end."""
+
+    def wide(*args: Any) -> tuple[Tensor, ...]:
+        dtype = args[0].dtype
+        if dtype not in (torch.bfloat16, torch.float16):
+            return run(*args)
+        results = run(
+            *(a.float() if isinstance(a, Tensor) and a.dtype == dtype else a for a in args)
+        )
+        return tuple(r.to(dtype) for r in results)
+
+    return wide

@@ -1,0 +1,78 @@
+"""Autocast for recurrent layers on the CPU: the dtypes that PyTorch's own layers give.
+
+PyTorch's operators come in three sorts. The Elman network casts everything. GRU, the cells and
+the LSTM outside oneDNN's fused path compute their products in the lower precision and then carry
+their state in the dtype in which it came, float32 unless the caller passes something else. The
+fused LSTM carries everything in the lower precision. A projected hidden state is a product, so it
+has the lower precision whatever its cell state has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from seqkern.recurrent.checks import dtype_name
+from seqkern.recurrent.kinds import Kind
+
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()
+
+
+def autocast_dtype(
+    kind: Kind,
+    input: Tensor,
+    carried: Tensor | None,
+    weights: Sequence[Tensor | None],
+    fused: bool,
+) -> torch.dtype | None:
+    """The dtype in which a call under CPU autocast runs and returns; None: as it stands.
+
+    Args:
+        carried: the state that PyTorch carries through time (c0 of an LSTM, otherwise h0).
+        fused: whether PyTorch would take the fused LSTM for these shapes.
+
+    Raises:
+        RuntimeError: float64 mixed with other dtypes, which autocast leaves alone.
+    """
+    if not torch.is_autocast_enabled("cpu") or not input.is_cpu:
+        return None
+    lower = torch.get_autocast_dtype("cpu")
+    doubles = [t.dtype == torch.float64 for t in (input, carried, *weights) if t is not None]
+    if all(doubles):
+        return None
+    if any(doubles):
+        raise RuntimeError(
+            "mat1 and mat2 must have the same dtype, but got Double and "
+            f"{dtype_name(lower)}: autocast leaves float64 tensors alone, here only some of "
+            "input, states and weights are float64"
+        )
+    if kind.name.startswith("rnn"):
+        return lower
+    if fused and lower == torch.bfloat16 and input.dtype in (torch.float32, torch.bfloat16):
+        return lower
+    return torch.promote_types(lower, input.dtype if carried is None else carried.dtype)
+
+
+def fused_lstm(kind: Kind, input: Tensor, batch_sizes: Tensor | None, projected: bool) -> bool:
+    """Whether PyTorch would run this call by oneDNN's fused LSTM."""
+    if kind.name != "lstm" or projected or input.numel() == 0:
+        return False
+    if not _HAS_ONEDNN:
+        return False
+    # The compiler cannot trace the switch `torch.backends.mkldnn.flags`; take it as on.
+    if not torch.compiler.is_compiling() and not torch._C._get_mkldnn_enabled():
+        return False
+    if batch_sizes is None:
+        return True
+    # Sequences of equal length; the compiler does not know the numbers in a tensor.
+    return not torch.compiler.is_compiling() and bool(batch_sizes[0] == batch_sizes[-1])
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[None]:
+    """Autocast off, where it is on: not every device type knows it."""
+    if not torch._C._is_any_autocast_enabled():
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)

@@ -1,0 +1,136 @@
+"""A single step of a recurrent layer: the functional form of the cells.
+
+Shapes: input (B, I), states (B, H) or None for zeros, weights as in `torch.nn.LSTMCell`. `packed`
+is what `seqkern.freeze_` prepares. All raise RuntimeError, in PyTorch's words, for arguments that
+do not fit together.
+
+A step takes a few microseconds, so the common case does nothing but decide that it is one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seqkern.recurrent import autograd, casting, checks, choice, torch_backend
+from seqkern.recurrent.kinds import GRU, LSTM, RNN_RELU, RNN_TANH, Kind, State, Weights
+from seqkern.recurrent.ops import run_layer
+
+_runs_directly = choice.runs_directly
+
+
+def lstm_cell(
+    input: Tensor,
+    hx: tuple[Tensor, Tensor] | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    packed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM; returns (h, c)."""
+    h0, c0 = (None, None) if hx is None else hx
+    if _runs_directly(input) and input.dim() == 2:
+        try:
+            h, _, c = autograd.lstm(
+                input, h0, c0, w_ih, w_hh, b_ih, b_hh, None, packed, None, False
+            )
+            return h, c
+        except RuntimeError:
+            checks.cell(LSTM, input, (h0, c0), (w_ih, w_hh, b_ih, b_hh, None))
+            raise
+    h, c = _step(LSTM, input, (h0, c0), (w_ih, w_hh, b_ih, b_hh, None), packed)
+    return h, c
+
+
+def gru_cell(
+    input: Tensor,
+    hx: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """One step of a GRU; returns h."""
+    if _runs_directly(input) and input.dim() == 2:
+        try:
+            return autograd.gru(input, hx, w_ih, w_hh, b_ih, b_hh, packed, None, False)[0]
+        except RuntimeError:
+            checks.cell(GRU, input, (hx,), (w_ih, w_hh, b_ih, b_hh, None))
+            raise
+    return _step(GRU, input, (hx,), (w_ih, w_hh, b_ih, b_hh, None), packed)[0]
+
+
+def rnn_tanh_cell(
+    input: Tensor,
+    hx: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """One step of an Elman network with tanh; returns h."""
+    return _rnn_cell(RNN_TANH, input, hx, w_ih, w_hh, b_ih, b_hh, packed)
+
+
+def rnn_relu_cell(
+    input: Tensor,
+    hx: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """One step of an Elman network with relu; returns h."""
+    return _rnn_cell(RNN_RELU, input, hx, w_ih, w_hh, b_ih, b_hh, packed)
+
+
+def _rnn_cell(
+    kind: Kind,
+    input: Tensor,
+    hx: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    packed: Tensor | None,
+) -> Tensor:
+    if _runs_directly(input) and input.dim() == 2:
+        relu = kind is RNN_RELU
+        try:
+            return autograd.rnn(input, hx, w_ih, w_hh, b_ih, b_hh, packed, None, False, relu)[0]
+        except RuntimeError:
+            checks.cell(kind, input, (hx,), (w_ih, w_hh, b_ih, b_hh, None))
+            raise
+    return _step(kind, input, (hx,), (w_ih, w_hh, b_ih, b_hh, None), packed)[0]
+
+
+def _step(
+    kind: Kind, input: Tensor, state: State, weights: Weights, packed: Tensor | None
+) -> tuple[Tensor, ...]:
+    """The general case: another backend or dtype, autocast, function transforms."""
+    if input.dim() != 2:
+        raise RuntimeError(f"input must have 2 dimensions, got {input.dim()}")
+    backend = choice.choose(input, (*state, *weights))
+    if backend == "torch":
+        states = [
+            input.new_zeros(input.shape[0], weights[1].shape[1]) if s is None else s for s in state
+        ]
+        result = torch_backend.cell(kind, input, states, weights)
+        return result if kind.states == 2 else (result,)
+    if torch._C._is_any_autocast_enabled():
+        dtype = casting.autocast_dtype(kind, input, state[-1], weights, fused=False)
+        if dtype is not None:
+            packed = None  # packed in another dtype
+            input = input.to(dtype)
+            state = tuple(None if s is None else s.to(dtype) for s in state)
+            weights = tuple(None if w is None else w.to(dtype) for w in weights)  # type: ignore
+    checks.cell(kind, input, state, weights)
+    return run_layer(kind, backend, input, state, weights, packed, None, False)[1]

@@ -1,0 +1,199 @@
+"""Shapes and dtypes of the compiled operators' results, for torch.compile and torch.export.
+
+Registered only where the compiled library is loaded: without it the operators do not exist.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seqkern import library
+
+
+def _none(like: Tensor) -> Tensor:
+    """How the operators return what was not asked for."""
+    return like.new_empty(0)
+
+
+def _wanted(like: Tensor, wanted: int | bool) -> Tensor:
+    return torch.empty_like(like, memory_format=torch.contiguous_format) if wanted else _none(like)
+
+
+def _initial(input: Tensor, state: Tensor | None, width: int, wanted: int) -> Tensor:
+    """The gradient of an initial state, which may have been left out."""
+    if not wanted:
+        return _none(input)
+    return input.new_empty(input.shape[-2] if state is None else state.shape[0], width)
+
+
+def _same_device(input: Tensor, **others: Tensor | None) -> None:
+    for name, other in others.items():
+        if other is not None and other.device != input.device:
+            kind = "hidden" if name in ("h0", "c0") else "parameter"
+            raise RuntimeError(
+                f"Input and {kind} tensors are not at the same device, found input tensor at "
+                f"{input.device} and {kind} tensor at {other.device} ({name})"
+            )
+
+
+def _final(input: Tensor, h0: Tensor | None, width: int) -> Tensor:
+    return input.new_empty(input.shape[-2] if h0 is None else h0.shape[0], width)
+
+
+def lstm_forward(
+    input: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    w_hr: Tensor | None,
+    packed: Tensor | None,
+    batch_sizes: Tensor | None,
+    reverse: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _same_device(input, h0=h0, c0=c0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh, w_hr=w_hr)
+    hidden = w_hh.shape[0] // 4
+    width = w_hh.shape[1]
+    lead = input.shape[:-1]
+    wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+    return (
+        input.new_empty((*lead, width)),
+        _final(input, h0, width),
+        _final(input, h0, hidden),
+        input.new_empty((*lead, 4 * hidden) if save else 0),
+        input.new_empty((*lead, hidden) if save else 0, dtype=wide),
+        input.new_empty((*lead, hidden) if save and w_hr is not None else 0),
+    )
+
+
+def lstm_backward(
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    input: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    w_hr: Tensor | None,
+    batch_sizes: Tensor | None,
+    output: Tensor,
+    gates: Tensor,
+    cells: Tensor,
+    hidden: Tensor,
+    reverse: bool,
+    needs: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return (
+        _wanted(input, needs & 1),
+        _initial(input, h0, w_hh.shape[1], needs & 2),
+        _initial(input, c0, w_hh.shape[0] // 4, needs & 4),
+        _wanted(w_ih, needs & 8),
+        _wanted(w_hh, needs & 16),
+        input.new_empty(w_ih.shape[0] if needs & 32 else 0),
+        _none(input) if w_hr is None else _wanted(w_hr, needs & 64),
+    )
+
+
+def gru_forward(
+    input: Tensor,
+    h0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    packed: Tensor | None,
+    batch_sizes: Tensor | None,
+    reverse: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    _same_device(input, h0=h0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
+    hidden = w_hh.shape[1]
+    lead = input.shape[:-1]
+    return (
+        input.new_empty((*lead, hidden)),
+        _final(input, h0, hidden),
+        input.new_empty((*lead, 4 * hidden) if save else 0),
+    )
+
+
+def gru_backward(
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    input: Tensor,
+    h0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    batch_sizes: Tensor | None,
+    output: Tensor,
+    gates: Tensor,
+    reverse: bool,
+    needs: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    bias = w_ih.shape[0] if needs & 32 else 0
+    return (
+        _wanted(input, needs & 1),
+        _initial(input, h0, w_hh.shape[1], needs & 2),
+        _wanted(w_ih, needs & 8),
+        _wanted(w_hh, needs & 16),
+        input.new_empty(bias),
+        input.new_empty(bias),
+    )
+
+
+def rnn_forward(
+    input: Tensor,
+    h0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    packed: Tensor | None,
+    batch_sizes: Tensor | None,
+    relu: bool,
+    reverse: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    _same_device(input, h0=h0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
+    hidden = w_hh.shape[1]
+    return input.new_empty((*input.shape[:-1], hidden)), _final(input, h0, hidden)
+
+
+def rnn_backward(
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    input: Tensor,
+    h0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    batch_sizes: Tensor | None,
+    output: Tensor,
+    relu: bool,
+    reverse: bool,
+    needs: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return (
+        _wanted(input, needs & 1),
+        _initial(input, h0, w_hh.shape[1], needs & 2),
+        _wanted(w_ih, needs & 8),
+        _wanted(w_hh, needs & 16),
+        input.new_empty(w_ih.shape[0] if needs & 32 else 0),
+    )
+
+
+# recurrent_pack has no fake kernel: the size of its result belongs to the ISA level of the
+# machine that packs, and `seqkern.freeze_` calls it outside of any compiled function.
+if library.cpu.loaded:
+    for _operator in (
+        lstm_forward,
+        lstm_backward,
+        gru_forward,
+        gru_backward,
+        rnn_forward,
+        rnn_backward,
+    ):
+        torch.library.register_fake(f"seqkern::{_operator.__name__}", _operator)

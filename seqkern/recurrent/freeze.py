@@ -1,0 +1,102 @@
+"""Packing the recurrent weights once, for serving.
+
+Every call of a layer first brings its recurrent weights into the order in which the kernel reads
+them. That is a small part of a long sequence and a large part of a single step. `freeze_` does it
+once and keeps the result.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from seqkern import library
+from seqkern.recurrent.choice import ACCEPTED_DTYPES
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Freezable:
+    """What a recurrent module adds to be frozen. The packed weights are no part of the state_dict;
+    moving, casting, loading, copying and pickling the module drop them."""
+
+    # A class attribute, so that a module made from torch's by assigning __class__ has it too.
+    _packed_weights: list[Tensor] | None = None
+
+    def _recurrent_weights(self) -> list[tuple[Tensor, int]]:
+        """Each w_hh with its number of gates, in the order of the layers and directions."""
+        raise NotImplementedError
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self.__dict__.pop("_packed_weights", None)
+        return super()._apply(*args, **kwargs)  # type: ignore[misc]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.__dict__.pop("_packed_weights", None)
+        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[misc]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Python 3.10 has no object.__getstate__.
+        inherited = getattr(super(), "__getstate__", None)
+        state = dict(self.__dict__ if inherited is None else inherited())
+        state.pop("_packed_weights", None)
+        return state
+
+
+def freeze_(module: Module) -> Module:
+    """Packs the recurrent weights of every seqkern layer and cell in `module`, in place.
+
+    From then on they run faster, without gradients: call the module under `torch.no_grad()` or
+    `torch.inference_mode()`; a call that would need gradients raises RuntimeError. The packed
+    weights are a copy. Changing a weight in place afterwards (an optimizer's step, `p.data.add_`)
+    is NOT seen until `freeze_` is called again. `load_state_dict`, `.to()` and their like drop the
+    copy, so that the module is as before `freeze_`; so do deepcopy and pickle for their result.
+
+    Args:
+        module: a model with at least one seqkern recurrent layer or cell, on the CPU.
+
+    Returns:
+        `module`.
+
+    Raises:
+        ValueError: there is nothing to freeze in `module`.
+        RuntimeError: the CPU kernels are missing or cannot run a layer's device or dtype.
+    """
+    found = _freezable(module)
+    if not found:
+        raise ValueError(
+            f"freeze_: {type(module).__name__} contains no recurrent layer or cell of seqkern.nn; "
+            "use seqkern.swap first"
+        )
+    library.require_cpu()
+    weights = {name: layer._recurrent_weights() for name, layer in found.items()}
+    for name, pairs in weights.items():
+        for w_hh, _ in pairs:
+            if not w_hh.is_cpu or w_hh.dtype not in ACCEPTED_DTYPES:
+                raise RuntimeError(
+                    f"freeze_: {name or 'the module'} has {w_hh.dtype} weights on {w_hh.device}; "
+                    "the kernels run float32, float64, bfloat16 and float16 on the CPU"
+                )
+    for name, layer in found.items():
+        layer._packed_weights = [_pack(w_hh, gates) for w_hh, gates in weights[name]]
+    return module
+
+
+def unfreeze_(module: Module) -> Module:
+    """Undoes `freeze_` in place; `module` computes gradients again. Returns `module`."""
+    for layer in _freezable(module).values():
+        layer.__dict__.pop("_packed_weights", None)
+    return module
+
+
+def _freezable(module: nn.Module) -> dict[str, Freezable]:
+    return {name: m for name, m in module.named_modules() if isinstance(m, Freezable)}
+
+
+def _pack(w_hh: Tensor, gates: int) -> Tensor:
+    w_hh = w_hh.detach()
+    if w_hh.dtype == torch.float16:  # runs through float32
+        w_hh = w_hh.float()
+    return torch.ops.seqkern.recurrent_pack.default(w_hh, gates)

@@ -1,0 +1,50 @@
+"""The state of a model that running it changes, kept and put back."""
+
+from __future__ import annotations
+
+import random
+import sys
+
+import torch
+
+
+class Snapshot:
+    """The state of a model and of the random generators, to be put back any number of times.
+
+    It holds the attributes of every module (shallowly: an object that an attribute names is not
+    copied), the values of the buffers, and the generators of torch, Python and NumPy. Parameters
+    and their gradients it leaves alone.
+
+    Args:
+        model: the model; its modules must stay the same ones.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        modules = list(model.modules())
+        self._attributes = [(vars(module), dict(vars(module))) for module in modules]
+        self._buffers = [
+            (module._buffers, name, buffer, buffer.detach().clone())
+            for module in modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        self._torch = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        self._python = random.getstate()
+        self._numpy = sys.modules["numpy"].random.get_state() if "numpy" in sys.modules else None
+
+    def restore(self) -> None:
+        """Put everything back. Buffers keep their identity."""
+        for current, saved in self._attributes:
+            current.clear()
+            current.update(saved)
+        with torch.no_grad():
+            for buffers, name, buffer, value in self._buffers:
+                buffer.copy_(value)
+                buffers[name] = buffer
+        torch.set_rng_state(self._torch)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state_all(self._cuda)
+        random.setstate(self._python)
+        if self._numpy is not None:
+            sys.modules["numpy"].random.set_state(self._numpy)

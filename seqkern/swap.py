@@ -1,0 +1,226 @@
+"""Put seqkern's modules in the place of PyTorch's, in a model that already exists.
+
+A swap assigns ``module.__class__``. The object stays the same one, so its parameters, buffers,
+hooks, training mode, the optimizer that holds its parameters, and every other name it goes by in
+the model survive, and the model itself may be the module that is swapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.modules.rnn import RNNBase, RNNCellBase
+from torch.nn.utils import parametrize
+
+from seqkern import nn as seqkern_nn
+from seqkern.recurrent.freeze import unfreeze_
+from seqkern.verify import Verification, check_exchange
+
+SWAPS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
+    torch.nn.RNN: seqkern_nn.RNN,
+    torch.nn.LSTM: seqkern_nn.LSTM,
+    torch.nn.GRU: seqkern_nn.GRU,
+    torch.nn.RNNCell: seqkern_nn.RNNCell,
+    torch.nn.LSTMCell: seqkern_nn.LSTMCell,
+    torch.nn.GRUCell: seqkern_nn.GRUCell,
+}
+"""Which class takes the place of which; the swap looks for exactly these classes."""
+
+# Modules of these families that SWAPS does not name are worth a line in the report.
+_FAMILIES = (*SWAPS, RNNBase, RNNCellBase)
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """One module that changed its class."""
+
+    path: str
+    """Where it sits in the model, as ``named_modules`` calls it; the empty string is the model."""
+    old: type
+    new: type
+
+
+@dataclass(frozen=True)
+class Left:
+    """One module of a family that seqkern knows, left as it was."""
+
+    path: str
+    cls: type
+    reason: str
+
+
+@dataclass
+class SwapReport:
+    """What :func:`swap` or :func:`unswap` did. Printing it shows a table.
+
+    Attributes:
+        swapped: the modules that changed their class, in the order of ``named_modules``.
+        left: the recurrent modules that were left alone, each with the reason.
+        verification: what the verification measured, where one was asked for.
+    """
+
+    swapped: list[Swapped] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    verification: Verification | None = None
+
+    def __str__(self) -> str:
+        if not self.swapped and not self.left:
+            return "nothing changed: the model holds no module to swap"
+        rows = [
+            (entry.path or "(the model)", _name(entry.old), f"-> {_name(entry.new)}")
+            for entry in self.swapped
+        ]
+        rows += [
+            (entry.path or "(the model)", _name(entry.cls), f"left: {entry.reason}")
+            for entry in self.left
+        ]
+        width = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        lines = [f"{len(self.swapped)} swapped, {len(self.left)} left"]
+        lines += [f"  {path:<{width[0]}}  {old:<{width[1]}}  {new}" for path, old, new in rows]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
+    """Turn every ``torch.nn`` module that seqkern has a kernel for into seqkern's, in place.
+
+    Only exact instances of the classes in :data:`SWAPS` change (and those that
+    ``torch.nn.utils.parametrizations`` wraps). A subclass may override what seqkern would replace,
+    so it is left alone and reported; so are TorchScript and quantized modules. Modules that are
+    seqkern's already stay as they are: calling twice is harmless. A model wrapped by
+    ``torch.compile`` or ``DistributedDataParallel`` is swapped inside its wrapper.
+
+    Args:
+        model: the model, or a single module.
+        verify: example inputs: one argument, a tuple or list of positional arguments, or a dict of
+            keyword arguments. With them, the model runs forward and backward before and after the
+            swap, with dropout off; the largest deviation and the speed ratio are printed. Weights,
+            gradients, buffers, attributes and random generators are afterwards as they were. See
+            :mod:`seqkern.comparison` for what counts as agreement.
+
+    Returns:
+        A report of what was swapped and what was left and why.
+
+    Raises:
+        TypeError: ``model`` is not a ``torch.nn.Module``.
+        seqkern.verify.VerificationError: the swapped model raised an error or gave other numbers;
+            the swap has been undone.
+    """
+    modules = _modules(model, "swap")
+    report = SwapReport()
+    for path, module in modules.items():
+        new = _replacement(module, SWAPS)
+        reason = _reason_to_leave(module, new)
+        if reason is not None:
+            report.left.append(Left(path, type(module), reason))
+        elif new is not None:
+            report.swapped.append(Swapped(path, type(module), new))
+
+    def exchange() -> None:
+        for entry in report.swapped:
+            modules[entry.path].__class__ = entry.new
+
+    def restore() -> None:
+        for entry in report.swapped:
+            modules[entry.path].__class__ = entry.old
+
+    if verify is None:
+        exchange()
+    elif not report.swapped:
+        print("nothing was swapped, so there is nothing to verify")
+    else:
+        try:  # whatever stops the verification, an interrupt included, leaves the model as it was
+            report.verification = check_exchange(model, verify, exchange, restore)
+        except BaseException:
+            restore()
+            raise
+        exchange()
+        print(report.verification)
+    return report
+
+
+def unswap(model: torch.nn.Module) -> SwapReport:
+    """Turn every seqkern module of a model back into PyTorch's, in place.
+
+    The inverse of :func:`swap`; modules that were built as ``seqkern.nn`` modules turn too, so
+    that the model can be pickled for a machine without seqkern. What :func:`seqkern.freeze_` has
+    packed is dropped.
+
+    Args:
+        model: the model, or a single module.
+
+    Returns:
+        A report of what was turned back.
+
+    Raises:
+        TypeError: ``model`` is not a ``torch.nn.Module``.
+    """
+    back = {new: old for old, new in SWAPS.items()}
+    report = SwapReport()
+    modules = _modules(model, "unswap")
+    unfreeze_(model)
+    for path, module in modules.items():
+        new = _replacement(module, back)
+        if new is not None:
+            report.swapped.append(Swapped(path, type(module), new))
+            module.__class__ = new
+    return report
+
+
+def _modules(model: torch.nn.Module, caller: str) -> dict[str, torch.nn.Module]:
+    """Every module of the model by its path; one that has several names appears once."""
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"{caller}: model must be a torch.nn.Module, got {_name(type(model))}")
+    return dict(model.named_modules())
+
+
+def _replacement(module: torch.nn.Module, classes: Mapping[Any, type]) -> type | None:
+    """The class to give to the module, or None if ``classes`` has none for it."""
+    cls = type(module)
+    if cls in classes:
+        return classes[cls]
+    # torch.nn.utils.parametrize gives a module a class of its own that derives from the original
+    # and holds one property per parametrized tensor. The same on top of our class does the same.
+    base = cls.__base__
+    if base in classes and parametrize.is_parametrized(module):
+        members = {
+            name: value
+            for name, value in vars(cls).items()
+            if name not in ("__dict__", "__weakref__")
+        }
+        return type(cls.__name__, (classes[base],), members)
+    return None
+
+
+def _reason_to_leave(module: torch.nn.Module, new: type | None) -> str | None:
+    """Why a module is left as it is; None if it changes or is not worth a word."""
+    cls = type(module)
+    if new is not None:
+        if "forward" in vars(module):
+            return "its forward was replaced on this one object"
+        return None
+    names = {known.__name__ for known in SWAPS}
+    if isinstance(module, torch.jit.ScriptModule):
+        if getattr(module, "original_name", None) in names:
+            return "compiled by TorchScript; swap the model before scripting it"
+        return None
+    if cls.__module__.startswith("torch.ao.") and cls.__name__ in names:
+        return "quantized; seqkern has no quantized kernels"
+    if isinstance(module, tuple(SWAPS.values())) or not isinstance(module, _FAMILIES):
+        return None
+    base = next(base for base in cls.__mro__ if base in _FAMILIES)
+    if base is cls:
+        return "seqkern has nothing to put in its place"
+    return f"a subclass of {_name(base)}, which may override what seqkern replaces"
+
+
+def _name(cls: type) -> str:
+    """The name by which users know a class: torch.nn.LSTM, not torch.nn.modules.rnn.LSTM."""
+    for prefix, namespace in (("torch.nn", torch.nn), ("seqkern.nn", seqkern_nn)):
+        if getattr(namespace, cls.__name__, None) is cls:
+            return f"{prefix}.{cls.__name__}"
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__name__}"

@@ -1,0 +1,41 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from seqkern import library, use_backend
+from seqkern.backends import requested
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> Iterator[None]:
+    """Every test starts from the same seed and leaves threads and backend as it found them."""
+    threads = torch.get_num_threads()
+    backend = requested.name
+    torch.manual_seed(0)
+    yield
+    use_backend(backend)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with the argument `isa` runs once for each level that this machine has."""
+    if "isa" in metafunc.fixturenames:
+        # Without the library the test still runs, and fails with the reason.
+        levels = library.isa_levels() if library.cpu.loaded else ("none",)
+        metafunc.parametrize("isa", levels, indirect=True)
+
+
+@pytest.fixture
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Makes the CPU kernels use one instruction-set level during the test."""
+    library.require_cpu()
+    before = library.isa()
+    library.set_isa(request.param)
+    yield request.param
+    library.set_isa(before)

@@ -1,0 +1,43 @@
+"""What "the same numbers" means: one rule for every operator, dtype and backend.
+
+The truth is the reference in float64. A result may be twice as far from it as PyTorch's own
+operator of the same dtype is, plus a little for the cases in which PyTorch happens to be exact.
+Distances are relative, in the Euclidean norm of a whole tensor. NaN is never the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+TINY = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 6e-3, torch.float16: 6e-3}
+
+
+def relative_error(actual: Tensor, truth: Tensor) -> float:
+    """|actual - truth| / |truth|, or |actual| where the truth is zero; NaN if there is one."""
+    truth = truth.detach().double()
+    distance = torch.linalg.vector_norm(actual.detach().double() - truth)
+    size = torch.linalg.vector_norm(truth)
+    return float(distance / size if size > 0 else distance)
+
+
+def assert_parity(ours: Tensor, theirs: Tensor, truth: Tensor, what: str = "result") -> None:
+    """Fails unless `ours` has the shape and dtype of `theirs` and is as near to `truth`."""
+    assert ours.dtype == theirs.dtype, f"{what}: dtype {ours.dtype}, PyTorch's {theirs.dtype}"
+    assert ours.shape == theirs.shape, f"{what}: {list(ours.shape)}, PyTorch {list(theirs.shape)}"
+    if ours.numel() == 0:
+        return
+    error = relative_error(ours, truth)
+    allowed = 2 * relative_error(theirs, truth) + TINY[ours.dtype]
+    # Written so that a NaN on either side fails.
+    assert error <= allowed, f"{what} ({ours.dtype}): error {error:.3g}, allowed {allowed:.3g}"
+
+
+def assert_all_parity(
+    ours: Iterable[Tensor], theirs: Iterable[Tensor], truth: Iterable[Tensor], names: Iterable[str]
+) -> None:
+    """`assert_parity` for lists of results of the same length."""
+    for mine, other, exact, name in zip(ours, theirs, truth, names, strict=True):
+        assert_parity(mine, other, exact, name)

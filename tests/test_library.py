@@ -1,0 +1,116 @@
+"""Loading: the ISA level that is asked for, and the sentence for everything that is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqkern import library
+
+LEVELS = library.isa_levels() if library.cpu.loaded else ()
+
+
+def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program where seqkern is loaded anew, with no variable of ours but the given ones."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("SEQKERN_")} | environment
+    return subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
+
+
+def test_library_is_loaded():
+    assert library.cpu.loaded, library.cpu.reason
+    assert library.cpu.path.exists()
+    assert library.build_info()
+
+
+def test_best_level_is_the_default():
+    done = run("from seqkern import library as l; print(l.isa(), l.isa_levels()[-1])")
+    used, best = done.stdout.split()
+    assert used == best
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_environment_selects_the_level(level):
+    done = run("from seqkern import library; print(library.isa())", SEQKERN_ISA=level)
+    assert done.stdout.strip() == level, done.stderr
+
+
+def test_environment_names_an_unknown_level():
+    done = run("import seqkern", SEQKERN_ISA="avx1024")
+    assert done.returncode != 0
+    sentence = (
+        "RuntimeError: the environment variable SEQKERN_ISA is 'avx1024', which is not available;"
+        f" this build and this machine have: {', '.join(LEVELS)}"
+    )
+    assert sentence in done.stderr
+
+
+def test_set_isa():
+    before = library.isa()
+    try:
+        for level in LEVELS:
+            library.set_isa(level)
+            assert library.isa() == level
+        with pytest.raises(ValueError, match=f"'avx1024' is not available.*{', '.join(LEVELS)}"):
+            library.set_isa("avx1024")
+        assert library.isa() == LEVELS[-1]
+    finally:
+        library.set_isa(before)
+
+
+ASK_FOR_CPU = """
+import seqkern
+from seqkern import library
+print(library.cpu.loaded)
+seqkern.info()
+library.require_cpu()
+"""
+
+
+def test_seqkern_imports_without_its_library(tmp_path):
+    missing = str(tmp_path / "missing.so")
+    done = run(ASK_FOR_CPU, SEQKERN_CPU_LIBRARY=missing)
+    assert done.stdout.strip() == "False"
+    assert "RuntimeError: seqkern's CPU library is not loaded" in done.stderr
+    assert f"SEQKERN_CPU_LIBRARY names {missing}, which is not there" in done.stderr
+
+
+def test_file_that_is_no_library(tmp_path):
+    broken = tmp_path / "broken.so"
+    broken.write_text("not a library")
+    done = run(ASK_FOR_CPU, SEQKERN_CPU_LIBRARY=str(broken))
+    assert done.stdout.strip() == "False"
+    assert f"{broken} is there but does not load: " in done.stderr
+
+
+def test_library_that_is_not_built():
+    missing = library._load(Path("nowhere/_cpu.so"), "make build")
+    assert not missing.loaded
+    assert missing.reason == (
+        "nowhere/_cpu.so is not built; in seqkern's source directory: make build"
+    )
+
+
+def test_torch_too_old(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.10.1+cpu")
+    old = library._load(library.cpu.path, "make build")
+    assert old.reason == "torch 2.10.1+cpu is too old; seqkern needs torch >= 2.11"
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="torch is built with CUDA")
+def test_cuda_library_with_a_torch_that_lacks_cuda():
+    assert library.cuda.reason == f"torch {torch.__version__} is built without CUDA"
+
+
+def test_info_names_what_a_bug_report_needs():
+    import seqkern
+
+    text = seqkern.info()
+    for value in (torch.__version__, seqkern.__version__, library.isa(), str(library.cpu.path)):
+        assert value in text
+    for name in ("CPU", "threads", "CUDA library", "Triton", "GPU"):
+        assert f"\n{name} " in text
