@@ -162,7 +162,8 @@ BackwardResult backward(const Layer& layer, const BackwardExtras& extras) {
   if (lstm) check_shape("cells", extras.cells, layer.shape_with(hidden));
   if (layer.w_hr) check_shape("hidden", extras.hidden, layer.shape_with(hidden));
 
-  const ProductKernels& product = layer.few_rows() ? layer.kernels().unpacked : layer.kernels().packed;
+  const bool unpacked = layer.better_unpacked();
+  const ProductKernels& product = unpacked ? layer.kernels().unpacked : layer.kernels().packed;
   const CellKernels& kernels = layer.cell_kernels(product);
   const Gradients gradients(layer, output);
   Tensor grad_projected = none();
@@ -205,7 +206,7 @@ BackwardResult backward(const Layer& layer, const BackwardExtras& extras) {
     scratch.push_back(empty({bytes}, ScalarType::Byte));
     return scratch.back().mutable_data_ptr();
   };
-  if (!layer.few_rows()) {
+  if (!unpacked) {
     args.packed_hh = room(product.packed_bytes(layer.gates * hidden, state, kernels.backward_units, 1));
     if (layer.w_hr) args.packed_hr = room(product.packed_bytes(state, hidden, kernels.backward_units, 1));
   }

@@ -62,6 +62,17 @@ struct Bf16Packed {
           transpose_4x4(from + u * unit_stride + 2 * pair, unit_stride / 2, to + (pair * kLanes + u) * 2, kLanes);
       return;
     }
+    if (unit_stride == 1 && depth == kTileDepth && columns == kLanes) {
+      // Two rows of depth become the low and high halves of 32-bit numbers.
+      for (int pair = 0; pair < kPairs; ++pair) {
+        Bits16 low, high;
+        std::memcpy(&low, from + 2 * pair * k_stride, sizeof(low));
+        std::memcpy(&high, from + (2 * pair + 1) * k_stride, sizeof(high));
+        const Bits32 both = __builtin_convertvector(low, Bits32) | __builtin_convertvector(high, Bits32) << 16;
+        std::memcpy(to + pair * 2 * kLanes, &both, sizeof(both));
+      }
+      return;
+    }
     for (int k = 0; k < depth; ++k)
       for (int u = 0; u < columns; ++u) to[(k / 2 * kLanes + u) * 2 + k % 2] = from[k * k_stride + u * unit_stride];
   }

@@ -101,28 +101,16 @@ struct PackedFma {
   template <int kGates, int kVectors>
   static void pack_block(const WeightView<S>& w, int64_t block, Weight* to) {
     constexpr int kUnits = kVectors / kGates * kLanes;
+    constexpr int64_t kRow = kVectors * kLanes;
     const int64_t first = block * kUnits;
     const int64_t units = smaller<int64_t>(kUnits, w.units - first);
-    constexpr int64_t kRow = kVectors * kLanes;
     if (units < kUnits) std::memset(to, 0, block_size(w.depth, kVectors) * sizeof(Weight));
-    for (int gate = 0; gate < kGates; ++gate) {
-      const S* from = w.data + gate * w.gate_stride + first * w.unit_stride;
-      Weight* target = to + gate * kUnits;
-      int64_t unit = 0;
-      if constexpr (sizeof(S) == 4) {
-        if (w.k_stride == 1) {
-          for (; unit + 4 <= units; unit += 4) {
-            int64_t k = 0;
-            for (; k + 4 <= w.depth; k += 4)
-              transpose_4x4(from + unit * w.unit_stride + k, w.unit_stride, target + k * kRow + unit, kRow);
-            for (; k < w.depth; ++k)
-              for (int i = 0; i < 4; ++i) target[k * kRow + unit + i] = from[(unit + i) * w.unit_stride + k];
-          }
-        }
-      }
-      for (int64_t k = 0; k < w.depth; ++k)
-        for (int64_t u = unit; u < units; ++u) target[k * kRow + u] = widen(from[k * w.k_stride + u * w.unit_stride]);
-    }
+    // A few k at a time, so that what is written stays in the first-level cache until its lines are full.
+    constexpr int64_t kDepth = 16;
+    for (int64_t k = 0; k < w.depth; k += kDepth)
+      for (int gate = 0; gate < kGates; ++gate)
+        pack_piece(w.data + gate * w.gate_stride + first * w.unit_stride + k * w.k_stride, w.k_stride, w.unit_stride,
+                   smaller(kDepth, w.depth - k), units, to + k * kRow + gate * kUnits, kRow);
   }
 
   template <int kGates, int kVectors>
@@ -134,6 +122,28 @@ struct PackedFma {
 
   static void begin() {}
   static void end() {}
+
+ private:
+  // to[k * to_stride + u] = from[k * k_stride + u * unit_stride]
+  static void pack_piece(const S* from, int64_t k_stride, int64_t unit_stride, int64_t depth, int64_t units, Weight* to,
+                         int64_t to_stride) {
+    if (unit_stride == 1) {
+      for (int64_t k = 0; k < depth; ++k)
+        for (int64_t u = 0; u < units; u += kLanes)
+          store_first(to + k * to_stride + u, load_first(from + k * k_stride + u, static_cast<int>(smaller<int64_t>(kLanes, units - u))),
+                      static_cast<int>(smaller<int64_t>(kLanes, units - u)));
+      return;
+    }
+    int64_t unit = 0;
+    if constexpr (sizeof(S) == 4) {
+      if (k_stride == 1 && depth % 4 == 0)
+        for (; unit + 4 <= units; unit += 4)
+          for (int64_t k = 0; k < depth; k += 4)
+            transpose_4x4(from + unit * unit_stride + k, unit_stride, to + k * to_stride + unit, to_stride);
+    }
+    for (int64_t k = 0; k < depth; ++k)
+      for (int64_t u = unit; u < units; ++u) to[k * to_stride + u] = widen(from[k * k_stride + u * unit_stride]);
+  }
 };
 
 }  // namespace SEQKERN_ISA

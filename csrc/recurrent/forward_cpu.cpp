@@ -139,7 +139,7 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
       bias = (bias32 = biases<BFloat16, float>(layer, b_ih, b_hh)).data();
   }
 
-  const bool unpacked = layer.few_rows() && !extras.packed;
+  const bool unpacked = layer.better_unpacked() && !extras.packed, with_input = unpacked && layer.few_rows();
   const ProductKernels& product = unpacked ? layer.kernels().unpacked : layer.kernels().packed;
   const CellKernels& kernels = layer.cell_kernels(product);
 
@@ -167,9 +167,8 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
     scratch.push_back(empty({bytes}, ScalarType::Byte));
     return scratch.back().mutable_data_ptr();
   };
-  if (unpacked) {
-    args.input = layer.input.const_data_ptr();
-  } else {
+  if (with_input) args.input = layer.input.const_data_ptr();
+  if (!unpacked) {
     const int64_t bytes = packed_bytes(layer, product);
     if (extras.packed) {
       check(extras.packed->numel() == bytes && extras.packed->scalar_type() == ScalarType::Byte,
@@ -181,7 +180,7 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
     }
     if (layer.w_hr) args.packed_hr = room(product.packed_bytes(hidden, state, kernels.backward_units, 1));
   }
-  for (int64_t depth : {state, layer.w_hr ? hidden : 0, unpacked ? layer.input_size : 0})
+  for (int64_t depth : {state, layer.w_hr ? hidden : 0, with_input ? layer.input_size : 0})
     args.operand_bytes = std::max(args.operand_bytes, product.operand_bytes(layer.batch, depth));
   args.operand = room(args.operand_bytes * args.split.slots);
 
@@ -190,7 +189,7 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
     args.end_step = ends[chunk];
     const RowRange rows = rows_of(layer, args.first_step, args.end_step);
     args.first_gate_row = save ? 0 : rows.first;
-    if (!unpacked)
+    if (!with_input)
       matmul_out(matrix(gates, rows.count, layer.gates * hidden, gates_stride, 1, save ? rows.first * gates_stride : 0),
                  matrix(layer.input, rows.count, layer.input_size, layer.input_size, 1, rows.first * layer.input_size),
                  matrix(layer.w_ih, layer.input_size, layer.gates * hidden, 1, layer.input_size));

@@ -117,6 +117,8 @@ Tensor Layer::zeros(const Shape& shape, ScalarType type) const {
 
 bool Layer::few_rows() const { return rows <= 16 || (active.size() == 1 && rows <= 32); }
 
+bool Layer::better_unpacked() const { return few_rows() || (getenv("XB") && batch == 1 && rows <= atoi(getenv("XB"))); }
+
 Split Layer::split(int64_t blocks) const {
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t weights = gates * sizes.hidden * sizes.state;

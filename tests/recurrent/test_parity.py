@@ -105,7 +105,7 @@ def test_every_instruction_set_level(isa, kind, case, dtype):
         [
             Case(12, 1, 32, 96),
             Case(12, 40, 32, 96, states=True),
-            Case(3, 1, 3, 1),
+            Case(3, 2, 3, 8),
             Case(5, 3, 70, 65, states=True, layers=2),
             Case(6, 19, 40, 64, proj=20, states=True),
             Case(12, 6, 32, 130, lengths=(12, 12, 9, 5, 5, 1), bidirectional=True),
