@@ -12,7 +12,12 @@
 #include <cstring>
 
 #ifdef __x86_64__
+// GCC 12 takes its own header's deliberately undefined registers for mistakes.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 #ifndef SEQKERN_ISA
@@ -148,6 +153,10 @@ inline void store_first(S* p, Vec<compute_t<S>> x, int n) {
   for (int i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
+#if defined(__AVX512F__)
+inline float sum(Vec<float> x) { return _mm512_reduce_add_ps(x.v); }
+inline double sum(Vec<double> x) { return _mm512_reduce_add_pd(x.v); }
+#else
 template <class T>
 inline T sum(Vec<T> x) {
   constexpr int kHalf = Vec<T>::kLanes / 2;
@@ -158,15 +167,16 @@ inline T sum(Vec<T> x) {
   for (int i = 1; i < kHalf; ++i) total += halves[0][i];
   return total;
 }
+#endif
 
 // ---- maths ----
 
 // The hardware's min and max give their second operand where one is NaN, so with x there a NaN in x survives.
 #if defined(__AVX512F__)
-inline Vec<float> at_most(float limit, Vec<float> x) { return Vec<float>::raw(_mm512_maskz_min_ps(0xffff, Vec<float>(limit).v, x.v)); }
-inline Vec<float> at_least(float limit, Vec<float> x) { return Vec<float>::raw(_mm512_maskz_max_ps(0xffff, Vec<float>(limit).v, x.v)); }
-inline Vec<double> at_most(double limit, Vec<double> x) { return Vec<double>::raw(_mm512_maskz_min_pd(0xff, Vec<double>(limit).v, x.v)); }
-inline Vec<double> at_least(double limit, Vec<double> x) { return Vec<double>::raw(_mm512_maskz_max_pd(0xff, Vec<double>(limit).v, x.v)); }
+inline Vec<float> at_most(float limit, Vec<float> x) { return Vec<float>::raw(_mm512_min_ps(Vec<float>(limit).v, x.v)); }
+inline Vec<float> at_least(float limit, Vec<float> x) { return Vec<float>::raw(_mm512_max_ps(Vec<float>(limit).v, x.v)); }
+inline Vec<double> at_most(double limit, Vec<double> x) { return Vec<double>::raw(_mm512_min_pd(Vec<double>(limit).v, x.v)); }
+inline Vec<double> at_least(double limit, Vec<double> x) { return Vec<double>::raw(_mm512_max_pd(Vec<double>(limit).v, x.v)); }
 #elif defined(__AVX2__)
 inline Vec<float> at_most(float limit, Vec<float> x) { return Vec<float>::raw(_mm256_min_ps(Vec<float>(limit).v, x.v)); }
 inline Vec<float> at_least(float limit, Vec<float> x) { return Vec<float>::raw(_mm256_max_ps(Vec<float>(limit).v, x.v)); }
@@ -208,7 +218,7 @@ inline Vec<double> reciprocal(Vec<double> x) { return Vec<double>(1.0) / x; }
 // Within 2 ulp for 2^-126 < |x| < 2^126: the hardware's estimate and one Newton step, several times faster than a division.
 inline Vec<float> reciprocal(Vec<float> x) {
 #if defined(__AVX512F__)
-  const Vec<float> y = Vec<float>::raw(_mm512_maskz_rcp14_ps(0xffff, x.v));  // plain rcp14 warns under GCC 12
+  const Vec<float> y = Vec<float>::raw(_mm512_rcp14_ps(x.v));
   return y * (2 - x * y);
 #elif defined(__AVX2__)
   const Vec<float> y = Vec<float>::raw(_mm256_rcp_ps(x.v));
@@ -273,9 +283,9 @@ template <class T>
 inline Vec<T> times_power_of_two(Vec<T> x, Vec<T> n) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
-    return Vec<T>(typename Vec<T>::raw(_mm512_maskz_scalef_ps(0xffff, x.v, n.v)));
+    return Vec<T>(typename Vec<T>::raw(_mm512_scalef_ps(x.v, n.v)));
   else
-    return Vec<T>(typename Vec<T>::raw(_mm512_maskz_scalef_pd(0xff, x.v, n.v)));
+    return Vec<T>(typename Vec<T>::raw(_mm512_scalef_pd(x.v, n.v)));
 #else
   const Vec<T> shifted = n + Vec<T>(ExpConstants<T>::kShift);
   typename Raw<T>::integers bits;

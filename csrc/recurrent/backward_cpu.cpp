@@ -162,7 +162,7 @@ BackwardResult backward(const Layer& layer, const BackwardExtras& extras) {
   if (lstm) check_shape("cells", extras.cells, layer.shape_with(hidden));
   if (layer.w_hr) check_shape("hidden", extras.hidden, layer.shape_with(hidden));
 
-  const bool unpacked = layer.better_unpacked();
+  const bool unpacked = layer.few_rows();
   const ProductKernels& product = unpacked ? layer.kernels().unpacked : layer.kernels().packed;
   const CellKernels& kernels = layer.cell_kernels(product);
   const Gradients gradients(layer, output);

@@ -21,6 +21,7 @@ struct Bf16Packed {
   using C = float;
   using Weight = bfloat16;
   using Operand = bfloat16;
+  static constexpr int kColumnVectors = 2;  // of a block of the backward product and of the projections
   static constexpr int kLanes = 16;
 
   static constexpr bool copies_operand(int64_t depth) { return depth % kTileDepth != 0; }

@@ -182,7 +182,7 @@ struct BackwardCell {
   double* const grad_bias;
 };
 
-template <class S>
+template <class S, int kColumnVectors>
 struct LstmBackward : BackwardCell<S, 4> {
   using Base = BackwardCell<S, 4>;
   using typename Base::C;
@@ -240,7 +240,7 @@ struct LstmBackward : BackwardCell<S, 4> {
   }
 };
 
-template <class S>
+template <class S, int kColumnVectors>
 struct GruBackward : BackwardCell<S, 4> {
   using Base = BackwardCell<S, 4>;
   using typename Base::C;
@@ -292,7 +292,7 @@ struct GruBackward : BackwardCell<S, 4> {
   }
 };
 
-template <class S, bool kRelu>
+template <class S, int kColumnVectors, bool kRelu>
 struct RnnBackward : BackwardCell<S, 1> {
   using Base = BackwardCell<S, 1>;
   using typename Base::C;

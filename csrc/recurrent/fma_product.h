@@ -86,6 +86,7 @@ struct PackedFma {
   using Weight = C;
   using Operand = C;  // the type of A's elements as the product reads them
   static constexpr int kLanes = Vec<C>::kLanes;
+  static constexpr int kColumnVectors = 2;  // of a block of the backward product and of the projections
   static constexpr int kChunkRows = 48;  // rows whose block product stays in the first-level cache
 
   // bfloat16 rows are widened once per step instead of once per block.

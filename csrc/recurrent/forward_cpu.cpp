@@ -62,8 +62,9 @@ RowRange rows_of(const Layer& layer, int64_t begin, int64_t end) {
 // The input is projected a chunk of steps at a time, so that the loop over time finds the projection in cache and inference
 // needs no room for all of it. Returns the steps that the chunks end before.
 std::vector<int64_t> chunk_ends(const Layer& layer, int64_t gates_stride) {
-  constexpr int64_t kChunkBytes = int64_t(4) << 20;
-  const int64_t most_rows = kChunkBytes / (gates_stride * static_cast<int64_t>(layer.input.element_size()));
+  constexpr int64_t kChunkBytes = int64_t(1) << 20, kFewestRows = 512;  // with fewer, reading w_ih again would show
+  const int64_t row_bytes = gates_stride * static_cast<int64_t>(layer.input.element_size());
+  const int64_t most_rows = std::max(kFewestRows, kChunkBytes / row_bytes);
   const int64_t count = static_cast<int64_t>(layer.active.size());
   std::vector<int64_t> ends;
   int64_t rows = 0;
@@ -139,7 +140,7 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
       bias = (bias32 = biases<BFloat16, float>(layer, b_ih, b_hh)).data();
   }
 
-  const bool unpacked = layer.better_unpacked() && !extras.packed, with_input = unpacked && layer.few_rows();
+  const bool unpacked = layer.few_rows() && !extras.packed;
   const ProductKernels& product = unpacked ? layer.kernels().unpacked : layer.kernels().packed;
   const CellKernels& kernels = layer.cell_kernels(product);
 
@@ -167,8 +168,9 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
     scratch.push_back(empty({bytes}, ScalarType::Byte));
     return scratch.back().mutable_data_ptr();
   };
-  if (with_input) args.input = layer.input.const_data_ptr();
-  if (!unpacked) {
+  if (unpacked) {
+    args.input = layer.input.const_data_ptr();
+  } else {
     const int64_t bytes = packed_bytes(layer, product);
     if (extras.packed) {
       check(extras.packed->numel() == bytes && extras.packed->scalar_type() == ScalarType::Byte,
@@ -180,7 +182,7 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
     }
     if (layer.w_hr) args.packed_hr = room(product.packed_bytes(hidden, state, kernels.backward_units, 1));
   }
-  for (int64_t depth : {state, layer.w_hr ? hidden : 0, with_input ? layer.input_size : 0})
+  for (int64_t depth : {state, layer.w_hr ? hidden : 0, unpacked ? layer.input_size : 0})
     args.operand_bytes = std::max(args.operand_bytes, product.operand_bytes(layer.batch, depth));
   args.operand = room(args.operand_bytes * args.split.slots);
 
@@ -189,7 +191,7 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
     args.end_step = ends[chunk];
     const RowRange rows = rows_of(layer, args.first_step, args.end_step);
     args.first_gate_row = save ? 0 : rows.first;
-    if (!with_input)
+    if (!unpacked)
       matmul_out(matrix(gates, rows.count, layer.gates * hidden, gates_stride, 1, save ? rows.first * gates_stride : 0),
                  matrix(layer.input, rows.count, layer.input_size, layer.input_size, 1, rows.first * layer.input_size),
                  matrix(layer.w_ih, layer.input_size, layer.gates * hidden, 1, layer.input_size));

@@ -115,16 +115,18 @@ Tensor Layer::zeros(const Shape& shape, ScalarType type) const {
   return t;
 }
 
-bool Layer::few_rows() const { return rows <= 16 || (active.size() == 1 && rows <= 32); }
-
-bool Layer::better_unpacked() const { return few_rows() || (getenv("XB") && batch == 1 && rows <= atoi(getenv("XB"))); }
+bool Layer::few_rows() const {
+  if (active.size() == 1 && rows <= 32) return rows <= 4 || sizes.state >= 128;  // short dot products cost more than packing
+  return rows <= 16;
+}
 
 Split Layer::split(int64_t blocks) const {
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t weights = gates * sizes.hidden * sizes.state;
   // A barrier costs about as much as ten thousand multiply-adds, entering a parallel region ten times that.
-  const int64_t work_per_step = weights * (rows / std::max<int64_t>(active.size(), 1));
-  const int64_t least_per_slot = active.size() == 1 ? 200000 : 20000;
+  const int64_t with_input = few_rows() ? gates * sizes.hidden * input_size : 0;
+  const int64_t work_per_step = (weights + with_input) * (rows / std::max<int64_t>(active.size(), 1));
+  const int64_t least_per_slot = active.size() == 1 ? 100000 : 20000;
   const int64_t worth = std::max<int64_t>(1, work_per_step / least_per_slot);
   // Over rows no step waits, but every thread reads all weights: they must fit its second-level cache with room to spare,
   // and the rows must still fill the tiles.

@@ -49,10 +49,9 @@ class Layer {
   // t as a contiguous tensor, checked; zeros where `zeros` is set and t is not given.
   OptionalTensor checked(const char* name, const OptionalTensor& t, const Shape& shape, bool zeros = false) const;
 
-  // Few rows in all: even the input's projection is better done with each step than by a library's product.
+  // So few rows in all that packing the recurrent weights would cost more than it saves, and that even the input's projection
+  // is better done with each step than by a library's product.
   bool few_rows() const;
-  // Packing the recurrent weights would cost more than it saves.
-  bool better_unpacked() const;
 
   // How many threads the loop over time is worth, and over what they share it. Blocks are of the product's columns.
   Split split(int64_t blocks) const;

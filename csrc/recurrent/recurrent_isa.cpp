@@ -20,18 +20,19 @@ CellKernels cell_kernels() {
           backward_loop<Backward, Product>,
           pack_forward<Forward, Product>,
           Forward::kVectors / Forward::kGates * Product::kLanes,
-          kColumnVectors * Product::kLanes,
+          Product::kColumnVectors * Product::kLanes,
           Forward::kGates};
 }
 
 template <class Product>
 ProductKernels product_kernels() {
   using S = typename Product::Storage;
+  constexpr int kColumns = Product::kColumnVectors;
   ProductKernels k;
-  k.cell[int(Cell::kLstm)] = cell_kernels<LstmForward<S>, LstmBackward<S>, Product>();
-  k.cell[int(Cell::kGru)] = cell_kernels<GruForward<S>, GruBackward<S>, Product>();
-  k.cell[int(Cell::kRnnTanh)] = cell_kernels<RnnForward<S, false>, RnnBackward<S, false>, Product>();
-  k.cell[int(Cell::kRnnRelu)] = cell_kernels<RnnForward<S, true>, RnnBackward<S, true>, Product>();
+  k.cell[int(Cell::kLstm)] = cell_kernels<LstmForward<S>, LstmBackward<S, kColumns>, Product>();
+  k.cell[int(Cell::kGru)] = cell_kernels<GruForward<S>, GruBackward<S, kColumns>, Product>();
+  k.cell[int(Cell::kRnnTanh)] = cell_kernels<RnnForward<S, false>, RnnBackward<S, kColumns, false>, Product>();
+  k.cell[int(Cell::kRnnRelu)] = cell_kernels<RnnForward<S, true>, RnnBackward<S, kColumns, true>, Product>();
   k.packed_bytes = [](int64_t depth, int64_t units, int64_t block_units, int gates) -> int64_t {
     const int vectors = gates * static_cast<int>(block_units / Product::kLanes);
     return ceil_div(units, block_units) * Product::block_size(depth, vectors) * sizeof(typename Product::Weight);

@@ -123,8 +123,6 @@ class Weights {
 
 constexpr auto kNothingToPrepare = [](int64_t, int64_t, int64_t) {};
 
-constexpr int kColumnVectors = 2;  // of a block of the backward product and of the projections
-
 // Weights whose rows are outputs, as torch stores them: out = a * w^T.
 template <class S>
 WeightView<S> transposed_view(const void* w, int64_t units, int64_t depth) {
@@ -150,7 +148,7 @@ void forward_loop(const ForwardArgs& args, Slots slots, Barrier& barrier) {
   using Recurrent = Weights<Product, CellType::kGates, CellType::kVectors>;
   Recurrent recurrent(transposed_view<S>(args.w_hh, hidden, state), args.packed_hh);
   Recurrent from_input(transposed_view<S>(args.w_ih, hidden, args.input_size), nullptr);
-  Weights<Product, 1, kColumnVectors> projection(transposed_view<S>(args.w_hr, state, hidden), args.packed_hr);
+  Weights<Product, 1, Product::kColumnVectors> projection(transposed_view<S>(args.w_hr, state, hidden), args.packed_hr);
   const Range unit_blocks = part.blocks(hidden, Recurrent::kUnits);
   const Range state_blocks = part.blocks(state, decltype(projection)::kUnits);
 
@@ -204,10 +202,10 @@ void forward_loop(const ForwardArgs& args, Slots slots, Barrier& barrier) {
       const auto b = operand_rows<Product>(all, rows, hidden, scratch);
       projection.for_blocks(state_blocks, rows, &b, backwards, kNothingToPrepare, [&](int64_t block, int64_t row, int64_t count, const C* product) {
         for (int64_t r = 0; r < count; ++r)
-          for (int v = 0; v < kColumnVectors; ++v) {
+          for (int v = 0; v < Product::kColumnVectors; ++v) {
             const int64_t unit = block * decltype(projection)::kUnits + v * kLanes;
             if (unit >= state) continue;
-            store_first(out + (row + r) * state + unit, load(product + (r * kColumnVectors + v) * kLanes),
+            store_first(out + (row + r) * state + unit, load(product + (r * Product::kColumnVectors + v) * kLanes),
                         static_cast<int>(smaller(kLanes, state - unit)));
           }
       });
@@ -229,6 +227,7 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
   const Part part(args.split, slots, steps.batch);
   char* scratch = static_cast<char*>(args.operand) + slots.begin * args.operand_bytes;
 
+  constexpr int kColumnVectors = Product::kColumnVectors;
   using Columns = Weights<Product, 1, kColumnVectors>;
   Columns recurrent(plain_view<S>(args.w_hh, depth, state), args.packed_hh);
   Columns projection(plain_view<S>(args.w_hr, state, hidden), args.packed_hr);

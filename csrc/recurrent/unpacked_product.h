@@ -42,7 +42,9 @@ struct Unpacked {
   using Weight = S;
   using Operand = C;
   static constexpr int kLanes = Vec<C>::kLanes;
-  static constexpr int kChunkRows = 48;
+  // Of a block of the backward product and of the projections: wide, for long runs of each row of the weights.
+  static constexpr int kColumnVectors = 8;
+  static constexpr int kChunkRows = 32;
   static constexpr bool copies_operand(int64_t depth) { return PackedFma<S>::copies_operand(depth); }
   static int64_t operand_stride(int64_t depth) { return depth; }
   static void convert_operand(const S* from, int64_t stride, int64_t rows, int64_t depth, Operand* to) {
