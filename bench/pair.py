@@ -32,21 +32,31 @@ class Pair:
         self._benchmark = benchmark
 
     def __call__(
-        self, ours: Contestant, peer: Contestant, *, tolerance: float, **info: Any
+        self,
+        ours: Contestant,
+        peer: Contestant,
+        *,
+        tolerance: float,
+        truth: Contestant | None = None,
+        **info: Any,
     ) -> None:
         """Check that both compute the same, then measure them.
+
+        Where they disagree, `truth` decides: if ours are its results, the peer is measured all
+        the same and recorded as wrong (`peer_wrong`).
 
         Args:
             ours: seqkern's way.
             peer: the other way.
             tolerance: largest error of ours relative to the peer's, in norm, of every result.
+            truth: the same results computed more precisely; called only after a disagreement.
             info: facts about the case, recorded as they are beside the measured numbers.
 
         Raises:
-            AssertionError: the results disagree, so their times say nothing.
+            AssertionError: our results are wrong, so the times say nothing.
         """
         start = time.perf_counter()
-        check_results(ours(), peer(), tolerance)
+        info["peer_wrong"] = _peer_is_wrong(ours, peer, tolerance, truth)
         seconds = time.perf_counter() - start
         if seconds < settings.SECONDS_PER_PAIR:  # short: know it better, now that both are warm
             seconds = timed(ours) + timed(peer)
@@ -80,6 +90,21 @@ class Pair:
                 gc.enable()
         if self._benchmark.enabled:
             self._benchmark.extra_info.update(info, **_numbers(our_times, peer_times))
+
+
+def _peer_is_wrong(
+    ours: Contestant, peer: Contestant, tolerance: float, truth: Contestant | None
+) -> bool:
+    """False if both agree, True if only ours agree with the truth, else AssertionError."""
+    mine = ours()
+    try:
+        check_results(mine, peer(), tolerance)
+    except AssertionError:
+        if truth is None:
+            raise
+        check_results(mine, truth(), tolerance)
+        return True
+    return False
 
 
 def check_results(

@@ -28,6 +28,7 @@ from .recurrent_cases import (
     Shape,
     contestants,
     grid,
+    truth_of,
 )
 
 
@@ -80,6 +81,7 @@ def measure(pair: Pair, case: Case, **info: Any) -> None:
             ours,
             theirs,
             tolerance=TOLERANCE[case.family.dtype],
+            truth=lambda: truth_of(case, theirs),
             row=case.family.name,
             mode=case.mode,
             shape=str(case.shape),

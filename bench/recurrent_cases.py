@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -214,6 +214,13 @@ def contestants(case: Case) -> tuple[Contestant, Contestant]:
     ours = copy.deepcopy(theirs)
     seqkern.swap(ours)
     return Contestant(case, ours), Contestant(case, theirs)
+
+
+def truth_of(case: Case, theirs: Contestant) -> Sequence[Tensor]:
+    """PyTorch's results for the same module and (unrounded) input in float32, then rounded."""
+    precise = replace(case, family=replace(case.family, dtype=torch.float32))
+    module = copy.deepcopy(theirs.module).float()
+    return [result.to(case.family.dtype) for result in Contestant(precise, module)()]
 
 
 def grid(families: Sequence[Family], shapes: Sequence[Shape]) -> list[Case]:

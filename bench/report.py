@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def markdown(run: dict[str, Any], records: list[Record]) -> str:
     """All tables of a run."""
-    sections = [_header(run)]
+    sections = [_header(run, records)]
     for table in _distinct(record["table"] for record in records if "table" in record):
         chosen = [record for record in records if record.get("table") == table]
         for mode, threads in _distinct((record["mode"], record["threads"]) for record in chosen):
@@ -56,13 +56,15 @@ def markdown(run: dict[str, Any], records: list[Record]) -> str:
     return "\n".join(sections)
 
 
-def _header(run: dict[str, Any]) -> str:
+def _header(run: dict[str, Any], records: list[Record]) -> str:
+    delegated = any(record["backend"] == "torch" for record in records)
+    asterisk = " An asterisk marks a shape that seqkern leaves to PyTorch." if delegated else ""
     peers = ", ".join(f"{name} {state}" for name, state in run.get("peers", {}).items())
     return (
         "# Benchmarks\n\n"
         "A number is the peer's time divided by seqkern's, each the shortest of many rounds taken "
-        "in turns; above 1 seqkern is faster. An asterisk marks a shape that seqkern leaves to "
-        "PyTorch.\n\n"
+        f"in turns; above 1 seqkern is faster.{asterisk} A dagger marks a shape where PyTorch's "
+        "own results are wrong (seqkern's agree with PyTorch's in float32).\n\n"
         f"Peers: {peers}.\n\n```\n{run.get('installation', '')}\n```\n"
     )
 
@@ -96,7 +98,8 @@ def _ratios(records: list[Record]) -> str:
 def _ratio(record: Record | None) -> str:
     if record is None:
         return ""
-    return f"{record['ratio']:.2f}{'*' if record['backend'] == 'torch' else ''}"
+    wrong = "†" if record.get("peer_wrong") else ""
+    return f"{record['ratio']:.2f}{'*' if record['backend'] == 'torch' else ''}{wrong}"
 
 
 def _judge(
@@ -143,7 +146,8 @@ def _details(records: list[Record]) -> str:
 
 
 def _memory(records: list[Record]) -> str:
-    """Peak memory of a training step, at each shape: ours and the peer's."""
+    """Peak memory of a training step, at each shape: ours and the peer's, which ours should not
+    exceed."""
     shapes = _distinct(record["shape"] for record in records)
     rows = []
     for name in _distinct(record["row"] for record in records):
@@ -152,9 +156,10 @@ def _memory(records: list[Record]) -> str:
             f"{r['ours'] / 2**20:.1f} / {r['peer'] / 2**20:.1f}" if r else ""
             for r in map(by_shape.get, shapes)
         ]
-        rows.append([name, *cells])
+        met = all(record["ours"] <= record["peer"] for record in by_shape.values())
+        rows.append([name, *cells, "each ≤ PyTorch's", "yes" if met else "**no**"])
     title = "## Peak memory of a training step: seqkern / PyTorch, MiB\n\n"
-    return title + _table(["", *shapes], rows)
+    return title + _table(["", *shapes, "target", "met"], rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

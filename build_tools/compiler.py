@@ -7,6 +7,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+from itertools import takewhile
 
 from . import BuildError
 
@@ -39,6 +40,11 @@ def find_compiler() -> list[str]:
             " (Debian, Ubuntu: apt install g++) or name yours in the environment variable CXX"
         )
     return command
+
+
+def host_compiler(command: list[str]) -> str:
+    """The compiler itself out of its command, for nvcc: neither the launcher nor the flags."""
+    return list(takewhile(lambda word: not word.startswith("-"), command))[-1]
 
 
 def isa_levels(compiler: list[str]) -> dict[str, tuple[str, ...]]:

@@ -11,7 +11,7 @@ import shlex
 import sysconfig
 from pathlib import Path
 
-from .compiler import find_compiler, isa_levels
+from .compiler import find_compiler, host_compiler, isa_levels
 from .cuda import gencode_flags, require_nvcc, wants_cuda
 from .ninja_file import ROOT, Compile, library, rule, run_ninja
 from .torch_location import Torch, require_torch
@@ -116,7 +116,7 @@ def _sources(suffix: str) -> list[Path]:
 
 def _cuda_lines(directory: Path, compiler: list[str], torch: Torch) -> list[str]:
     nvcc = require_nvcc()
-    base = [nvcc, f"-ccbin={compiler[-1]}", "-cudart=static"]
+    base = [nvcc, f"-ccbin={host_compiler(compiler)}", "-cudart=static"]
     host = "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"
     # USE_CUDA uncovers the stream functions in torch's stable headers. They live in torch_cuda,
     # which a CPU-only torch lacks: that is why this library may have undefined symbols.

@@ -1,32 +1,44 @@
-// Every operator's schema. seqkern/<domain>/ops.py documents the arguments.
+// Every operator's schema. Arguments: seqkern/<domain>/ops.py; `save`, `needs`, `packed` and what
+// is saved: the domain's
+// *_cpu.h and kernels.h here.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(seqkern, m) {
   // recurrent: one layer, one direction, all time steps
   m.def(
-      "lstm_forward(Tensor input, Tensor? h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, "
+      "lstm_forward(Tensor input, Tensor? h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, "
+      "Tensor? b_hh, Tensor? w_hr, "
       "Tensor? packed, Tensor? batch_sizes, bool reverse, bool save) "
       "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells, Tensor hidden)");
   m.def(
-      "lstm_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor input, Tensor? h0, Tensor? c0, "
-      "Tensor w_ih, Tensor w_hh, Tensor? w_hr, Tensor? batch_sizes, Tensor output, Tensor gates, Tensor cells, "
+      "lstm_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor input, "
+      "Tensor? h0, Tensor? c0, "
+      "Tensor w_ih, Tensor w_hh, Tensor? w_hr, Tensor? batch_sizes, Tensor output, Tensor gates, "
+      "Tensor cells, "
       "Tensor hidden, bool reverse, int needs) "
-      "-> (Tensor grad_input, Tensor grad_h0, Tensor grad_c0, Tensor grad_w_ih, Tensor grad_w_hh, Tensor grad_bias, "
+      "-> (Tensor grad_input, Tensor grad_h0, Tensor grad_c0, Tensor grad_w_ih, Tensor grad_w_hh, "
+      "Tensor grad_bias, "
       "Tensor grad_w_hr)");
   m.def(
-      "gru_forward(Tensor input, Tensor? h0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? packed, "
+      "gru_forward(Tensor input, Tensor? h0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
+      "Tensor? packed, "
       "Tensor? batch_sizes, bool reverse, bool save) -> (Tensor output, Tensor h_n, Tensor gates)");
   m.def(
-      "gru_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor input, Tensor? h0, Tensor w_ih, Tensor w_hh, "
+      "gru_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor input, Tensor? h0, Tensor w_ih, "
+      "Tensor w_hh, "
       "Tensor? batch_sizes, Tensor output, Tensor gates, bool reverse, int needs) "
-      "-> (Tensor grad_input, Tensor grad_h0, Tensor grad_w_ih, Tensor grad_w_hh, Tensor grad_b_ih, Tensor grad_b_hh)");
+      "-> (Tensor grad_input, Tensor grad_h0, Tensor grad_w_ih, Tensor grad_w_hh, Tensor "
+      "grad_b_ih, Tensor grad_b_hh)");
   m.def(
-      "rnn_forward(Tensor input, Tensor? h0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? packed, "
+      "rnn_forward(Tensor input, Tensor? h0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
+      "Tensor? packed, "
       "Tensor? batch_sizes, bool relu, bool reverse, bool save) -> (Tensor output, Tensor h_n)");
   m.def(
-      "rnn_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor input, Tensor? h0, Tensor w_ih, Tensor w_hh, "
+      "rnn_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor input, Tensor? h0, Tensor w_ih, "
+      "Tensor w_hh, "
       "Tensor? batch_sizes, Tensor output, bool relu, bool reverse, int needs) "
-      "-> (Tensor grad_input, Tensor grad_h0, Tensor grad_w_ih, Tensor grad_w_hh, Tensor grad_bias)");
+      "-> (Tensor grad_input, Tensor grad_h0, Tensor grad_w_ih, Tensor grad_w_hh, Tensor "
+      "grad_bias)");
   m.def("recurrent_pack(Tensor w_hh, int gates) -> Tensor");
   m.def("lstm_pointwise(Tensor gates, Tensor c) -> (Tensor h, Tensor c_new)");
 }

@@ -1,13 +1,15 @@
 """seqkern: accelerated kernels for sequence models in PyTorch."""
 
+from seqkern.errors import without_traceback_on_the_command_line
+
 __version__ = "0.1.0"
 
-from seqkern import nn
-from seqkern.backends import explain, use_backend
-from seqkern.info import info
-from seqkern.recurrent import explaining as _explaining  # noqa: F401  (registers with explain)
-from seqkern.recurrent.freeze import freeze_, unfreeze_
-from seqkern.swap import swap, unswap
+with without_traceback_on_the_command_line():
+    from seqkern import nn
+    from seqkern.backends import explain, use_backend
+    from seqkern.info import info
+    from seqkern.recurrent.freeze import freeze_, unfreeze_
+    from seqkern.swap import swap, unswap
 
 __all__ = [
     "__version__",

@@ -20,24 +20,43 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from seqkern.errors import SettingError
+
 BACKENDS = ("cpu", "triton", "cuda", "torch", "reference")
 CHOICES = ("auto", *BACKENDS)
 ENVIRONMENT_VARIABLE = "SEQKERN_BACKEND"
 
 
-def _checked(name: str, source: str) -> str:
+def _unknown(name: str, source: str) -> str:
+    return f"{source}: unknown backend {name!r}, choose from {', '.join(CHOICES)}"
+
+
+def _default() -> str:
+    name = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
     if name not in CHOICES:
-        raise ValueError(f"{source}: unknown backend {name!r}, choose from {', '.join(CHOICES)}")
+        raise SettingError(_unknown(name, ENVIRONMENT_VARIABLE))
     return name
 
 
 class _Requested(threading.local):
     """The backend that this thread asked for; a thread that asked for none has the default."""
 
-    name: str = _checked(os.environ.get(ENVIRONMENT_VARIABLE) or "auto", ENVIRONMENT_VARIABLE)
+    name: str = _default()
 
 
 requested = _Requested()
+
+
+class _Blocks(threading.local):
+    """The `with use_backend` blocks that this thread is in."""
+
+    def __init__(self) -> None:
+        # The choice just made, with the name that it replaced: a `with` on it restores that one.
+        self.latest: tuple[use_backend, str] | None = None
+        self.to_restore: list[str] = []
+
+
+_blocks = _Blocks()
 
 
 class use_backend:
@@ -60,11 +79,16 @@ class use_backend:
     """
 
     def __init__(self, name: str) -> None:
-        self.name = _checked(name, "use_backend")
-        self._previous = requested.name
+        if name not in CHOICES:
+            raise ValueError(_unknown(name, "use_backend"))
+        self.name = name
+        _blocks.latest = (self, requested.name)
         requested.name = name
 
     def __enter__(self) -> use_backend:
+        choice, replaced = _blocks.latest or (None, "")
+        _blocks.to_restore.append(replaced if choice is self else requested.name)
+        _blocks.latest = None
         requested.name = self.name
         return self
 
@@ -74,7 +98,8 @@ class use_backend:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        requested.name = self._previous
+        _blocks.latest = None
+        requested.name = _blocks.to_restore.pop()
 
     def __repr__(self) -> str:
         return f"use_backend({self.name!r})"

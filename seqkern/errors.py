@@ -1,5 +1,12 @@
 """Errors that are the user's to put right."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UserError(Exception):
     """Something that the person at the command line can put right.
@@ -7,3 +14,29 @@ class UserError(Exception):
     Its message is one sentence that says what to do; the command line prints it without a
     traceback.
     """
+
+
+class SettingError(UserError, ValueError):
+    """An environment variable of seqkern's holds something that it cannot mean; raised when
+    seqkern is imported."""
+
+
+@contextmanager
+def without_traceback_on_the_command_line() -> Iterator[None]:
+    """Lets a `SettingError` end the command line by its sentence and status 1.
+
+    The package is imported before the command line has a say, so this stands around its imports.
+    In any other program the error is raised as it is.
+    """
+    try:
+        yield
+    except SettingError as error:
+        if not _is_command_line(sys.argv[0] if sys.argv else ""):
+            raise
+        sys.exit(f"seqkern: {error}")
+
+
+def _is_command_line(program: str) -> bool:
+    """Whether this process is `python -m seqkern` (Python sets argv[0] to "-m" while it looks for
+    the module) or the installed program `seqkern`."""
+    return program == "-m" or Path(program).name == "seqkern"

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from seqkern.errors import SettingError
+
 OLDEST_TORCH = (2, 11)
 _HERE = Path(__file__).resolve().parent
 
@@ -89,7 +91,7 @@ def set_isa(level: str) -> None:
 
 
 def build_info() -> str:
-    """The compiler and the flags that made the CPU library."""
+    """The compiler that built the CPU library and the ISA levels it was built for."""
     return _text("seqkern_build_info")
 
 
@@ -112,7 +114,7 @@ def _apply_environment() -> None:
     try:
         set_isa(level)
     except ValueError:
-        raise RuntimeError(
+        raise SettingError(
             f"the environment variable SEQKERN_ISA is {level!r}, which is not available;"
             f" {_available()}"
         ) from None

@@ -13,6 +13,7 @@ import torch
 import seqkern
 from seqkern import library
 from seqkern.backends import BACKENDS, requested
+from seqkern.errors import SettingError
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,44 @@ def test_one_object_used_twice():
         assert requested.name == "auto"
 
 
+def test_a_block_restores_what_held_before_it():
+    """Whatever was chosen between making the object and entering it."""
+    choice = seqkern.use_backend("reference")
+    seqkern.use_backend("torch")
+    with choice:
+        assert requested.name == "reference"
+        with choice:
+            seqkern.use_backend("cpu")
+            assert requested.name == "cpu"
+        assert requested.name == "reference"
+    assert requested.name == "torch"
+    kept = seqkern.use_backend("reference")
+    with seqkern.use_backend("cpu"):
+        pass
+    with kept:
+        pass
+    assert requested.name == "reference"
+    seqkern.use_backend("auto")
+
+
+def test_one_object_in_two_threads():
+    seen = []
+    choice = seqkern.use_backend("reference")
+
+    def other():
+        with choice:
+            seen.append(requested.name)
+        seen.append(requested.name)
+
+    with choice:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert requested.name == "reference"
+    assert requested.name == "auto"
+    assert seen == ["reference", "auto"]
+
+
 def test_unknown_name():
     with pytest.raises(ValueError, match="unknown backend 'gpu', choose from auto, cpu, triton"):
         seqkern.use_backend("gpu")
@@ -77,7 +116,8 @@ def test_environment_variable():
     assert python(code, "").stdout.strip() == "cpu"
     wrong = python(code, "fast")
     assert wrong.returncode != 0
-    assert "ValueError: SEQKERN_BACKEND: unknown backend 'fast'" in wrong.stderr
+    assert "SettingError: SEQKERN_BACKEND: unknown backend 'fast'" in wrong.stderr
+    assert issubclass(SettingError, ValueError)
 
 
 @pytest.mark.parametrize("name", ["triton", "cuda"])
@@ -167,7 +207,11 @@ def test_explanation_as_a_table():
     lines = str(explanation).splitlines()
     assert lines[0] == "LSTM(3, 4) runs on: cpu"
     assert len(lines) == 1 + len(BACKENDS)
-    assert lines[1].startswith(f"> cpu        runs: fused kernels, {library.isa()}")
+    assert lines[1].startswith(
+        f"> cpu        runs: fused kernels, ISA level {library.isa()} in use;"
+    )
+    # Nothing about speed: that is for the benchmarks to say.
+    assert "slower" not in explanation.reasons["torch"]
     assert all(line[2:].split()[0] in BACKENDS for line in lines[1:])
     with seqkern.use_backend("cuda"):
         explanation = seqkern.explain(seqkern.nn.LSTM(3, 4), torch.randn(5, 2, 3))

@@ -287,9 +287,29 @@ class TestReport:
             "| LSTM | 4x1x8x8 | cpu | 7 | 100.000 | 50.000 | 110.000 / 60.000 | 2.00 "
             "| 20.0 | 40.0 | 100 |"
         ) in lines
-        assert "| LSTM | 3.0 / 4.0 |" in lines
+        assert "| LSTM | 3.0 / 4.0 | each ≤ PyTorch's | yes |" in lines
+        assert "An asterisk marks a shape that seqkern leaves to PyTorch." in text
         assert "Peers: torch 9.9, other missing: not installed." in lines
         assert "the machine" in lines
+
+    def test_memory_above_the_peers_at_one_shape(self, file: Path) -> None:
+        run = json.loads(file.read_text())
+        run["peak_memory"].append({"row": "LSTM", "shape": "big", "ours": 9, "peer": 8})
+        run["peak_memory"].append({"row": "GRU", "shape": "big", "ours": 2**20, "peer": 2**20})
+        file.write_text(json.dumps(run))
+        assert report([str(file)]) == 0
+        lines = (file.parent / "report.md").read_text().splitlines()
+        assert "| LSTM | 3.0 / 4.0 | 0.0 / 0.0 | each ≤ PyTorch's | **no** |" in lines
+        assert "| GRU |  | 1.0 / 1.0 | each ≤ PyTorch's | yes |" in lines
+
+    def test_no_word_of_an_asterisk_that_is_not_there(self, file: Path) -> None:
+        run = json.loads(file.read_text())
+        for entry in run["benchmarks"]:
+            if entry["extra_info"]:
+                entry["extra_info"]["backend"] = "cpu"
+        file.write_text(json.dumps(run))
+        assert report([str(file)]) == 0
+        assert "asterisk" not in (file.parent / "report.md").read_text()
 
     def test_plots_go_where_asked(self, file: Path, tmp_path: Path) -> None:
         out = tmp_path / "new" / "folder"

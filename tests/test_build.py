@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 import setuptools
+import torch
 
 import seqkern
+from build_tools.compiler import host_compiler
 from build_tools.cuda import find_nvcc
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,6 +170,42 @@ def test_torch_too_old(toy, bare_python):
     assert done.returncode != 0
     assert "torch 2.10.1+cpu is too old, seqkern needs torch >= 2.11" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# What pip puts in front of an isolated build: a folder on PYTHONPATH whose sitecustomize takes the
+# environment's own packages off sys.path.
+ISOLATION = """
+import os, site, sys
+mine = {os.path.realpath(p) for p in [*site.getsitepackages(), site.getusersitepackages()]}
+sys.path = [p for p in sys.path if os.path.realpath(p) not in mine]
+"""
+
+
+def test_torch_is_found_from_an_isolated_build(tmp_path):
+    write_tree(tmp_path, {"overlay/sitecustomize.py": ISOLATION})
+    program = (
+        "import importlib.util; print(importlib.util.find_spec('torch'));"
+        "from build_tools.torch_location import require_torch;"
+        "found = require_torch(); print(found.root, found.version)"
+    )
+    isolated = {"PYTHONPATH": str(tmp_path / "overlay"), "PYTHONNOUSERSITE": "1"}
+    done = run(sys.executable, "-c", program, cwd=ROOT, **isolated)
+    assert done.returncode == 0, done.stderr
+    unseen, found = done.stdout.splitlines()
+    assert unseen == "None"  # so the isolation isolates
+    assert found == f"{Path(torch.__file__).parent} {torch.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("command", "host"),
+    [
+        (["c++"], "c++"),
+        (["g++", "-m64"], "g++"),
+        (["ccache", "clang++", "--sysroot=/", "-O1"], "clang++"),
+    ],
+)
+def test_host_compiler_for_nvcc(command, host):
+    assert host_compiler(command) == host
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 
@@ -10,13 +11,13 @@ import pytest
 
 import seqkern
 from seqkern import cli
-from seqkern.errors import UserError
+from seqkern.errors import SettingError, UserError, without_traceback_on_the_command_line
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "seqkern", *words], capture_output=True, text=True, timeout=120
-    )
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "seqkern", *words]
+    env = os.environ | environment
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
 
 def test_info_prints_what_seqkern_info_says(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,6 +82,42 @@ def test_a_user_error_is_one_sentence(
     monkeypatch.setitem(cli.COMMANDS, "moon", cli.Command("look at the moon", fail))
     assert cli.main(["moon"]) == 1
     assert capsys.readouterr().err == "seqkern moon: the moon is down; wait for it\n"
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        (
+            "SEQKERN_ISA",
+            "seqkern: the environment variable SEQKERN_ISA is 'nonsense', which is not",
+        ),
+        (
+            "SEQKERN_BACKEND",
+            "seqkern: SEQKERN_BACKEND: unknown backend 'nonsense', choose from auto",
+        ),
+    ],
+)
+def test_a_bad_environment_variable_is_one_sentence(variable: str, message: str) -> None:
+    """It is noticed when the package is imported, before the command line begins."""
+    result = run("info", **{variable: "nonsense"})
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith(message) and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "ends"),
+    [("-m", True), ("/usr/bin/seqkern", True), ("train.py", False), ("", False)],
+)
+def test_only_the_command_line_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, program: str, ends: bool
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program])
+    expected: type[BaseException] = SystemExit if ends else SettingError
+    with pytest.raises(expected, match="too hot"), without_traceback_on_the_command_line():
+        raise SettingError("too hot")
+    with pytest.raises(ZeroDivisionError), without_traceback_on_the_command_line():
+        raise ZeroDivisionError
 
 
 def test_an_interrupt_ends_without_a_traceback(

@@ -17,7 +17,7 @@ void pause() {
 }  // namespace
 
 void Barrier::wait_for_change(uint32_t generation) {
-  constexpr int kSpins = 4000;
+  constexpr int kSpins = 1000;  // tens of microseconds: a few steps of a small layer
   for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins)
     spins < kSpins ? pause() : std::this_thread::yield();
 }

@@ -6,8 +6,9 @@
 
 namespace seqkern {
 
-// The work of a region is cut into `slots`; parallel_for hands each callback a range of them, and one callback may own them
-// all. So the barrier counts slots, not threads: every callback arrives with the number of slots it owns.
+// The work of a region is cut into `slots`; parallel_for hands each callback a range of them, and
+// one callback may own them all. So the barrier counts slots, not threads: every callback arrives
+// with the number of slots it owns.
 class Barrier {
  public:
   explicit Barrier(int slots) : slots_(slots) {}
@@ -24,7 +25,8 @@ class Barrier {
   }
 
  private:
-  // Spins briefly and then yields: pure spinning with more threads than cores costs milliseconds a step.
+  // Spins briefly and then yields: pure spinning with more threads than cores costs milliseconds a
+  // step.
   void wait_for_change(uint32_t generation);
 
   const int slots_;

@@ -1,7 +1,8 @@
 // The instruction set levels that kernels are compiled for, and the one in use.
 //
-// A file named *_isa.cpp is compiled once per level, each time in a namespace of the level's name (the macro SEQKERN_ISA). The
-// build passes the levels that the compiler knows, low to high, as SEQKERN_ISA_LEVELS="X(baseline) X(avx2) ...".
+// A file named *_isa.cpp is compiled once per level, each time in a namespace of the level's name
+// (the macro SEQKERN_ISA). The build passes the levels that the compiler knows, low to high, as
+// SEQKERN_ISA_LEVELS="X(baseline) X(avx2) ...".
 #pragma once
 
 namespace seqkern {

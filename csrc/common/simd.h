@@ -1,11 +1,13 @@
-// A SIMD vector for the ISA level that the including file is compiled for (its own copy per level: see isa.h).
+// A SIMD vector for the ISA level that the including file is compiled for (its own copy per level:
+// see isa.h).
 //
-// Vec<float> and Vec<double> are thin wrappers of the compiler's vector extension, so one source serves SSE2, AVX2, AVX-512
-// and NEON; only what the extension cannot express (an approximate reciprocal) uses intrinsics. Products followed by sums
-// are contracted to FMA by -ffp-contract=fast where the level has it.
+// Vec<float> and Vec<double> are thin wrappers of the compiler's vector extension, so one source
+// serves SSE2, AVX2, AVX-512 and NEON; only what the extension cannot express (an approximate
+// reciprocal) uses intrinsics. Products followed by sums are contracted to FMA by
+// -ffp-contract=fast where the level has it.
 //
-// Files that are compiled per level must keep clear of inline standard library functions: the linker would be free to
-// serve a baseline caller with a copy that was compiled for AVX-512.
+// Files that are compiled per level must keep clear of inline standard library functions: the
+// linker would be free to serve a baseline caller with a copy that was compiled for AVX-512.
 #pragma once
 
 #include <cstdint>
@@ -59,8 +61,8 @@ struct Compute<bfloat16> {
 template <class S>
 using compute_t = typename Compute<S>::type;
 
-// The compiler's vectors of a type: a whole register, its halves, and integers of the same width. (Spelled out for each type
-// because the attribute is lost on a template parameter.)
+// The compiler's vectors of a type: a whole register, its halves, and integers of the same width.
+// (Spelled out for each type because the attribute is lost on a template parameter.)
 template <class T>
 struct Raw;
 template <>
@@ -86,8 +88,8 @@ struct Vec {
   raw v;
 
   Vec() = default;
-  Vec(raw value) : v(value) {}                   // a wrapper: conversions are its purpose
-  Vec(T value) : v(value - raw{}) {}             // broadcast: value - 0 keeps the sign of -0
+  Vec(raw value) : v(value) {}                    // a wrapper: conversions are its purpose
+  Vec(T value) : v(value - raw{}) {}              // broadcast: value - 0 keeps the sign of -0
   template <class I, class = decltype(I() << 1)>  // so that 1 - x reads as it does for a number
   Vec(I value) : Vec(static_cast<T>(value)) {}
 
@@ -154,8 +156,12 @@ inline void store_first(S* p, Vec<compute_t<S>> x, int n) {
 }
 
 #if defined(__AVX512F__)
-inline float sum(Vec<float> x) { return _mm512_reduce_add_ps(x.v); }
-inline double sum(Vec<double> x) { return _mm512_reduce_add_pd(x.v); }
+inline float sum(Vec<float> x) {
+  return _mm512_reduce_add_ps(x.v);
+}
+inline double sum(Vec<double> x) {
+  return _mm512_reduce_add_pd(x.v);
+}
 #else
 template <class T>
 inline T sum(Vec<T> x) {
@@ -171,17 +177,34 @@ inline T sum(Vec<T> x) {
 
 // ---- maths ----
 
-// The hardware's min and max give their second operand where one is NaN, so with x there a NaN in x survives.
+// The hardware's min and max give their second operand where one is NaN, so with x there a NaN in x
+// survives.
 #if defined(__AVX512F__)
-inline Vec<float> at_most(float limit, Vec<float> x) { return Vec<float>::raw(_mm512_min_ps(Vec<float>(limit).v, x.v)); }
-inline Vec<float> at_least(float limit, Vec<float> x) { return Vec<float>::raw(_mm512_max_ps(Vec<float>(limit).v, x.v)); }
-inline Vec<double> at_most(double limit, Vec<double> x) { return Vec<double>::raw(_mm512_min_pd(Vec<double>(limit).v, x.v)); }
-inline Vec<double> at_least(double limit, Vec<double> x) { return Vec<double>::raw(_mm512_max_pd(Vec<double>(limit).v, x.v)); }
+inline Vec<float> at_most(float limit, Vec<float> x) {
+  return Vec<float>::raw(_mm512_min_ps(Vec<float>(limit).v, x.v));
+}
+inline Vec<float> at_least(float limit, Vec<float> x) {
+  return Vec<float>::raw(_mm512_max_ps(Vec<float>(limit).v, x.v));
+}
+inline Vec<double> at_most(double limit, Vec<double> x) {
+  return Vec<double>::raw(_mm512_min_pd(Vec<double>(limit).v, x.v));
+}
+inline Vec<double> at_least(double limit, Vec<double> x) {
+  return Vec<double>::raw(_mm512_max_pd(Vec<double>(limit).v, x.v));
+}
 #elif defined(__AVX2__)
-inline Vec<float> at_most(float limit, Vec<float> x) { return Vec<float>::raw(_mm256_min_ps(Vec<float>(limit).v, x.v)); }
-inline Vec<float> at_least(float limit, Vec<float> x) { return Vec<float>::raw(_mm256_max_ps(Vec<float>(limit).v, x.v)); }
-inline Vec<double> at_most(double limit, Vec<double> x) { return Vec<double>::raw(_mm256_min_pd(Vec<double>(limit).v, x.v)); }
-inline Vec<double> at_least(double limit, Vec<double> x) { return Vec<double>::raw(_mm256_max_pd(Vec<double>(limit).v, x.v)); }
+inline Vec<float> at_most(float limit, Vec<float> x) {
+  return Vec<float>::raw(_mm256_min_ps(Vec<float>(limit).v, x.v));
+}
+inline Vec<float> at_least(float limit, Vec<float> x) {
+  return Vec<float>::raw(_mm256_max_ps(Vec<float>(limit).v, x.v));
+}
+inline Vec<double> at_most(double limit, Vec<double> x) {
+  return Vec<double>::raw(_mm256_min_pd(Vec<double>(limit).v, x.v));
+}
+inline Vec<double> at_least(double limit, Vec<double> x) {
+  return Vec<double>::raw(_mm256_max_pd(Vec<double>(limit).v, x.v));
+}
 #else
 template <class T>
 inline Vec<T> at_most(T limit, Vec<T> x) {
@@ -206,16 +229,19 @@ inline Vec<T> relu(Vec<T> x) {
   return x.v < zero ? zero : x.v;
 }
 
-// value where condition > 0, else 0.
+// 0 where condition <= 0, else value: a NaN in the condition lets the value through.
 template <class T>
-inline Vec<T> zero_unless_positive(Vec<T> value, Vec<T> condition) {
+inline Vec<T> zero_where_not_positive(Vec<T> value, Vec<T> condition) {
   const typename Vec<T>::raw zero = {};
-  return condition.v > zero ? value.v : zero;
+  return condition.v <= zero ? zero : value.v;
 }
 
-inline Vec<double> reciprocal(Vec<double> x) { return Vec<double>(1.0) / x; }
+inline Vec<double> reciprocal(Vec<double> x) {
+  return Vec<double>(1.0) / x;
+}
 
-// Within 2 ulp for 2^-126 < |x| < 2^126: the hardware's estimate and one Newton step, several times faster than a division.
+// Within 2 ulp for 2^-126 < |x| < 2^126: the hardware's estimate and one Newton step, several times
+// faster than a division.
 inline Vec<float> reciprocal(Vec<float> x) {
 #if defined(__AVX512F__)
   const Vec<float> y = Vec<float>::raw(_mm512_rcp14_ps(x.v));
@@ -233,17 +259,19 @@ template <class T>
 struct ExpConstants;
 template <>
 struct ExpConstants<float> {
-  static constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
+  static constexpr float kShift =
+      12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
   static constexpr int32_t kBias = 127, kMantissaBits = 23;
 #if defined(__FMA__) || defined(__aarch64__)
-  static constexpr float kLn2 = 0.693147182f, kLn2Rest = 0;  // n is small: one rounding is close enough
+  static constexpr float kLn2 = 0.693147182f,
+                         kLn2Rest = 0;  // n is small: one rounding is close enough
 #else
   static constexpr float kLn2 = 0.693359375f, kLn2Rest = -2.12194440e-4f;  // n * kLn2 is exact
 #endif
-  static constexpr float kMaxExp = 87.0f;                    // exp(87) < 2^126, where the reciprocal still holds
+  static constexpr float kMaxExp = 87.0f;  // exp(87) < 2^126, where the reciprocal still holds
   static constexpr float kMaxTanh = 10.0f;
   // The minimax polynomial for relative error: within 1.2e-8.
-  static constexpr float kPolynomial[] = {1.0f,           0.49999997f,    0.166665003f,
+  static constexpr float kPolynomial[] = {1.0f,          0.49999997f,    0.166665003f,
                                           0.0416671559f, 0.00836978666f, 0.00138888718f};
 };
 template <>
@@ -254,9 +282,19 @@ struct ExpConstants<double> {
   static constexpr double kMaxExp = 700.0;
   static constexpr double kMaxTanh = 20.0;
   // The Taylor series, 1 / (k + 1)!: within 1e-17.
-  static constexpr double kPolynomial[] = {1.0,           1.0 / 2,       1.0 / 6,        1.0 / 24,        1.0 / 120,
-                                           1.0 / 720,     1.0 / 5040,    1.0 / 40320,    1.0 / 362880,    1.0 / 3628800,
-                                           1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0};
+  static constexpr double kPolynomial[] = {1.0,
+                                           1.0 / 2,
+                                           1.0 / 6,
+                                           1.0 / 24,
+                                           1.0 / 120,
+                                           1.0 / 720,
+                                           1.0 / 5040,
+                                           1.0 / 40320,
+                                           1.0 / 362880,
+                                           1.0 / 3628800,
+                                           1.0 / 39916800,
+                                           1.0 / 479001600,
+                                           1.0 / 6227020800.0};
 };
 
 template <class T>
@@ -300,27 +338,36 @@ inline Vec<T> times_power_of_two(Vec<T> x, Vec<T> n) {
 // 1 / (1 + exp(-x)). float: within 3e-7 of the true value, relative, for |x| < 10; absolute beyond.
 template <class T>
 inline Vec<T> sigmoid(Vec<T> x) {
-  const ReducedExponent<T> e = reduce_exponent(clamp(0 - x, -ExpConstants<T>::kMaxExp, ExpConstants<T>::kMaxExp));
+  const ReducedExponent<T> e =
+      reduce_exponent(clamp(0 - x, -ExpConstants<T>::kMaxExp, ExpConstants<T>::kMaxExp));
   return reciprocal(1 + times_power_of_two(1 + e.r * e.expm1_over_r, e.n));
 }
 
-// expm1(2x) / (expm1(2x) + 2): keeps its relative accuracy for small x, where 1 - 2 / (exp(2x) + 1) would lose it.
-// float: within 3e-7 of the true value, relative.
+// expm1(2x) / (expm1(2x) + 2): keeps its relative accuracy for small x, where 1 - 2 / (exp(2x) + 1)
+// would lose it. float: within 3e-7 of the true value, relative.
 template <class T>
 inline Vec<T> tanh_(Vec<T> x) {
-  const ReducedExponent<T> e = reduce_exponent(clamp(x + x, -2 * ExpConstants<T>::kMaxTanh, 2 * ExpConstants<T>::kMaxTanh));
+  const ReducedExponent<T> e =
+      reduce_exponent(clamp(x + x, -2 * ExpConstants<T>::kMaxTanh, 2 * ExpConstants<T>::kMaxTanh));
   const Vec<T> power = times_power_of_two(Vec<T>(T(1)), e.n);
   const Vec<T> expm1 = power * (e.r * e.expm1_over_r) + (power - 1);
-  return expm1 * reciprocal(expm1 + 2);
+  return clamp(expm1 * reciprocal(expm1 + 2), T(-1), T(1));  // rounding may not carry it past 1
 }
 
 // ---- prefetching what a step will read and write ----
-// (Always inlined: GCC takes a function that only prefetches for one without effects and drops the call.)
+// (Always inlined: GCC takes a function that only prefetches for one without effects and drops the
+// call.)
 
-__attribute__((always_inline)) inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
-__attribute__((always_inline)) inline void prefetch_to_write(const void* p) { __builtin_prefetch(p, 1, 3); }
+__attribute__((always_inline)) inline void prefetch(const void* p) {
+  __builtin_prefetch(p, 0, 3);
+}
+__attribute__((always_inline)) inline void prefetch_to_write(const void* p) {
+  __builtin_prefetch(p, 1, 3);
+}
 // Into the second-level cache only.
-__attribute__((always_inline)) inline void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
+__attribute__((always_inline)) inline void prefetch_far(const void* p) {
+  __builtin_prefetch(p, 0, 2);
+}
 
 }  // namespace SEQKERN_ISA
 }  // namespace seqkern

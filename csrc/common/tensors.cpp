@@ -8,8 +8,9 @@ namespace seqkern {
 
 namespace {
 
-// Large tensors come straight from the operating system, page by page; with huge pages that takes a tenth of the time and
-// the translation caches reach further. Where the system has none, nothing changes.
+// Large tensors come straight from the operating system, page by page; with huge pages that takes a
+// tenth of the time and the translation caches reach further. Where the system has none, nothing
+// changes.
 void advise_huge_pages(void* data, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kHugePage = uintptr_t(2) << 20;
@@ -31,7 +32,8 @@ Tensor empty(const Shape& shape, ScalarType dtype) {
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), aoti_torch_device_type_cpu(), 0, &handle));
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+      aoti_torch_device_type_cpu(), 0, &handle));
   const Tensor tensor(handle);
   constexpr size_t kLarge = size_t(4) << 20;
   const size_t bytes = static_cast<size_t>(tensor.numel()) * tensor.element_size();

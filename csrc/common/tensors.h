@@ -41,21 +41,29 @@ inline Shape shape_of(const Tensor& t) {
 
 inline void check_shape(const char* name, const Tensor& t, const Shape& expected) {
   const Shape actual = shape_of(t);
-  if (actual != expected) check(false, name, " should have the shape ", text(expected), ", but it has the shape ", text(actual));
+  if (actual != expected)
+    check(false, name, " should have the shape ", text(expected), ", but it has the shape ",
+          text(actual));
 }
 
 // A contiguous CPU tensor of undefined values.
 Tensor empty(const Shape& shape, ScalarType dtype);
 
-inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline Tensor as_contiguous(const Tensor& t) {
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
 
-inline OptionalTensor as_contiguous(const OptionalTensor& t) { return t ? OptionalTensor(as_contiguous(*t)) : t; }
+inline OptionalTensor as_contiguous(const OptionalTensor& t) {
+  return t ? OptionalTensor(as_contiguous(*t)) : t;
+}
 
-inline const void* data(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
+inline const void* data(const OptionalTensor& t) {
+  return t ? t->const_data_ptr() : nullptr;
+}
 
 // A matrix over the memory of t: `rows` x `columns` from t's element `offset` on.
-inline Tensor matrix(const Tensor& t, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride,
-                     int64_t offset = 0) {
+inline Tensor matrix(const Tensor& t, int64_t rows, int64_t columns, int64_t row_stride,
+                     int64_t column_stride, int64_t offset = 0) {
   const int64_t sizes[] = {rows, columns}, strides[] = {row_stride, column_stride};
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(

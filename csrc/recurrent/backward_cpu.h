@@ -18,11 +18,13 @@ enum Needs : int64_t {
 
 struct BackwardExtras {
   OptionalTensor grad_output, grad_h_n, grad_c_n, c0;
-  Tensor output, gates, cells, hidden;  // as the forward pass saved them; what a cell does not have is ignored
+  Tensor output, gates, cells,
+      hidden;  // as the forward pass saved them; what a cell does not have is ignored
   int64_t needs;
 };
 
-// Gradients that were not asked for have no elements. grad_b_hh is grad_b_ih itself except for the GRU.
+// Gradients that were not asked for have no elements. grad_b_hh is grad_b_ih itself except for the
+// GRU.
 struct BackwardResult {
   Tensor grad_input, grad_h0, grad_c0, grad_w_ih, grad_w_hh, grad_b_ih, grad_b_hh, grad_w_hr;
 };

@@ -1,4 +1,5 @@
-// Recurrent products by FMA in the compute type: float and double on every level, bfloat16 where there is nothing better.
+// Recurrent products by FMA in the compute type: float and double on every level, bfloat16 where
+// there is nothing better.
 #pragma once
 
 #include "recurrent/packing.h"
@@ -6,15 +7,19 @@
 namespace seqkern {
 namespace SEQKERN_ISA {
 
-// How many cache lines of the next block's weights a tile prefetches per k. Low tiles come in ones or twos, so each has more
-// to fetch; with one or two rows the loads themselves already take all the bandwidth there is.
-constexpr int ahead_lines(int rows) { return rows > 4 ? 1 : rows > 2 ? 2 : 0; }
+// How many cache lines of the next block's weights a tile prefetches per k. Low tiles come in ones
+// or twos, so each has more to fetch; with one or two rows the loads themselves already take all
+// the bandwidth there is.
+constexpr int ahead_lines(int rows) {
+  return rows > 4 ? 1 : rows > 2 ? 2 : 0;
+}
 
-// out[r][v] = sum over k of a[r][k] * w[k][v] for kRows rows and kVectors column vectors, all sums held in registers.
-// With few sums in flight FMA latency would show, so k is then split over kPhases independent sums. `ahead` is where to
-// prefetch ahead_lines(kRows) cache lines per k from.
+// out[r][v] = sum over k of a[r][k] * w[k][v] for kRows rows and kVectors column vectors, all sums
+// held in registers. With few sums in flight FMA latency would show, so k is then split over
+// kPhases independent sums. `ahead` is where to prefetch ahead_lines(kRows) cache lines per k from.
 template <int kRows, int kVectors, class C, class W>
-inline void fma_tile(const C* a, int64_t a_stride, int64_t depth, const W* w, int64_t w_stride, C* out, const char* ahead) {
+inline void fma_tile(const C* a, int64_t a_stride, int64_t depth, const W* w, int64_t w_stride,
+                     C* out, const char* ahead) {
   using V = Vec<C>;
   constexpr int kPhases = kRows * kVectors >= 8 ? 1 : kRows * kVectors >= 4 ? 2 : 4;
   V sums[kPhases][kRows][kVectors];
@@ -25,7 +30,8 @@ inline void fma_tile(const C* a, int64_t a_stride, int64_t depth, const W* w, in
     V weights[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) weights[v] = load(w + k * w_stride + v * V::kLanes);
-    for (int line = 0; line < ahead_lines(kRows); ++line) prefetch_far(ahead + (k * ahead_lines(kRows) + line) * kLineBytes);
+    for (int line = 0; line < ahead_lines(kRows); ++line)
+      prefetch_far(ahead + (k * ahead_lines(kRows) + line) * kLineBytes);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const V value(a[r * a_stride + k]);
@@ -57,22 +63,25 @@ constexpr int fma_tile_rows(int vectors) {
 }
 
 template <int kVectors, class C, class W, int kRows = fma_tile_rows(kVectors)>
-inline void fma_tile_of(int64_t rows, const C* a, int64_t a_stride, int64_t depth, const W* w, int64_t w_stride, C* out,
-                        const char* ahead) {
+inline void fma_tile_of(int64_t rows, const C* a, int64_t a_stride, int64_t depth, const W* w,
+                        int64_t w_stride, C* out, const char* ahead) {
   if (rows == kRows) return fma_tile<kRows, kVectors>(a, a_stride, depth, w, w_stride, out, ahead);
-  if constexpr (kRows > 1) fma_tile_of<kVectors, C, W, kRows - 1>(rows, a, a_stride, depth, w, w_stride, out, ahead);
+  if constexpr (kRows > 1)
+    fma_tile_of<kVectors, C, W, kRows - 1>(rows, a, a_stride, depth, w, w_stride, out, ahead);
 }
 
-// out (rows x kVectors vectors) = a (rows x depth) * w, the rows cut into tiles of nearly equal height. Meanwhile each tile
-// prefetches its part of `next`, the weights that will be wanted after these.
+// out (rows x kVectors vectors) = a (rows x depth) * w, the rows cut into tiles of nearly equal
+// height. Meanwhile each tile prefetches its part of `next`, the weights that will be wanted after
+// these.
 template <int kVectors, class C, class W>
-inline void fma_rows(int64_t rows, const C* a, int64_t a_stride, int64_t depth, const W* w, int64_t w_stride, C* out,
-                     const W* next) {
+inline void fma_rows(int64_t rows, const C* a, int64_t a_stride, int64_t depth, const W* w,
+                     int64_t w_stride, C* out, const W* next) {
   const char* ahead = reinterpret_cast<const char*>(next);
   int64_t tiles = ceil_div(rows, fma_tile_rows(kVectors));
   for (int64_t row = 0; row < rows; --tiles) {
     const int64_t height = ceil_div(rows - row, tiles);
-    fma_tile_of<kVectors>(height, a + row * a_stride, a_stride, depth, w, w_stride, out + row * kVectors * Vec<C>::kLanes, ahead);
+    fma_tile_of<kVectors>(height, a + row * a_stride, a_stride, depth, w, w_stride,
+                          out + row * kVectors * Vec<C>::kLanes, ahead);
     row += height;
     ahead += depth * ahead_lines(static_cast<int>(height)) * kLineBytes;
   }
@@ -86,13 +95,15 @@ struct PackedFma {
   using Weight = C;
   using Operand = C;  // the type of A's elements as the product reads them
   static constexpr int kLanes = Vec<C>::kLanes;
-  static constexpr int kColumnVectors = 2;  // of a block of the backward product and of the projections
+  static constexpr int kColumnVectors =
+      2;  // of a block of the backward product and of the projections
   static constexpr int kChunkRows = 48;  // rows whose block product stays in the first-level cache
 
   // bfloat16 rows are widened once per step instead of once per block.
   static constexpr bool copies_operand(int64_t) { return !__is_same(S, C); }
   static int64_t operand_stride(int64_t depth) { return depth; }
-  static void convert_operand(const S* from, int64_t stride, int64_t rows, int64_t depth, Operand* to) {
+  static void convert_operand(const S* from, int64_t stride, int64_t rows, int64_t depth,
+                              Operand* to) {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t k = 0; k < depth; ++k) to[r * depth + k] = widen(from[r * stride + k]);
   }
@@ -106,19 +117,22 @@ struct PackedFma {
     const int64_t first = block * kUnits;
     const int64_t units = smaller<int64_t>(kUnits, w.units - first);
     if (units < kUnits) std::memset(to, 0, block_size(w.depth, kVectors) * sizeof(Weight));
-    // A few k at a time, so that what is written stays in the first-level cache until its lines are full.
+    // A few k at a time, so that what is written stays in the first-level cache until its lines are
+    // full.
     constexpr int64_t kDepth = 16;
     for (int64_t k = 0; k < w.depth; k += kDepth)
       for (int gate = 0; gate < kGates; ++gate)
-        pack_piece(w.data + gate * w.gate_stride + first * w.unit_stride + k * w.k_stride, w.k_stride, w.unit_stride,
-                   smaller(kDepth, w.depth - k), units, to + k * kRow + gate * kUnits, kRow);
+        pack_piece(w.data + gate * w.gate_stride + first * w.unit_stride + k * w.k_stride,
+                   w.k_stride, w.unit_stride, smaller(kDepth, w.depth - k), units,
+                   to + k * kRow + gate * kUnits, kRow);
   }
 
   template <int kGates, int kVectors>
-  static void multiply(const Operand* a, int64_t a_stride, int64_t rows, const WeightView<S>& view, const Weight* packed,
-                       int64_t block, int64_t next, C* out) {
+  static void multiply(const Operand* a, int64_t a_stride, int64_t rows, const WeightView<S>& view,
+                       const Weight* packed, int64_t block, int64_t next, C* out) {
     const int64_t size = block_size(view.depth, kVectors);
-    fma_rows<kVectors>(rows, a, a_stride, view.depth, packed + block * size, kVectors * kLanes, out, packed + next * size);
+    fma_rows<kVectors>(rows, a, a_stride, view.depth, packed + block * size, kVectors * kLanes, out,
+                       packed + next * size);
   }
 
   static void begin() {}
@@ -126,12 +140,14 @@ struct PackedFma {
 
  private:
   // to[k * to_stride + u] = from[k * k_stride + u * unit_stride]
-  static void pack_piece(const S* from, int64_t k_stride, int64_t unit_stride, int64_t depth, int64_t units, Weight* to,
-                         int64_t to_stride) {
+  static void pack_piece(const S* from, int64_t k_stride, int64_t unit_stride, int64_t depth,
+                         int64_t units, Weight* to, int64_t to_stride) {
     if (unit_stride == 1) {
       for (int64_t k = 0; k < depth; ++k)
         for (int64_t u = 0; u < units; u += kLanes)
-          store_first(to + k * to_stride + u, load_first(from + k * k_stride + u, static_cast<int>(smaller<int64_t>(kLanes, units - u))),
+          store_first(to + k * to_stride + u,
+                      load_first(from + k * k_stride + u,
+                                 static_cast<int>(smaller<int64_t>(kLanes, units - u))),
                       static_cast<int>(smaller<int64_t>(kLanes, units - u)));
       return;
     }
@@ -140,10 +156,12 @@ struct PackedFma {
       if (k_stride == 1 && depth % 4 == 0)
         for (; unit + 4 <= units; unit += 4)
           for (int64_t k = 0; k < depth; k += 4)
-            transpose_4x4(from + unit * unit_stride + k, unit_stride, to + k * to_stride + unit, to_stride);
+            transpose_4x4(from + unit * unit_stride + k, unit_stride, to + k * to_stride + unit,
+                          to_stride);
     }
     for (int64_t k = 0; k < depth; ++k)
-      for (int64_t u = unit; u < units; ++u) to[k * to_stride + u] = widen(from[k * k_stride + u * unit_stride]);
+      for (int64_t u = unit; u < units; ++u)
+        to[k * to_stride + u] = widen(from[k * k_stride + u * unit_stride]);
   }
 };
 

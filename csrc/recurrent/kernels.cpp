@@ -15,12 +15,13 @@ SEQKERN_ISA_LEVELS
 
 const RecurrentKernels& recurrent_kernels(Storage storage) {
   using Table = std::array<RecurrentKernels, kStorages>;
-  // Each level starts from the one below. Levels that the machine lacks are not even filled: that is code of the level.
+  // Each level starts from the one below. Levels that the machine lacks are not even filled: that
+  // is code of the level.
   static const std::array<Table, kIsaLevels> tables = [] {
     std::array<Table, kIsaLevels> by_level{};
     Table table{};
-#define X(level)                                                                    \
-  if (isa_available(Isa::level)) level::fill_recurrent_kernels(table.data());       \
+#define X(level)                                                              \
+  if (isa_available(Isa::level)) level::fill_recurrent_kernels(table.data()); \
   by_level[static_cast<int>(Isa::level)] = table;
     SEQKERN_ISA_LEVELS
 #undef X

@@ -1,4 +1,5 @@
-// What the recurrent CPU operators share: checked arguments, the order of the steps, and how the work is spread.
+// What the recurrent CPU operators share: checked arguments, the order of the steps, and how the
+// work is spread.
 #pragma once
 
 #include <vector>
@@ -11,7 +12,8 @@ namespace seqkern {
 // The kernels' name of a dtype; an error that names the argument for other dtypes.
 Storage storage_of(const char* argument, ScalarType dtype);
 
-// The arguments of a layer's forward and backward that mean the same for every cell. Tensors are made contiguous.
+// The arguments of a layer's forward and backward that mean the same for every cell. Tensors are
+// made contiguous.
 struct LayerArguments {
   Cell cell;
   Tensor input;
@@ -37,23 +39,34 @@ class Layer {
   bool reverse, dense;
   std::vector<int64_t> active, offset;  // see Steps
 
-  Steps steps() const { return {static_cast<int64_t>(active.size()), batch, active.data(), offset.data()}; }
+  Storage storage() const { return storage_; }
+  Steps steps() const {
+    return {static_cast<int64_t>(active.size()), batch, active.data(), offset.data()};
+  }
   const RecurrentKernels& kernels() const { return recurrent_kernels(storage_); }
-  const CellKernels& cell_kernels(const ProductKernels& product) const { return product.cell[static_cast<int>(cell)]; }
+  const CellKernels& cell_kernels(const ProductKernels& product) const {
+    return product.cell[static_cast<int>(cell)];
+  }
 
   // input's leading dimensions and a last dimension of `features`.
   Shape shape_with(int64_t features) const;
   // (batch, features)
   Shape state_shape(int64_t features) const { return {batch, features}; }
 
-  // t as a contiguous tensor, checked; zeros where `zeros` is set and t is not given.
-  OptionalTensor checked(const char* name, const OptionalTensor& t, const Shape& shape, bool zeros = false) const;
+  // t, if it is given, as a contiguous tensor of the right shape and dtype (the layer's, unless
+  // another is named).
+  OptionalTensor checked(const char* name, const OptionalTensor& t, const Shape& shape) const;
+  OptionalTensor checked(const char* name, const OptionalTensor& t, const Shape& shape,
+                         ScalarType type) const;
+  // The same, and zeros where t is not given.
+  Tensor checked_or_zeros(const char* name, const OptionalTensor& t, const Shape& shape) const;
 
-  // So few rows in all that packing the recurrent weights would cost more than it saves, and that even the input's projection
-  // is better done with each step than by a library's product.
+  // So few rows in all that packing the recurrent weights would cost more than it saves, and that
+  // even the input's projection is better done with each step than by a library's product.
   bool few_rows() const;
 
-  // How many threads the loop over time is worth, and over what they share it. Blocks are of the product's columns.
+  // How many threads the loop over time is worth, and over what they share it. Blocks are of the
+  // product's columns.
   Split split(int64_t blocks) const;
 
   Tensor zeros(const Shape& shape, ScalarType type) const;
@@ -66,12 +79,21 @@ class Layer {
   Shape leading_;
 };
 
-// The distance between rows of a working buffer. Rows a multiple of 1 KiB apart would meet in a few sets of the first-level
-// cache and evict each other, so such rows get a cache line more.
+// The distance between rows of a working buffer. Rows a multiple of 1 KiB apart would meet in a few
+// sets of the first-level cache and evict each other, so such rows get a cache line more.
 inline int64_t padded_row(int64_t features, const Tensor& like) {
   const int64_t bytes = features * static_cast<int64_t>(like.element_size());
   return bytes % 1024 == 0 ? features + 64 / static_cast<int64_t>(like.element_size()) : features;
 }
+
+// Stands behind packed weights that outlive a call (see freeze_): what they were packed for.
+struct PackedTag {
+  int64_t isa, storage, gates, hidden, state;
+  int64_t reserved[3];
+
+  PackedTag(Storage storage, int64_t gates, Sizes sizes);
+};
+constexpr int64_t kPackedTagBytes = sizeof(PackedTag);
 
 // Runs a kernel's parallel region.
 template <class Args>

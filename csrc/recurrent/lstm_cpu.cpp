@@ -12,33 +12,39 @@ namespace {
 using SixTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using SevenTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-SixTensors lstm_forward(const Tensor& input, const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& w_ih,
-                        const Tensor& w_hh, const OptionalTensor& b_ih, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
-                        const OptionalTensor& packed, const OptionalTensor& batch_sizes, bool reverse, bool save) {
+SixTensors lstm_forward(const Tensor& input, const OptionalTensor& h0, const OptionalTensor& c0,
+                        const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
+                        const OptionalTensor& b_hh, const OptionalTensor& w_hr,
+                        const OptionalTensor& packed, const OptionalTensor& batch_sizes,
+                        bool reverse, bool save) {
   const Layer layer({Cell::kLstm, input, h0, w_ih, w_hh, w_hr, batch_sizes, reverse});
   ForwardResult r = forward(layer, {c0, b_ih, b_hh, packed, save});
   return {r.output, r.h_n, r.c_n, r.gates, r.cells, r.hidden};
 }
 
-SevenTensors lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
-                           const Tensor& input, const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& w_ih,
-                           const Tensor& w_hh, const OptionalTensor& w_hr, const OptionalTensor& batch_sizes,
-                           const Tensor& output, const Tensor& gates, const Tensor& cells, const Tensor& hidden, bool reverse,
-                           int64_t needs) {
+SevenTensors lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
+                           const OptionalTensor& grad_c_n, const Tensor& input,
+                           const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& w_ih,
+                           const Tensor& w_hh, const OptionalTensor& w_hr,
+                           const OptionalTensor& batch_sizes, const Tensor& output,
+                           const Tensor& gates, const Tensor& cells, const Tensor& hidden,
+                           bool reverse, int64_t needs) {
   const Layer layer({Cell::kLstm, input, h0, w_ih, w_hh, w_hr, batch_sizes, reverse});
-  BackwardResult r = backward(layer, {grad_output, grad_h_n, grad_c_n, c0, output, gates, cells, hidden, needs});
+  BackwardResult r =
+      backward(layer, {grad_output, grad_h_n, grad_c_n, c0, output, gates, cells, hidden, needs});
   return {r.grad_input, r.grad_h0, r.grad_c0, r.grad_w_ih, r.grad_w_hh, r.grad_b_ih, r.grad_w_hr};
 }
 
 std::tuple<Tensor, Tensor> lstm_pointwise(const Tensor& gates_, const Tensor& c_) {
   const Tensor gates = as_contiguous(gates_), c = as_contiguous(c_);
-  check(c.dim() == 2, "c should have the shape (batch, hidden), but it has the shape ", text(shape_of(c)));
+  check(c.dim() == 2, "c should have the shape (batch, hidden), but it has the shape ",
+        text(shape_of(c)));
   check_shape("gates", gates, {c.size(0), 4 * c.size(1)});
   check(gates.scalar_type() == c.scalar_type(), "gates and c should have the same dtype");
   const RecurrentKernels& kernels = recurrent_kernels(storage_of("gates", gates.scalar_type()));
   const Tensor h = empty(shape_of(c), c.scalar_type()), c_new = empty(shape_of(c), c.scalar_type());
-  kernels.lstm_pointwise(gates.const_data_ptr(), c.const_data_ptr(), h.mutable_data_ptr(), c_new.mutable_data_ptr(),
-                         c.size(0), c.size(1));
+  kernels.lstm_pointwise(gates.const_data_ptr(), c.const_data_ptr(), h.mutable_data_ptr(),
+                         c_new.mutable_data_ptr(), c.size(0), c.size(1));
   return {h, c_new};
 }
 

@@ -18,7 +18,7 @@ SEQKERN_HOST_DEVICE V rnn_cell(const V& pre_activation) {
 template <bool kRelu, class V>
 SEQKERN_HOST_DEVICE V rnn_cell_backward(const V& h, const V& dh) {
   if constexpr (kRelu) {
-    return zero_unless_positive(dh, h);
+    return zero_where_not_positive(dh, h);
   } else {
     return dh * (1 - h * h);
   }

@@ -1,7 +1,9 @@
-// The loop over time shared by all cells: recurrent product, cell, and whatever the next step needs, in one parallel region.
+// The loop over time shared by all cells: recurrent product, cell, and whatever the next step
+// needs, in one parallel region.
 //
-// A forward cell class gives kGates, kVectors and rows(); a backward cell class gives kGates of the recurrent weights and
-// rows(). A product class (fma_product.h, ...) gives the matrix product of a block of columns.
+// The cells are in cell_kernels.h: rows() applies one to some rows and a block of units,
+// prefetch_rows() announces that. The products are in fma_product.h, bf16_product.h and
+// unpacked_product.h: each multiplies rows by a block of columns.
 #pragma once
 
 #include "common/barrier.h"
@@ -45,7 +47,8 @@ struct Part {
   }
 };
 
-// Rows of a matrix that lie in two places: rows below `split` in `first`, the others in `second` (both indexed by row).
+// Rows of a matrix that lie in two places: rows below `split` in `first`, the others in `second`
+// (both indexed by row).
 template <class T>
 struct Rows {
   const T* first;
@@ -60,8 +63,8 @@ struct Rows {
 
 // Where the product reads its rows: in place, or from a copy in the form that the product wants.
 template <class Product>
-Rows<typename Product::Operand> operand_rows(const Rows<typename Product::Storage>& rows, Range range, int64_t depth,
-                                             void* scratch) {
+Rows<typename Product::Operand> operand_rows(const Rows<typename Product::Storage>& rows,
+                                             Range range, int64_t depth, void* scratch) {
   using Operand = typename Product::Operand;
   if constexpr (__is_same(typename Product::Storage, Operand)) {
     if (!Product::copies_operand(depth)) return rows;
@@ -83,7 +86,8 @@ class Weights {
   using C = typename Product::C;
   static constexpr int64_t kUnits = kVectors / kGates * Product::kLanes;
 
-  Weights(const WeightView<S>& view, void* packed) : view_(view), packed_(static_cast<typename Product::Weight*>(packed)) {}
+  Weights(const WeightView<S>& view, void* packed)
+      : view_(view), packed_(static_cast<typename Product::Weight*>(packed)) {}
 
   void pack(Range blocks) {
     const int64_t size = Product::block_size(view_.depth, kVectors);
@@ -91,23 +95,25 @@ class Weights {
       Product::template pack_block<kGates, kVectors>(view_, b, packed_ + b * size);
   }
 
-  // Multiplies rows by each block and hands the product (rows x kVectors vectors) to body(block, first row, rows, product).
-  // Without an operand the product is zero.
-  // The order of the blocks alternates from step to step: weights that outgrow the second-level cache are then met again
+  // Multiplies rows by each block and hands the product (rows x kVectors vectors) to body(block,
+  // first row, rows, product). Without an operand the product is zero. The order of the blocks
+  // alternates from step to step: weights that outgrow the second-level cache are then met again
   // from their end, where it still holds them.
   // Before a product, prepare(block, first row, rows) may prefetch what body will need.
   template <class Prepare, class Body>
-  void for_blocks(Range blocks, Range rows, const Rows<typename Product::Operand>* a, bool backwards, const Prepare& prepare,
-                  const Body& body) const {
+  void for_blocks(Range blocks, Range rows, const Rows<typename Product::Operand>* a,
+                  bool backwards, const Prepare& prepare, const Body& body) const {
     alignas(64) C product[Product::kChunkRows * kVectors * Product::kLanes];
     for (int64_t i = blocks.begin; i < blocks.end; ++i) {
       const int64_t block = backwards ? blocks.begin + blocks.end - 1 - i : i;
       const int64_t next = i + 1 == blocks.end ? block : backwards ? block - 1 : block + 1;
       for (int64_t r = rows.begin; r < rows.end;) {
-        const int64_t count = smaller<int64_t>(Product::kChunkRows, (a ? a->run_end(r, rows.end) : rows.end) - r);
+        const int64_t count =
+            smaller<int64_t>(Product::kChunkRows, (a ? a->run_end(r, rows.end) : rows.end) - r);
         prepare(block, r, count);
         if (a)
-          Product::template multiply<kGates, kVectors>(a->row(r), a->stride, count, view_, packed_, block, next, product);
+          Product::template multiply<kGates, kVectors>(a->row(r), a->stride, count, view_, packed_,
+                                                       block, next, product);
         else
           std::memset(product, 0, count * kVectors * Product::kLanes * sizeof(C));
         body(block, r, count, product);
@@ -148,11 +154,13 @@ void forward_loop(const ForwardArgs& args, Slots slots, Barrier& barrier) {
   using Recurrent = Weights<Product, CellType::kGates, CellType::kVectors>;
   Recurrent recurrent(transposed_view<S>(args.w_hh, hidden, state), args.packed_hh);
   Recurrent from_input(transposed_view<S>(args.w_ih, hidden, args.input_size), nullptr);
-  Weights<Product, 1, Product::kColumnVectors> projection(transposed_view<S>(args.w_hr, state, hidden), args.packed_hr);
+  Weights<Product, 1, Product::kColumnVectors> projection(
+      transposed_view<S>(args.w_hr, state, hidden), args.packed_hr);
   const Range unit_blocks = part.blocks(hidden, Recurrent::kUnits);
   const Range state_blocks = part.blocks(state, decltype(projection)::kUnits);
 
-  const bool pack_hh = args.packed_hh && !args.prepacked_hh, pack_hr = args.packed_hr && !args.prepacked_hr;
+  const bool pack_hh = args.packed_hh && !args.prepacked_hh,
+             pack_hr = args.packed_hr && !args.prepacked_hr;
   if (pack_hh) recurrent.pack(share(ceil_div(hidden, Recurrent::kUnits), slots));
   if (pack_hr) projection.pack(share(ceil_div(state, decltype(projection)::kUnits), slots));
   if (pack_hh || pack_hr) barrier.wait(part.owned());
@@ -170,16 +178,20 @@ void forward_loop(const ForwardArgs& args, Slots slots, Barrier& barrier) {
       const S* input = static_cast<const S*>(args.input) + offset * args.input_size;
       const Rows<S> all{input, input, steps.active[s], args.input_size};
       const auto a = operand_rows<Product>(all, rows, args.input_size, scratch);
-      from_input.for_blocks(unit_blocks, rows, &a, backwards, kNothingToPrepare, [&](int64_t block, int64_t row, int64_t count, const C* product) {
-        for (int64_t r = 0; r < count; ++r)
-          for (int v = 0; v < CellType::kVectors; ++v) {
-            constexpr int kUnitVectors = CellType::kVectors / CellType::kGates;
-            const int64_t unit = block * Recurrent::kUnits + v % kUnitVectors * kLanes;
-            if (unit >= hidden) continue;
-            S* to = static_cast<S*>(args.gates) + (gate_offset + row + r) * args.gates_stride + v / kUnitVectors * hidden + unit;
-            store_first(to, load(product + (r * CellType::kVectors + v) * kLanes), static_cast<int>(smaller(kLanes, hidden - unit)));
-          }
-      });
+      from_input.for_blocks(
+          unit_blocks, rows, &a, backwards, kNothingToPrepare,
+          [&](int64_t block, int64_t row, int64_t count, const C* product) {
+            for (int64_t r = 0; r < count; ++r)
+              for (int v = 0; v < CellType::kVectors; ++v) {
+                constexpr int kUnitVectors = CellType::kVectors / CellType::kGates;
+                const int64_t unit = block * Recurrent::kUnits + v % kUnitVectors * kLanes;
+                if (unit >= hidden) continue;
+                S* to = static_cast<S*>(args.gates) + (gate_offset + row + r) * args.gates_stride +
+                        v / kUnitVectors * hidden + unit;
+                store_first(to, load(product + (r * CellType::kVectors + v) * kLanes),
+                            static_cast<int>(smaller(kLanes, hidden - unit)));
+              }
+          });
     }
 
     // Rows that took part in the step before continue from its output, the others begin at h0.
@@ -192,23 +204,28 @@ void forward_loop(const ForwardArgs& args, Slots slots, Barrier& barrier) {
     const auto prefetch_cell = [&](int64_t block, int64_t row, int64_t count) {
       cell.prefetch_rows(gate_offset, block * Recurrent::kUnits, row, count, raw);
     };
-    recurrent.for_blocks(unit_blocks, rows, &a, backwards, prefetch_cell, [&](int64_t block, int64_t row, int64_t count, const C* product) {
-      cell.rows(gate_offset, block * Recurrent::kUnits, row, count, product, h_prev, raw);
-    });
+    recurrent.for_blocks(unit_blocks, rows, &a, backwards, prefetch_cell,
+                         [&](int64_t block, int64_t row, int64_t count, const C* product) {
+                           cell.rows(gate_offset, block * Recurrent::kUnits, row, count, product,
+                                     h_prev, raw);
+                         });
 
     if (hidden_rows) {
       part.synchronize(barrier);
       const Rows<S> all{raw, raw, steps.active[s], hidden};
       const auto b = operand_rows<Product>(all, rows, hidden, scratch);
-      projection.for_blocks(state_blocks, rows, &b, backwards, kNothingToPrepare, [&](int64_t block, int64_t row, int64_t count, const C* product) {
-        for (int64_t r = 0; r < count; ++r)
-          for (int v = 0; v < Product::kColumnVectors; ++v) {
-            const int64_t unit = block * decltype(projection)::kUnits + v * kLanes;
-            if (unit >= state) continue;
-            store_first(out + (row + r) * state + unit, load(product + (r * Product::kColumnVectors + v) * kLanes),
-                        static_cast<int>(smaller(kLanes, state - unit)));
-          }
-      });
+      projection.for_blocks(
+          state_blocks, rows, &b, backwards, kNothingToPrepare,
+          [&](int64_t block, int64_t row, int64_t count, const C* product) {
+            for (int64_t r = 0; r < count; ++r)
+              for (int v = 0; v < Product::kColumnVectors; ++v) {
+                const int64_t unit = block * decltype(projection)::kUnits + v * kLanes;
+                if (unit >= state) continue;
+                store_first(out + (row + r) * state + unit,
+                            load(product + (r * Product::kColumnVectors + v) * kLanes),
+                            static_cast<int>(smaller(kLanes, state - unit)));
+              }
+          });
     }
     if (s + 1 < args.end_step) part.synchronize(barrier);
   }
@@ -223,7 +240,9 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
   constexpr int64_t kLanes = Product::kLanes;
   const Steps& steps = args.steps;
   const int64_t hidden = args.sizes.hidden, state = args.sizes.state;
-  const int64_t depth = CellType::kGates * hidden;  // of the recurrent product: gradients of the gates that saw the state
+  const int64_t depth =
+      CellType::kGates *
+      hidden;  // of the recurrent product: gradients of the gates that saw the state
   const Part part(args.split, slots, steps.batch);
   char* scratch = static_cast<char*>(args.operand) + slots.begin * args.operand_bytes;
 
@@ -231,7 +250,8 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
   using Columns = Weights<Product, 1, kColumnVectors>;
   Columns recurrent(plain_view<S>(args.w_hh, depth, state), args.packed_hh);
   Columns projection(plain_view<S>(args.w_hr, state, hidden), args.packed_hr);
-  const Range state_blocks = part.blocks(state, Columns::kUnits), unit_blocks = part.blocks(hidden, Columns::kUnits);
+  const Range state_blocks = part.blocks(state, Columns::kUnits),
+              unit_blocks = part.blocks(hidden, Columns::kUnits);
 
   if (args.packed_hh) recurrent.pack(share(ceil_div(state, Columns::kUnits), slots));
   if (args.packed_hr) projection.pack(share(ceil_div(hidden, Columns::kUnits), slots));
@@ -244,9 +264,11 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
   S* grad_h0 = static_cast<S*>(args.grad_h0);
   S* grad_projected = static_cast<S*>(args.grad_projected);
 
-  // Turns the product (what reaches the state of rows after step s by way of step s + 1; zero for rows that end with s) into
-  // the whole gradient of that state, and sends it on: to h0 for rows that began after s, else to the cell or projection.
-  const auto finish = [&](int64_t s, int64_t active, int64_t block, int64_t row, int64_t count, C* product, bool continuing) {
+  // Turns the product (what reaches the state of rows after step s by way of step s + 1; zero for
+  // rows that end with s) into the whole gradient of that state, and sends it on: to h0 for rows
+  // that began after s, else to the cell or projection.
+  const auto finish = [&](int64_t s, int64_t active, int64_t block, int64_t row, int64_t count,
+                          C* product, bool continuing) {
     const int64_t first = block * Columns::kUnits;
     for (int64_t r = 0; r < count; ++r)
       for (int v = 0; v < kColumnVectors; ++v) {
@@ -261,7 +283,8 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
           continue;
         }
         if (!continuing && grad_h_n) grad += load_first(grad_h_n + (row + r) * state + unit, n);
-        if (grad_output) grad += load_first(grad_output + (steps.offset[s] + row + r) * state + unit, n);
+        if (grad_output)
+          grad += load_first(grad_output + (steps.offset[s] + row + r) * state + unit, n);
         if (grad_projected)
           store_first(grad_projected + (steps.offset[s] + row + r) * state + unit, grad, n);
         else
@@ -271,40 +294,47 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
     if (!grad_projected && inside > 0) cell.rows(s, first, row, inside, product, continuing);
   };
 
-  // Iteration s takes the gradients of step s + 1's gates back through the recurrent weights and then through step s's cell.
-  // The last iteration, -1, only finishes grad_h0.
+  // Iteration s takes the gradients of step s + 1's gates back through the recurrent weights and
+  // then through step s's cell. The last iteration, -1, only finishes grad_h0.
   for (int64_t s = steps.count - 1; s >= (grad_h0 ? -1 : 0); --s) {
-    const int64_t active = s >= 0 ? steps.active[s] : 0, later = s + 1 < steps.count ? steps.active[s + 1] : 0;
+    const int64_t active = s >= 0 ? steps.active[s] : 0,
+                  later = s + 1 < steps.count ? steps.active[s + 1] : 0;
     const bool backwards = s & 1;
     const Range continuing = intersect(part.rows, {0, grad_h0 ? later : smaller(later, active)});
     const Range ending = intersect(part.rows, {smaller(later, active), active});
     const auto prefetch_cell = [&](int64_t block, int64_t row, int64_t count) {
-      if (!grad_projected) cell.prefetch_rows(s, block * Columns::kUnits, row, smaller(count, active - row));
+      if (!grad_projected)
+        cell.prefetch_rows(s, block * Columns::kUnits, row, smaller(count, active - row));
     };
     if (s + 1 < steps.count) {
       const S* grads = cell.state_gate_gradients(steps.offset[s + 1]);
       const Rows<S> all{grads, grads, later, args.grad_gates_stride};
       const auto a = operand_rows<Product>(all, continuing, depth, scratch);
-      recurrent.for_blocks(state_blocks, continuing, &a, backwards, prefetch_cell, [&](int64_t block, int64_t row, int64_t count, C* product) {
-        finish(s, active, block, row, count, product, true);
-      });
+      recurrent.for_blocks(state_blocks, continuing, &a, backwards, prefetch_cell,
+                           [&](int64_t block, int64_t row, int64_t count, C* product) {
+                             finish(s, active, block, row, count, product, true);
+                           });
     }
-    recurrent.for_blocks(state_blocks, ending, nullptr, backwards, prefetch_cell, [&](int64_t block, int64_t row, int64_t count, C* product) {
-      finish(s, active, block, row, count, product, false);
-    });
+    recurrent.for_blocks(state_blocks, ending, nullptr, backwards, prefetch_cell,
+                         [&](int64_t block, int64_t row, int64_t count, C* product) {
+                           finish(s, active, block, row, count, product, false);
+                         });
     if (grad_projected && s >= 0) {
       part.synchronize(barrier);
       const S* grads = grad_projected + steps.offset[s] * state;
       const Rows<S> all{grads, grads, active, state};
       const Range rows = intersect(part.rows, {0, active});
       const auto a = operand_rows<Product>(all, rows, state, scratch);
-      projection.for_blocks(unit_blocks, rows, &a, backwards, kNothingToPrepare, [&](int64_t block, int64_t row, int64_t count, C* product) {
-        for (int64_t r = row; r < row + count;) {
-          const int64_t end = r < later && later < row + count ? later : row + count;
-          cell.rows(s, block * Columns::kUnits, r, end - r, product + (r - row) * kColumnVectors * kLanes, r < later);
-          r = end;
-        }
-      });
+      projection.for_blocks(unit_blocks, rows, &a, backwards, kNothingToPrepare,
+                            [&](int64_t block, int64_t row, int64_t count, C* product) {
+                              for (int64_t r = row; r < row + count;) {
+                                const int64_t end =
+                                    r < later && later < row + count ? later : row + count;
+                                cell.rows(s, block * Columns::kUnits, r, end - r,
+                                          product + (r - row) * kColumnVectors * kLanes, r < later);
+                                r = end;
+                              }
+                            });
     }
     if (s > (grad_h0 ? -1 : 0)) part.synchronize(barrier);
   }

@@ -1,5 +1,5 @@
-// Recurrent products straight from PyTorch's weight layout, for calls of a few rows (a cell, one step of streaming), where
-// packing would cost more than the product itself.
+// Recurrent products straight from PyTorch's weight layout, for calls of a few rows (a cell, one
+// step of streaming), where packing would cost more than the product itself.
 #pragma once
 
 #include "recurrent/fma_product.h"
@@ -7,10 +7,11 @@
 namespace seqkern {
 namespace SEQKERN_ISA {
 
-// out[r * out_stride + g] = dot(a[r], w[g]) over depth, for kRows rows of A and kGates rows of W.
+// out[r * out_stride + g * gate_stride] = dot(a[r], w[g]) over depth, for kRows rows of A and
+// kGates rows of W.
 template <int kRows, int kGates, class S, class C>
-inline void dot_tile(const C* a, int64_t a_stride, int64_t depth, const S* w, int64_t w_stride, C* out, int64_t out_stride,
-                     int64_t gate_stride) {
+inline void dot_tile(const C* a, int64_t a_stride, int64_t depth, const S* w, int64_t w_stride,
+                     C* out, int64_t out_stride, int64_t gate_stride) {
   using V = Vec<C>;
   V sums[kRows][kGates];
 #pragma GCC unroll 64
@@ -42,34 +43,40 @@ struct Unpacked {
   using Weight = S;
   using Operand = C;
   static constexpr int kLanes = Vec<C>::kLanes;
-  // Of a block of the backward product and of the projections: wide, for long runs of each row of the weights.
+  // Of a block of the backward product and of the projections: wide, for long runs of each row of
+  // the weights.
   static constexpr int kColumnVectors = 8;
   static constexpr int kChunkRows = 32;
-  static constexpr bool copies_operand(int64_t depth) { return PackedFma<S>::copies_operand(depth); }
+  static constexpr bool copies_operand(int64_t depth) {
+    return PackedFma<S>::copies_operand(depth);
+  }
   static int64_t operand_stride(int64_t depth) { return depth; }
-  static void convert_operand(const S* from, int64_t stride, int64_t rows, int64_t depth, Operand* to) {
+  static void convert_operand(const S* from, int64_t stride, int64_t rows, int64_t depth,
+                              Operand* to) {
     PackedFma<S>::convert_operand(from, stride, rows, depth, to);
   }
 
   template <int kGates, int kVectors>
-  static void multiply(const Operand* a, int64_t a_stride, int64_t rows, const WeightView<S>& view, const Weight*,
-                       int64_t block, int64_t, C* out) {
+  static void multiply(const Operand* a, int64_t a_stride, int64_t rows, const WeightView<S>& view,
+                       const Weight*, int64_t block, int64_t, C* out) {
     constexpr int kUnits = kVectors / kGates * kLanes;
     const int64_t first = block * kUnits;
     const int units = static_cast<int>(smaller<int64_t>(kUnits, view.units - first));
     const S* w = view.data + first * view.unit_stride;
     if (view.k_stride == 1) {
-      // Rows of W are outputs: dot products along contiguous k, all gates of a unit (or four units of one gate) at a time.
+      // Rows of W are outputs: dot products along contiguous k, all gates of a unit at a time.
       constexpr int64_t kRow = kVectors * kLanes;
       constexpr int kTileRows = 4;
       for (int64_t row = 0; row < rows; row += kTileRows) {
         const int64_t height = smaller<int64_t>(kTileRows, rows - row);
         for (int unit = 0; unit < units; ++unit)
-          dot_rows<kTileRows, kGates>(height, a + row * a_stride, a_stride, view.depth, w + unit * view.unit_stride,
-                                      view.gate_stride, out + row * kRow + unit, kRow, kUnits);
+          dot_rows<kTileRows, kGates>(height, a + row * a_stride, a_stride, view.depth,
+                                      w + unit * view.unit_stride, view.gate_stride,
+                                      out + row * kRow + unit, kRow, kUnits);
       }
     } else if (units == kUnits) {
-      // Rows of W are k and its columns contiguous: the same tile as for packed weights, with W's own row stride.
+      // Rows of W are k and its columns contiguous: the same tile as for packed weights, with W's
+      // own row stride.
       fma_rows<kVectors>(rows, a, a_stride, view.depth, w, view.k_stride, out, w);
     } else {
       last_columns<kVectors>(a, a_stride, rows, view.depth, w, view.k_stride, units, out);
@@ -84,17 +91,19 @@ struct Unpacked {
 
  private:
   template <int kRows, int kGates>
-  static void dot_rows(int64_t rows, const C* a, int64_t a_stride, int64_t depth, const S* w, int64_t w_stride, C* out,
-                       int64_t out_stride, int64_t gate_stride) {
-    if (rows == kRows) return dot_tile<kRows, kGates>(a, a_stride, depth, w, w_stride, out, out_stride, gate_stride);
+  static void dot_rows(int64_t rows, const C* a, int64_t a_stride, int64_t depth, const S* w,
+                       int64_t w_stride, C* out, int64_t out_stride, int64_t gate_stride) {
+    if (rows == kRows)
+      return dot_tile<kRows, kGates>(a, a_stride, depth, w, w_stride, out, out_stride, gate_stride);
     if constexpr (kRows > 1)
-      dot_rows<kRows - 1, kGates>(rows, a, a_stride, depth, w, w_stride, out, out_stride, gate_stride);
+      dot_rows<kRows - 1, kGates>(rows, a, a_stride, depth, w, w_stride, out, out_stride,
+                                  gate_stride);
   }
 
   // The block that holds W's last, incomplete columns.
   template <int kVectors>
-  static void last_columns(const C* a, int64_t a_stride, int64_t rows, int64_t depth, const S* w, int64_t w_stride, int units,
-                           C* out) {
+  static void last_columns(const C* a, int64_t a_stride, int64_t rows, int64_t depth, const S* w,
+                           int64_t w_stride, int units, C* out) {
     for (int64_t row = 0; row < rows; ++row)
       for (int v = 0; v < kVectors; ++v) {
         const int n = units - v * kLanes;

@@ -55,7 +55,7 @@ def lstm(
     bidirectional: bool = False,
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
-    packed: Sequence[Tensor] | None = None,
+    packed: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Long short-term memory (Hochreiter & Schmidhuber 1997); see recurrent/reference.py."""
     return stack.run(  # type: ignore[return-value]
@@ -86,7 +86,7 @@ def gru(
     bidirectional: bool = False,
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
-    packed: Sequence[Tensor] | None = None,
+    packed: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gated recurrent unit (Cho et al. 2014, PyTorch's variant); see recurrent/reference.py."""
     return stack.run(  # type: ignore[return-value]
@@ -117,7 +117,7 @@ def rnn_tanh(
     bidirectional: bool = False,
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
-    packed: Sequence[Tensor] | None = None,
+    packed: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Elman network (Elman 1990) with tanh; equations in recurrent/reference.py."""
     return stack.run(  # type: ignore[return-value]
@@ -148,7 +148,7 @@ def rnn_relu(
     bidirectional: bool = False,
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
-    packed: Sequence[Tensor] | None = None,
+    packed: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Elman network (Elman 1990) with relu; equations in recurrent/reference.py."""
     return stack.run(  # type: ignore[return-value]

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from seqkern import library
 from seqkern.recurrent import fake, reference  # noqa: F401  (fake registers its kernels)
@@ -154,7 +155,7 @@ class _LSTM(torch.autograd.Function):
         input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, *saved = ctx.saved_tensors
         reverse = ctx.reverse
         need = ctx.needs_input_grad
-        if _differentiable_backward():
+        if _differentiable_backward(grads):
             run = partial(reference.lstm, batch_sizes=batch_sizes, reverse=reverse)
             tensors = (input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr)
             return (*_reference_gradients(run, tensors, need, grads), None, None)
@@ -203,7 +204,7 @@ class _GRU(torch.autograd.Function):
         input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, *saved = ctx.saved_tensors
         reverse = ctx.reverse
         need = ctx.needs_input_grad
-        if _differentiable_backward():
+        if _differentiable_backward(grads):
             run = partial(reference.gru, batch_sizes=batch_sizes, reverse=reverse)
             tensors = (input, h0, w_ih, w_hh, b_ih, b_hh)
             return (*_reference_gradients(run, tensors, need, grads), None, None)
@@ -251,7 +252,7 @@ class _RNN(torch.autograd.Function):
         input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, output = ctx.saved_tensors
         reverse, relu = ctx.reverse, ctx.relu
         need = ctx.needs_input_grad
-        if _differentiable_backward():
+        if _differentiable_backward(grads):
             run = partial(
                 reference.rnn,
                 batch_sizes=batch_sizes,
@@ -290,14 +291,19 @@ def _mask(input: bool, h0: bool, c0: bool, w_ih: bool, w_hh: bool, bias: bool, w
     )
 
 
-def _differentiable_backward() -> bool:
-    """Whether this backward call is itself differentiated (create_graph) or transformed (vmap).
+def _differentiable_backward(grads: Sequence[Tensor | None]) -> bool:
+    """Whether this backward call is itself differentiated: by autograd (create_graph), by a
+    function transform (vmap), or by forward mode, with a tangent on a gradient.
 
     Not so in a compiled function, whose backward is traced once and never differentiated again.
     """
     if torch.compiler.is_compiling():
         return False
-    return _grad_enabled() or _transforming()
+    if _grad_enabled() or _transforming():
+        return True
+    return forward_ad._current_level >= 0 and any(
+        grad is not None and forward_ad.unpack_dual(grad).tangent is not None for grad in grads
+    )
 
 
 def _reference_gradients(

@@ -117,7 +117,10 @@ def _strength(backend: str, input: Tensor, others: Sequence[Tensor | None]) -> s
     if backend == "torch":
         return "PyTorch's own operator for this device and dtype"
     through = ", through float32" if input.dtype == torch.float16 else ""
-    return f"fused kernels, {library.isa()}{through}; second derivatives by the reference"
+    return (
+        f"fused kernels, ISA level {library.isa()} in use{through}; "
+        "second derivatives by the reference"
+    )
 
 
 def _weakness(backend: str, chosen: str) -> str:
@@ -125,4 +128,4 @@ def _weakness(backend: str, chosen: str) -> str:
         return "this is a slow loop, the specification"
     if chosen == "reference":
         return "PyTorch's operator fails under some transforms"
-    return "PyTorch's operator is slower, and most of its paths are not fused"
+    return "seqkern's kernels come first wherever they can run the call"

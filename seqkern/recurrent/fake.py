@@ -185,6 +185,10 @@ def rnn_backward(
     )
 
 
+def lstm_pointwise(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    return c.new_empty(c.shape), c.new_empty(c.shape)
+
+
 # recurrent_pack has no fake kernel: the size of its result belongs to the ISA level of the
 # machine that packs, and `seqkern.freeze_` calls it outside of any compiled function.
 if library.cpu.loaded:
@@ -195,5 +199,6 @@ if library.cpu.loaded:
         gru_backward,
         rnn_forward,
         rnn_backward,
+        lstm_pointwise,
     ):
         torch.library.register_fake(f"seqkern::{_operator.__name__}", _operator)

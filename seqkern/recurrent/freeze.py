@@ -7,6 +7,7 @@ once and keeps the result.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -22,12 +23,23 @@ class Freezable:
     """What a recurrent module adds to be frozen. The packed weights are no part of the state_dict;
     moving, casting, loading, copying and pickling the module drop them."""
 
-    # A class attribute, so that a module made from torch's by assigning __class__ has it too.
-    _packed_weights: list[Tensor] | None = None
+    # Each weight that was packed, and what it was packed into. A class attribute, so that a module
+    # made from torch's by assigning __class__ has it too.
+    _packed_weights: list[tuple[Tensor, Tensor]] | None = None
 
     def _recurrent_weights(self) -> list[tuple[Tensor, int]]:
         """Each w_hh with its number of gates, in the order of the layers and directions."""
         raise NotImplementedError
+
+    def _packed_for(self, weights: Sequence[Tensor]) -> list[Tensor | None] | None:
+        """For each w_hh of a call what it was packed into, None where another tensor has taken
+        the place of the one that was packed (`torch.func.functional_call`, a new Parameter)."""
+        if self._packed_weights is None:
+            return None
+        return [
+            packed if weight is source else None
+            for weight, (source, packed) in zip(weights, self._packed_weights, strict=True)
+        ]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self.__dict__.pop("_packed_weights", None)
@@ -52,7 +64,9 @@ def freeze_(module: Module) -> Module:
     `torch.inference_mode()`; a call that would need gradients raises RuntimeError. The packed
     weights are a copy. Changing a weight in place afterwards (an optimizer's step, `p.data.add_`)
     is NOT seen until `freeze_` is called again. `load_state_dict`, `.to()` and their like drop the
-    copy, so that the module is as before `freeze_`; so do deepcopy and pickle for their result.
+    copy, so that the module is as before `freeze_`; so do deepcopy and pickle for their result. A
+    weight that is another tensor than the one packed (a new Parameter, a parametrization,
+    `torch.func.functional_call`) is used as it is, as if its layer were not frozen.
 
     Args:
         module: a model with at least one seqkern recurrent layer or cell, on the CPU.
@@ -80,7 +94,7 @@ def freeze_(module: Module) -> Module:
                     "the kernels run float32, float64, bfloat16 and float16 on the CPU"
                 )
     for name, layer in found.items():
-        layer._packed_weights = [_pack(w_hh, gates) for w_hh, gates in weights[name]]
+        layer._packed_weights = [(w_hh, _pack(w_hh, gates)) for w_hh, gates in weights[name]]
     return module
 
 

@@ -43,6 +43,9 @@ class _Layers(Freezable, torch.nn.RNNBase):
         self, kind: Kind, input: Tensor, states: Sequence[Tensor] | None, batch_sizes: Tensor | None
     ) -> tuple[Tensor, ...]:
         weights = self._weights()
+        packed = None
+        if self._packed_weights is not None:  # w_hh is the second weight of each layer
+            packed = self._packed_for(weights[1 :: len(weights) // len(self._packed_weights)])
         dtype = weights[0].dtype
         if input.dtype != dtype and not torch._C._is_any_autocast_enabled():
             raise ValueError(
@@ -61,7 +64,7 @@ class _Layers(Freezable, torch.nn.RNNBase):
             self.bidirectional,
             self.batch_first,
             batch_sizes,
-            self._packed_weights,
+            packed,
         )
 
     def _run_sequences(
@@ -298,8 +301,8 @@ class _Cell(Freezable):
     def _recurrent_weights(self) -> list[tuple[Tensor, int]]:
         return [(self.weight_hh, self._gates)]
 
-    def _packed_weight(self) -> Tensor | None:
-        packed = self._packed_weights
+    def _packed_weight(self, w_hh: Tensor) -> Tensor | None:
+        packed = self._packed_for((w_hh,))
         return None if packed is None else packed[0]
 
 
@@ -320,12 +323,13 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
             h, c = hx
             _check_rank("LSTMCell", "hx[0]", h)
             _check_rank("LSTMCell", "hx[1]", c)
-        packed = self._packed_weight()
+        weights = self._cell_weights()
+        packed = self._packed_weight(weights[1])
         if input.dim() == 2:
-            return cells.lstm_cell(input, hx, *self._cell_weights(), packed=packed)
+            return cells.lstm_cell(input, hx, *weights, packed=packed)
         if hx is not None:
             hx = (h.unsqueeze(0), c.unsqueeze(0))
-        h, c = cells.lstm_cell(input.unsqueeze(0), hx, *self._cell_weights(), packed=packed)
+        h, c = cells.lstm_cell(input.unsqueeze(0), hx, *weights, packed=packed)
         return h.squeeze(0), c.squeeze(0)
 
 
@@ -342,11 +346,12 @@ class GRUCell(_Cell, torch.nn.GRUCell):
         _check_rank("GRUCell", "input", input)
         if hx is not None:
             _check_rank("GRUCell", "hidden", hx)
-        packed = self._packed_weight()
+        weights = self._cell_weights()
+        packed = self._packed_weight(weights[1])
         if input.dim() == 2:
-            return cells.gru_cell(input, hx, *self._cell_weights(), packed=packed)
+            return cells.gru_cell(input, hx, *weights, packed=packed)
         hx = None if hx is None else hx.unsqueeze(0)
-        h = cells.gru_cell(input.unsqueeze(0), hx, *self._cell_weights(), packed=packed)
+        h = cells.gru_cell(input.unsqueeze(0), hx, *weights, packed=packed)
         return h.squeeze(0)
 
 
@@ -369,11 +374,12 @@ class RNNCell(_Cell, torch.nn.RNNCell):
             step = cells.rnn_relu_cell
         else:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        packed = self._packed_weight()
+        weights = self._cell_weights()
+        packed = self._packed_weight(weights[1])
         if input.dim() == 2:
-            return step(input, hx, *self._cell_weights(), packed=packed)
+            return step(input, hx, *weights, packed=packed)
         hx = None if hx is None else hx.unsqueeze(0)
-        h = step(input.unsqueeze(0), hx, *self._cell_weights(), packed=packed)
+        h = step(input.unsqueeze(0), hx, *weights, packed=packed)
         return h.squeeze(0)
 
 

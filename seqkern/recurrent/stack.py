@@ -24,12 +24,12 @@ def run(
     bidirectional: bool,
     batch_first: bool,
     batch_sizes: Tensor | None,
-    packed: Sequence[Tensor] | None,
+    packed: Sequence[Tensor | None] | None,
 ) -> tuple[Tensor, ...]:
     """Returns (output, h_n) or for the LSTM (output, h_n, c_n), in PyTorch's shapes.
 
-    `states` are (h0,) or (h0, c0), each (num_layers * directions, B, width); `packed` has one
-    buffer of `recurrent_pack` for each layer and direction.
+    `states` are (h0,) or (h0, c0), each (num_layers * directions, B, width); `packed` has a
+    buffer of `recurrent_pack` or None for each layer and direction.
     """
     directions = 2 if bidirectional else 1
     layers = num_layers * directions

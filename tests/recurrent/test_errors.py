@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -234,3 +236,52 @@ def test_operators_refuse_what_would_read_outside():
                 x.view(6, 5)[:5], zeros(sizes[0], 6), zeros(sizes[0], 6), *w, None, None,
                 torch.tensor(sizes), False, False,
             )  # fmt: skip
+
+
+NO_HIDDEN_UNIT = """
+import torch
+from seqkern.nn import functional as f
+
+x, w = torch.randn(3, 2, 5), (torch.randn(0, 5), torch.randn(0, 0))
+for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+    for call in (
+        lambda: getattr(f, name)(x, None, w, bias=False),
+        lambda: getattr(f, name + "_cell")(x[0], None, *w),
+    ):
+        try:
+            call()
+        except RuntimeError as error:
+            print(error)
+"""
+
+
+def test_no_hidden_unit():
+    """In a process of its own, since a division by zero would end it."""
+    done = subprocess.run([sys.executable, "-c", NO_HIDDEN_UNIT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 8
+    sentence = "w_hh should have at least one row a gate and one column, but it has the shape"
+    assert all(line.startswith(sentence) for line in lines)
+
+
+def test_the_backward_checks_what_was_saved():
+    x, w = torch.randn(3, 2, 5), weights()
+    run = torch.ops.seqkern
+    output, _, _, *saved = run.lstm_forward(x, None, None, *w, None, None, None, False, True)
+    gates, cells, hidden = saved
+
+    def backward(gates, cells):
+        rest = (None, None, output, gates, cells, hidden, False, 127)
+        return run.lstm_backward(torch.ones_like(output), None, None, x, None, None, *w[:2], *rest)
+
+    backward(gates, cells)
+    for wrong, words in [
+        ((gates[:-1], cells), "gates"),
+        ((gates.double(), cells), "gates should have the dtype of input"),
+        ((gates, cells[:-1]), "cells"),
+        ((gates, cells.double()), "cells should"),
+        ((gates, cells.bfloat16()), "cells should"),
+    ]:
+        with pytest.raises(RuntimeError, match=words):
+            backward(*wrong)

@@ -10,6 +10,7 @@ import torch
 
 import seqkern
 from seqkern import library
+from seqkern.recurrent import ops
 from tests.recurrent.cases import DTYPES, LAYERS, Case, inputs, make, outputs
 
 NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
@@ -137,25 +138,105 @@ def test_frozen_in_a_compiled_function():
     torch._dynamo.reset()
 
 
-def test_weights_packed_for_another_level_are_refused():
-    levels = library.isa_levels()
-    module = seqkern.nn.LSTM(5, 33)
-    x = torch.randn(4, 3, 5)
+@pytest.mark.parametrize("name", ["LSTM", "LSTMCell", "GRU", "RNN"])
+@pytest.mark.parametrize("batch", [1, 40])
+def test_weights_packed_for_another_level_are_refused(name, batch):
+    """Also where the two layouts take equally many bytes, as they may for 64 units."""
     before = library.isa()
+    x = torch.randn(batch, 5) if name.endswith("Cell") else torch.randn(4, batch, 5)
     try:
-        library.set_isa(levels[-1])
-        seqkern.freeze_(module)
-        with torch.no_grad():
-            expected = module(x)[0]
-            for level in levels[:-1]:
-                library.set_isa(level)
-                try:  # levels may share a layout; then the result is right
-                    found = module(x)[0]
-                except RuntimeError:
-                    continue
-                torch.testing.assert_close(found, expected)
+        for frozen_at in library.isa_levels():
+            for used_at in library.isa_levels():
+                module = getattr(seqkern.nn, name)(5, 64)
+                library.set_isa(frozen_at)
+                seqkern.freeze_(module)
+                library.set_isa(used_at)
+                with torch.no_grad():
+                    if used_at == frozen_at:
+                        module(x)
+                    else:
+                        with pytest.raises(RuntimeError, match="packed was made for|packed should"):
+                            module(x)
+                    seqkern.freeze_(module)(x)
     finally:
         library.set_isa(before)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        lambda w: torch.ops.seqkern.recurrent_pack(w.bfloat16(), 4),
+        lambda w: torch.ops.seqkern.recurrent_pack(w.double(), 4),
+        lambda w: torch.ops.seqkern.recurrent_pack(w[:192], 3),
+        lambda w: torch.ops.seqkern.recurrent_pack(w[:, :32].contiguous(), 4),
+        lambda w: torch.ops.seqkern.recurrent_pack(w, 4)[:-1],
+        lambda w: torch.ops.seqkern.recurrent_pack(w, 4).to(torch.int8),
+        lambda w: torch.ops.seqkern.recurrent_pack(w, 4).repeat_interleave(2)[::2],
+        lambda w: torch.zeros_like(torch.ops.seqkern.recurrent_pack(w, 4)),
+    ],
+    ids=["bfloat16", "float64", "gates", "width", "short", "dtype", "strided", "zeros"],
+)
+def test_packed_weights_of_another_kind_are_refused(isa, packed):
+    w_ih, w_hh = torch.randn(256, 5), torch.randn(256, 64)
+    with pytest.raises(RuntimeError, match="packed"):
+        ops.lstm_layer(torch.randn(4, 3, 5), None, None, w_ih, w_hh, packed=packed(w_hh))
+
+
+def scaled(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Other weights for a module, so that mixing old and new ones shows."""
+    return {name: 1.5 * p.detach() for name, p in module.named_parameters()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_weight_that_was_not_packed_is_used_as_it_is(name):
+    cell = name.endswith("Cell")
+    layers = {} if cell else {"num_layers": 2, "bidirectional": True}
+    module = getattr(seqkern.nn, name)(5, 6, **layers)
+    x, h = torch.randn(3, 5), torch.randn(*((3, 6) if cell else (4, 6)))
+    args = (x, (h, h) if name.startswith("LSTM") else h)
+    other = copy.deepcopy(module)
+    other.load_state_dict(scaled(module))
+
+    def first(found):
+        return found if isinstance(found, torch.Tensor) else found[0]
+
+    def replaced(weights):
+        return first(torch.func.functional_call(module, weights, args))
+
+    with torch.no_grad():
+        old, new = first(module(*args)), first(other(*args))
+        seqkern.freeze_(module)
+        same([replaced(scaled(module))], [new])
+        same([first(module(*args))], [old])
+        for key, value in scaled(module).items():  # one after the other: partly packed
+            setattr(module, key, torch.nn.Parameter(value))
+            plain = copy.deepcopy(module)  # not frozen
+            same([first(module(*args))], [first(plain(*args))])
+        same([first(module(*args))], [new])
+
+
+def test_gradients_of_weights_that_were_not_packed():
+    module = seqkern.freeze_(seqkern.nn.GRU(5, 6))
+    x = torch.randn(4, 3, 5)
+    weights = {name: w.requires_grad_() for name, w in scaled(module).items()}
+    output = torch.func.functional_call(module, weights, (x,))[0]
+    found = torch.autograd.grad(output.sum(), list(weights.values()))
+    seqkern.unfreeze_(module)
+    output = torch.func.functional_call(module, weights, (x,))[0]
+    expected = torch.autograd.grad(output.sum(), list(weights.values()))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_compiled_function_sees_a_new_weight():
+    module = seqkern.freeze_(seqkern.nn.LSTM(5, 6, 2))
+    x = torch.randn(4, 3, 5)
+    with torch.no_grad():
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        compiled(x)
+        module.weight_hh_l1 = torch.nn.Parameter(2 * module.weight_hh_l1)
+        expected = seqkern.unfreeze_(copy.deepcopy(module))(x)[0]
+        torch.testing.assert_close(compiled(x)[0], expected)
+    torch._dynamo.reset()
 
 
 def test_nothing_to_freeze():

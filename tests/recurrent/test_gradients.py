@@ -235,6 +235,23 @@ class TestTransforms:
             dual = forward_ad.unpack_dual(module(forward_ad.make_dual(x, direction))[0])
         torch.testing.assert_close(dual.tangent, expected)
 
+    def test_forward_mode_through_a_backward(self, module, x):
+        """The input is plain and the gradient dual: its tangent goes through a linear map."""
+        output = module(x.requires_grad_())[0]
+        weight, direction = torch.randn_like(output), torch.randn_like(output)
+        sources = [x, *module.parameters()]
+        values = torch.autograd.grad(output, sources, weight, retain_graph=True)
+        along = torch.autograd.grad(output, sources, direction)
+        with forward_ad.dual_level():
+            output = module(x)[0]
+            dual = forward_ad.make_dual(weight, direction)
+            for mine, value, tangent in zip(
+                torch.autograd.grad(output, sources, dual), values, along, strict=True
+            ):
+                found = forward_ad.unpack_dual(mine)
+                torch.testing.assert_close(found.primal, value)
+                torch.testing.assert_close(found.tangent, tangent)
+
     def test_jacobian_by_batched_backward(self, module, x):
         def function(x):
             return module(x)[0][-1]
@@ -270,3 +287,26 @@ def test_checkpoint(name):
             y.sum().backward()
             found = x.grad
         assert torch.equal(found, expected)
+
+
+def in_other_strides(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers with the dimensions in another order in memory."""
+    if tensor.dim() < 2:
+        return torch.stack([tensor, tensor], -1)[..., 0] if tensor.dim() else tensor
+    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("name, projection", [("lstm", 0), ("lstm", 2), ("gru", 0), ("rnn", 0)])
+def test_saved_tensors_may_come_back_in_other_strides(name, projection, ragged, dtype):
+    """Hooks that offload or compress what autograd saves promise the numbers and no more."""
+    tensors = [t.detach().to(dtype).requires_grad_() for t in arguments(name, ragged, projection)]
+    run = with_options(name, ragged, False)
+    gradients = []
+    for unpack in (lambda t: t, in_other_strides):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
+            outputs = run(*tensors)
+        gradients.append(torch.autograd.grad([o.sum() for o in outputs], tensors))
+    for mine, right in zip(*reversed(gradients), strict=True):
+        assert torch.equal(mine, right)

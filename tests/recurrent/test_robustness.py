@@ -99,6 +99,45 @@ def test_nan_in_the_gradient(kind):
         assert x.grad[:2, 0].isnan().all()
 
 
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_nan_in_the_input_reaches_the_gradients_that_it_reaches_in_pytorch(isa, kind, dtype):
+    """A NaN that the backward drops, as `h > 0 ? g : 0` would, hides a broken training run."""
+    case = Case(5, 3, 4, 20)
+    theirs = make(torch.nn, kind, case, dtype)
+    ours = make(seqkern.nn, kind, case, dtype)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(5, 3, 4).to(dtype)
+    x[2, 1, 0] = torch.nan
+    weight = torch.randn(5, 3, 20).to(dtype)
+    results = []
+    for module in (ours, theirs):
+        leaf = x.clone().requires_grad_()
+        module(leaf)[0].backward(weight)
+        results.append([leaf.grad, *(p.grad for p in module.parameters())])
+    for mine, right in zip(*results, strict=True):
+        assert torch.equal(mine.isnan(), right.isnan())
+        torch.testing.assert_close(mine, right, equal_nan=True, rtol=0.1, atol=0.1)
+    assert results[0][1].isnan().any() and results[0][0][:, 0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+def test_tanh_stays_within_one(isa, dtype):
+    """An approximation that overshoots breaks what is computed from it: 1 - h^2 turns negative."""
+    steps = 48_001
+    grid = torch.linspace(-12, 12, steps, dtype=torch.float64).to(dtype)
+    module = seqkern.nn.RNN(1, 17, bias=False, dtype=dtype)  # 17: whole vectors and a rest
+    with torch.no_grad():
+        module.weight_ih_l0.fill_(1)
+        module.weight_hh_l0.zero_()
+        found = module(grid[None, :, None])[0]
+    assert found.isfinite().all()
+    assert found.abs().max() <= 1
+    exact = grid.double().tanh()[None, :, None].expand_as(found)
+    tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 4e-3}[dtype]
+    torch.testing.assert_close(found.double(), exact, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 30.0, 1e4])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN_TANH"])
 def test_saturated_and_tiny_activations(kind, scale):
@@ -164,6 +203,36 @@ def test_a_process_forked_after_use(kind):
     finally:
         child.kill()
     assert run_once(kind, 1).sum().item() == expected
+
+
+class Features(torch.utils.data.Dataset):
+    """A data set whose items are computed by a model, in the workers of a DataLoader."""
+
+    def __init__(self, module: torch.nn.Module, items: torch.Tensor) -> None:
+        self.module, self.items = module, items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        with torch.no_grad():
+            return self.module(self.items[index])[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_workers_of_a_data_loader(kind):
+    torch.set_num_threads(2)
+    module = make(seqkern.nn, kind, Case(20, 4, 16, 48), torch.float32)
+    data = Features(module, torch.randn(6, 20, 4, 16))
+    expected = torch.stack([data[index] for index in range(6)])  # the kernels' threads have run
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=2, num_workers=2, multiprocessing_context="fork", timeout=60
+    )
+    for _ in range(2):
+        torch.testing.assert_close(torch.cat(list(loader)), expected)
+    torch.testing.assert_close(data[0], expected[0])
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -1,0 +1,77 @@
+"""A module imports only from its own floor of the house and from those below."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "seqkern"
+
+# From the ground up. A package without its modules stands for all of them.
+FLOORS = (
+    ("errors", "snapshot", "timing", "comparison"),
+    ("library", "backends"),
+    ("recurrent.reference", "recurrent.fake"),
+    ("recurrent.autograd",),
+    ("recurrent.kinds",),
+    ("recurrent.checks", "recurrent.choice"),
+    ("recurrent.casting", "recurrent.torch_backend", "recurrent.freeze"),
+    ("recurrent.ops",),
+    ("recurrent.stack", "recurrent.cells"),
+    ("recurrent.modules",),
+    ("nn",),
+    ("swap", "verify", "models", "text", "info"),
+    ("demo",),
+    ("cli", "__main__"),
+)
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+)
+MODULES.remove("__init__")  # the face of the whole package
+MODULES.remove("recurrent")  # empty
+
+
+def floor(module: str) -> int | None:
+    """The floor of a module or of something in it; None for what is no module."""
+    while module:
+        if module in FLOOR:
+            return FLOOR[module]
+        module = module.rpartition(".")[0]
+    return None
+
+
+def imports(module: str) -> Iterator[str]:
+    """The full names of what a module imports anywhere in its code."""
+    path = PACKAGE / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    package = ["seqkern", *module.split(".")] if path.stem == "__init__" else None
+    package = package or ["seqkern", *module.split(".")[:-1]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            start = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{start}.{name.name}" for name in node.names)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_from_below(module):
+    own = floor(module)
+    assert own is not None, f"give {module} a place in FLOORS"
+    for name in imports(module):
+        if name.startswith("seqkern."):
+            other = floor(name.removeprefix("seqkern."))
+            assert other is None or other <= own, f"seqkern.{module} imports {name} from above"
+
+
+def test_the_reference_imports_nothing_but_torch():
+    roots = {name.partition(".")[0] for name in imports("recurrent.reference")}
+    assert roots - set(sys.stdlib_module_names) == {"torch"}
