@@ -18,12 +18,16 @@ from .plots import draw_plots
 Record = dict[str, Any]
 """The ``extra_info`` of one measurement; `pair.py` and the ``*_bench.py`` files write it."""
 
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+"""What stands around the summary in a README."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the report of one JSON file. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
     parser.add_argument("file", type=Path, help="what pytest-benchmark wrote")
     parser.add_argument("--out", type=Path, help="folder for the report (default: that of FILE)")
+    parser.add_argument("--readme", type=Path, help="put the summary between this file's markers")
     options = parser.parse_args(arguments)
     try:
         run = json.loads(options.file.read_text())
@@ -37,8 +41,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plots = draw_plots(records, folder)
     text = markdown(run, records) + "".join(f"\n![{plot.stem}]({plot.name})\n" for plot in plots)
     (folder / "report.md").write_text(text)
+    if options.readme:
+        before, rest = options.readme.read_text().split(f"{BEGIN}\n")
+        after = rest.split(END)[1]
+        options.readme.write_text(f"{before}{BEGIN}\n{summary(records)}{END}{after}")
     print(text)
     return 0
+
+
+def summary(records: list[Record]) -> str:
+    """One row per kind of layer: geometric means over the shapes, and the range they span."""
+    tables = [record for record in records if "table" in record]
+    columns = sorted(_distinct((record["mode"], record["threads"]) for record in tables))
+    head = ["", *(f"{mode}, {n} thread{'s' if n > 1 else ''}" for mode, n in columns)]
+    rows = []
+    for name in _distinct(record["row"] for record in tables):
+        cells = []
+        for column in columns:
+            ratios = [
+                record["ratio"]
+                for record in tables
+                if record["row"] == name and (record["mode"], record["threads"]) == column
+            ]
+            span = f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else ""
+            cells.append(f"**{geometric_mean(ratios):.2f}** ({span})" if ratios else "")
+        rows.append([name, *cells])
+    return _table(head, rows)
 
 
 def markdown(run: dict[str, Any], records: list[Record]) -> str:

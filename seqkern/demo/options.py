@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, default, largest, text in (
         ("steps", 600, 1_000_000, "training steps of each of the two"),
-        ("hidden", 256, 16_384, "units of an LSTM layer"),
-        ("layers", 1, 64, "LSTM layers"),
+        ("hidden", 128, 16_384, "units of an LSTM layer"),
+        ("layers", 2, 64, "LSTM layers"),
         ("batch", 16, 65_536, "sequences in a batch"),
         ("seq", 128, 65_536, "characters in a sequence"),
         ("threads", None, 1024, "CPU threads (default: PyTorch's choice)"),
