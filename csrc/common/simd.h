@@ -262,12 +262,8 @@ struct ExpConstants<float> {
   static constexpr float kShift =
       12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
   static constexpr int32_t kBias = 127, kMantissaBits = 23;
-#if defined(__FMA__) || defined(__aarch64__)
-  static constexpr float kLn2 = 0.693147182f,
-                         kLn2Rest = 0;  // n is small: one rounding is close enough
-#else
-  static constexpr float kLn2 = 0.693359375f, kLn2Rest = -2.12194440e-4f;  // n * kLn2 is exact
-#endif
+  // n * kLn2 is exact, so that r is accurate whether or not the compiler forms FMAs.
+  static constexpr float kLn2 = 0.693359375f, kLn2Rest = -2.12194440e-4f;
   static constexpr float kMaxExp = 87.0f;  // exp(87) < 2^126, where the reciprocal still holds
   static constexpr float kMaxTanh = 10.0f;
   // The minimax polynomial for relative error: within 1.2e-8.
@@ -307,8 +303,7 @@ template <class T>
 inline ReducedExponent<T> reduce_exponent(Vec<T> x) {
   using K = ExpConstants<T>;
   const Vec<T> n = (x * Vec<T>(T(1.44269504088896340736)) + Vec<T>(K::kShift)) - Vec<T>(K::kShift);
-  Vec<T> r = x - n * Vec<T>(K::kLn2);
-  if constexpr (K::kLn2Rest != 0) r = r - n * Vec<T>(K::kLn2Rest);
+  const Vec<T> r = (x - n * Vec<T>(K::kLn2)) - n * Vec<T>(K::kLn2Rest);
   constexpr int kTerms = sizeof(K::kPolynomial) / sizeof(T);
   Vec<T> p(K::kPolynomial[kTerms - 1]);
 #pragma GCC unroll 16
@@ -335,7 +330,7 @@ inline Vec<T> times_power_of_two(Vec<T> x, Vec<T> n) {
 #endif
 }
 
-// 1 / (1 + exp(-x)). float: within 3e-7 of the true value, relative, for |x| < 10; absolute beyond.
+// 1 / (1 + exp(-x)). float: within 3e-7 of the true value, relative.
 template <class T>
 inline Vec<T> sigmoid(Vec<T> x) {
   const ReducedExponent<T> e =
@@ -351,7 +346,10 @@ inline Vec<T> tanh_(Vec<T> x) {
       reduce_exponent(clamp(x + x, -2 * ExpConstants<T>::kMaxTanh, 2 * ExpConstants<T>::kMaxTanh));
   const Vec<T> power = times_power_of_two(Vec<T>(T(1)), e.n);
   const Vec<T> expm1 = power * (e.r * e.expm1_over_r) + (power - 1);
-  return clamp(expm1 * reciprocal(expm1 + 2), T(-1), T(1));  // rounding may not carry it past 1
+  const Vec<T> divisor = expm1 + 2, inverse = reciprocal(divisor), quotient = expm1 * inverse;
+  const Vec<T> corrected =
+      quotient + (expm1 - quotient * divisor) * inverse;  // as good as a division
+  return clamp(corrected, T(-1), T(1));                   // rounding may not carry it past 1
 }
 
 // ---- prefetching what a step will read and write ----
