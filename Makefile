@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.seqkern-installed
 LINTERS := $(VENV)/.seqkern-linters
 # What runs the kernels in this process: torch.compile and DDP start others, which the runtime does not survive.
-SANITIZED := $(patsubst %,tests/recurrent/test_%.py,parity cells freeze pointwise)
+SANITIZED := $(patsubst %,tests/recurrent/test_%.py,parity cells freeze torch_cases pointwise)
 CXX_SOURCES = $(shell find csrc tests/cuda_host -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help demo test bench lint format sanitize build wheel clean
