@@ -5,12 +5,15 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.*
 VENV ?= .venv
 ARGS ?=
+BENCH ?=
 
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.seqkern-installed
 LINTERS := $(VENV)/.seqkern-linters
 # What runs the kernels in this process: torch.compile and DDP start others, which the runtime does not survive.
 SANITIZED := $(patsubst %,tests/recurrent/test_%.py,parity cells freeze torch_cases pointwise)
+# What the benchmark writes: build/bench.json, or build/bench-DOMAIN.json with BENCH=DOMAIN.
+MEASURED = build/bench$(addprefix -,$(BENCH)).json
 CXX_SOURCES = $(shell find csrc tests/cuda_host -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help demo test bench lint format sanitize build wheel clean
@@ -19,7 +22,8 @@ CXX_SOURCES = $(shell find csrc tests/cuda_host -name '*.h' -o -name '*.cpp' -o 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 	@echo
-	@echo 'ARGS="..." goes on to the program, e.g. make test ARGS="-k lstm" or make demo ARGS="--text FILE"'
+	@echo 'ARGS="..." goes on to the program, e.g. make test ARGS="-k lstm" or make demo ARGS="--text FILE";'
+	@echo 'make bench BENCH=attention (or recurrent) measures one domain'
 
 demo: build ## train a language model with torch.nn.LSTM and with seqkern, compare losses and speed
 	$(PY) -m seqkern demo $(ARGS)
@@ -28,8 +32,8 @@ test: build ## run the tests
 	$(PY) -m pytest $(ARGS)
 
 bench: build ## measure against PyTorch, print the table and draw the plots (minutes)
-	$(PY) -m pytest bench/*_bench.py --benchmark-enable --benchmark-json=build/bench.json $(ARGS)
-	$(PY) -m bench.report build/bench.json
+	$(PY) -m pytest bench/$(or $(BENCH),*)_bench.py --benchmark-enable --benchmark-json=$(MEASURED) $(ARGS)
+	$(PY) -m bench.report $(MEASURED)
 
 lint: $(LINTERS) ## check style and types: ruff, clang-format, mypy
 	$(VENV)/bin/ruff check

@@ -12,9 +12,10 @@ import seqkern
 from .pair import pair
 from .peers import peers
 
-__all__ = ["pair", "peak_memory"]
+__all__ = ["errors", "pair", "peak_memory"]
 
 _PEAK_MEMORY = pytest.StashKey[list[dict[str, Any]]]()
+_ERRORS = pytest.StashKey[list[dict[str, Any]]]()
 
 
 @pytest.fixture
@@ -23,9 +24,16 @@ def peak_memory(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return request.config.stash.setdefault(_PEAK_MEMORY, [])
 
 
+@pytest.fixture
+def errors(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """The list of errors against the truth that goes into the JSON of this run."""
+    return request.config.stash.setdefault(_ERRORS, [])
+
+
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    """Record memory, the peers and the installation in the JSON."""
+    """Record memory, errors, the peers and the installation in the JSON."""
     output_json["peak_memory"] = config.stash.get(_PEAK_MEMORY, [])
+    output_json["errors"] = config.stash.get(_ERRORS, [])
     output_json["peers"] = peers()
     # Without the path of this checkout, which is nobody else's business.
     output_json["installation"] = seqkern.info().replace(f"{Path(__file__).parents[1]}/", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from seqkern.timing import synchronize, timed
 
 from . import settings
 
-Contestant = Callable[[], Sequence[torch.Tensor]]
+Work = Callable[[], Sequence[torch.Tensor]]
 """Does the work that is measured and returns its results, for comparison."""
 
 
@@ -33,32 +34,46 @@ class Pair:
 
     def __call__(
         self,
-        ours: Contestant,
-        peer: Contestant,
+        ours: Work,
+        peer: Work,
         *,
         tolerance: float,
-        truth: Contestant | None = None,
+        truth: Work | None = None,
+        stand_in: Work | None = None,
         **info: Any,
     ) -> None:
         """Check that both compute the same, then measure them.
 
         Where they disagree, `truth` decides: if ours are its results, the peer is measured all
-        the same and recorded as wrong (`peer_wrong`).
+        the same and recorded as wrong (`peer_wrong`). `checked_against` records with whom our
+        results were compared: ``peer`` or ``stand-in``.
 
         Args:
             ours: seqkern's way.
             peer: the other way.
             tolerance: largest error of ours relative to the peer's, in norm, of every result.
             truth: the same results computed more precisely; called only after a disagreement.
+            stand_in: compared with ours in the peer's place, with torch's generator seeded alike,
+                where the peer draws other random numbers than we do. Of the peer's results then
+                only number, shapes and dtypes are checked, and that they are no NaN.
             info: facts about the case, recorded as they are beside the measured numbers.
 
         Raises:
             AssertionError: our results are wrong, so the times say nothing.
         """
         start = time.perf_counter()
-        info["peer_wrong"] = _peer_is_wrong(ours, peer, tolerance, truth)
+        info["peer_wrong"] = False
+        if stand_in is None:
+            info["peer_wrong"] = _peer_is_wrong(ours, peer, tolerance, truth)
+        else:
+            mine = _seeded(ours)
+            check_results(mine, _seeded(stand_in), tolerance)
+            check_results(mine, peer(), math.inf)
+            del mine
+        info["checked_against"] = "stand-in" if stand_in else "peer"
         seconds = time.perf_counter() - start
-        if seconds < settings.SECONDS_PER_PAIR:  # short: know it better, now that both are warm
+        if stand_in or seconds < settings.SECONDS_PER_PAIR:
+            # Now that both are warm, know it better: it was short, or most of it the stand-in's.
             seconds = timed(ours) + timed(peer)
         rounds = round(settings.SECONDS_PER_PAIR / seconds)
         rounds = max(settings.MIN_ROUNDS, min(settings.MAX_ROUNDS, rounds))
@@ -92,9 +107,12 @@ class Pair:
             self._benchmark.extra_info.update(info, **_numbers(our_times, peer_times))
 
 
-def _peer_is_wrong(
-    ours: Contestant, peer: Contestant, tolerance: float, truth: Contestant | None
-) -> bool:
+def _seeded(contestant: Work) -> Sequence[torch.Tensor]:
+    torch.manual_seed(0)
+    return contestant()
+
+
+def _peer_is_wrong(ours: Work, peer: Work, tolerance: float, truth: Work | None) -> bool:
     """False if both agree, True if only ours agree with the truth, else AssertionError."""
     mine = ours()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import seqkern
 
-from . import settings
+from . import cases, settings
 from .targets import Target
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -120,18 +120,33 @@ CELL_FAMILIES = (
 
 
 @dataclass(frozen=True)
-class Case:
-    """One measurement."""
+class Case(cases.Case):
+    """One layer or cell at one shape; training includes the input's gradient."""
 
     family: Family
     shape: Shape
-    mode: str
-    """``inference``, or ``training``: forward and backward, input gradient included."""
-    threads: int
 
-    def __str__(self) -> str:
-        name = self.family.name.replace(" ", "-")
-        return f"{name}-{self.mode}-{self.shape}-{self.threads}threads"
+    domain: ClassVar[str] = "recurrent"
+
+    @property
+    def row(self) -> str:
+        return self.family.name
+
+    @property
+    def size(self) -> str:
+        return str(self.shape)
+
+    @property
+    def batch(self) -> int:
+        return self.shape.batch
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.family.dtype
+
+    @property
+    def target(self) -> Target | None:
+        return self.family.targets.get(self.mode)
 
     @property
     def lengths(self) -> list[int]:
@@ -158,77 +173,64 @@ class Case:
             total += 2 * (gates + projection) * directions * sum(self.lengths)
         return total * (3 if self.mode == "training" else 1)
 
+    def contestants(self) -> tuple[Contestant, Contestant]:
+        torch.manual_seed(0)
+        family = self.family
+        options: dict[str, Any] = {"dtype": family.dtype}
+        if not family.is_cell:
+            options |= {"num_layers": family.layers, "bidirectional": family.bidirectional}
+        if family.projection:
+            options["proj_size"] = self.shape.hidden // 2
+        theirs = getattr(torch.nn, family.kind)(self.shape.inputs, self.shape.hidden, **options)
+        ours = copy.deepcopy(theirs)
+        seqkern.swap(ours)
+        return Contestant(self, ours), Contestant(self, theirs)
 
-class Contestant:
-    """One module at work on one case. Calling it does the work that is timed."""
+    def truth(self, theirs: cases.Contestant) -> Sequence[Tensor]:
+        """From the same weights and the unrounded input."""
+        assert isinstance(theirs, Contestant)
+        precise = replace(self, family=replace(self.family, dtype=torch.float32))
+        module = copy.deepcopy(theirs.module).float()
+        return [result.to(self.dtype) for result in Contestant(precise, module)()]
+
+
+class Contestant(cases.Contestant):
+    """One module at work on one case."""
 
     def __init__(self, case: Case, module: torch.nn.Module) -> None:
         self.module = module
-        self._training = case.mode == "training"
         self._dense = case.family.is_cell or case.family.layout == "dense"
         generator = torch.Generator().manual_seed(1)
         time, batch, inputs, _ = case.shape
         shape = (batch, inputs) if case.family.is_cell else (time, batch, inputs)
-        values = torch.randn(shape, generator=generator).to(case.family.dtype)
+        values = torch.randn(shape, generator=generator).to(case.dtype)
         if self._dense:
             self.input: Tensor | PackedSequence = values
         else:
             self.input = pack_padded_sequence(values, torch.tensor(case.lengths))
-        self._leaf = self.input if isinstance(self.input, Tensor) else self.input.data
-        self._leaf.requires_grad_(self._training)
-        self._sources = [self._leaf, *module.parameters()] if self._training else []
+        leaf = self.input if isinstance(self.input, Tensor) else self.input.data
+        leaf.requires_grad_(case.mode == "training")
         with torch.no_grad():
-            example = self._forward()
-        self._gradient = torch.randn(example.shape, generator=generator).to(example.dtype)
+            example = self.forward()
+        gradient = torch.randn(example.shape, generator=generator).to(example.dtype)
+        super().__init__(case.mode, [leaf, *module.parameters()], gradient)
 
-    def __call__(self) -> Sequence[Tensor]:
-        if not self._training:
-            with torch.no_grad():
-                return [self._forward()]
-        self.forget()
-        output = self._forward()
-        output.backward(self._gradient)
-        return [output, *(source.grad for source in self._sources)]  # type: ignore[list-item]
-
-    def forget(self) -> None:
-        """Let go of the gradients of the last call."""
-        for source in self._sources:
-            source.grad = None
-
-    def _forward(self) -> Tensor:
+    def forward(self) -> Tensor:
         result = self.module(self.input)
         output = result[0] if isinstance(result, tuple) else result
         return output if self._dense else output.data
 
-
-def contestants(case: Case) -> tuple[Contestant, Contestant]:
-    """Ours and PyTorch's, with the same weights and input."""
-    torch.manual_seed(0)
-    family = case.family
-    options: dict[str, Any] = {"dtype": family.dtype}
-    if not family.is_cell:
-        options |= {"num_layers": family.layers, "bidirectional": family.bidirectional}
-    if family.projection:
-        options["proj_size"] = case.shape.hidden // 2
-    theirs = getattr(torch.nn, family.kind)(case.shape.inputs, case.shape.hidden, **options)
-    ours = copy.deepcopy(theirs)
-    seqkern.swap(ours)
-    return Contestant(case, ours), Contestant(case, theirs)
-
-
-def truth_of(case: Case, theirs: Contestant) -> Sequence[Tensor]:
-    """PyTorch's results for the same module and (unrounded) input in float32, then rounded."""
-    precise = replace(case, family=replace(case.family, dtype=torch.float32))
-    module = copy.deepcopy(theirs.module).float()
-    return [result.to(case.family.dtype) for result in Contestant(precise, module)()]
+    def backend(self) -> str:
+        with torch.set_grad_enabled(self.training):
+            return seqkern.explain(self.module, self.input).backend
 
 
 def grid(families: Sequence[Family], shapes: Sequence[Shape]) -> list[Case]:
     """Every case of the families, at every shape and thread count."""
     return [
-        Case(family, shape, mode, threads)
+        Case(mode, threads, family, shape)
         for family in families
-        for mode in ("inference", "training")
+        for mode in cases.MODES
         for shape in shapes
         for threads in settings.THREADS
         if not (settings.QUICK and shape.hidden > 128)

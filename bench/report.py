@@ -1,12 +1,13 @@
-"""Tables and plots of a benchmark run: ``python -m bench.report FILE.json [--out DIR]``.
+"""Tables and plots of benchmark runs: ``python -m bench.report FILE.json ... [--out DIR]``.
 
 Prints the tables as Markdown and writes them to ``DIR/report.md``, with the plots beside it.
+Several files, one for each domain say, make one report; a measurement that two of them hold is
+taken from the later one.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,37 +15,35 @@ from statistics import geometric_mean
 from typing import Any
 
 from .plots import draw_plots
-
-Record = dict[str, Any]
-"""The ``extra_info`` of one measurement; `pair.py` and the ``*_bench.py`` files write it."""
+from .runs import NoBenchmark, Record, Runs, read_runs
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 """What stands around the summary in a README."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the report of one JSON file. Returns the exit status."""
+    """Make the report of the JSON files. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("file", type=Path, help="what pytest-benchmark wrote")
-    parser.add_argument("--out", type=Path, help="folder for the report (default: that of FILE)")
+    parser.add_argument("files", type=Path, nargs="+", help="what pytest-benchmark wrote")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the report (default: the first FILE's)"
+    )
     parser.add_argument("--readme", type=Path, help="put the summary between this file's markers")
     options = parser.parse_args(arguments)
     try:
-        run = json.loads(options.file.read_text())
-        benchmarks = run["benchmarks"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"bench.report: {options.file} is no benchmark JSON: {error!r}", file=sys.stderr)
+        runs = read_runs(options.files)
+    except NoBenchmark as error:
+        print(f"bench.report: {error}", file=sys.stderr)
         return 1
-    folder = options.out or options.file.parent
+    folder = options.out or options.files[0].parent
     folder.mkdir(parents=True, exist_ok=True)
-    records = [entry["extra_info"] for entry in benchmarks if "ratio" in entry["extra_info"]]
-    plots = draw_plots(records, folder)
-    text = markdown(run, records) + "".join(f"\n![{plot.stem}]({plot.name})\n" for plot in plots)
+    plots = draw_plots(runs.records, runs.peak_memory, folder)
+    text = markdown(runs) + "".join(f"\n![{plot.stem}]({plot.name})\n" for plot in plots)
     (folder / "report.md").write_text(text)
     if options.readme:
         before, rest = options.readme.read_text().split(f"{BEGIN}\n")
         after = rest.split(END)[1]
-        options.readme.write_text(f"{before}{BEGIN}\n{summary(records)}{END}{after}")
+        options.readme.write_text(f"{before}{BEGIN}\n{summary(runs.records)}{END}{after}")
     print(text)
     return 0
 
@@ -63,15 +62,16 @@ def summary(records: list[Record]) -> str:
                 for record in tables
                 if record["row"] == name and (record["mode"], record["threads"]) == column
             ]
-            span = f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else ""
-            cells.append(f"**{geometric_mean(ratios):.2f}** ({span})" if ratios else "")
+            span = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
+            cells.append(f"**{geometric_mean(ratios):.2f}**{span}" if ratios else "")
         rows.append([name, *cells])
     return _table(head, rows)
 
 
-def markdown(run: dict[str, Any], records: list[Record]) -> str:
-    """All tables of a run."""
-    sections = [_header(run, records)]
+def markdown(runs: Runs) -> str:
+    """All tables."""
+    records = runs.records
+    sections = [_header(runs)]
     for table in _distinct(record["table"] for record in records if "table" in record):
         chosen = [record for record in records if record.get("table") == table]
         for mode, threads in _distinct((record["mode"], record["threads"]) for record in chosen):
@@ -79,28 +79,40 @@ def markdown(run: dict[str, Any], records: list[Record]) -> str:
             title = f"## {table}, {mode}, {threads} {'thread' if threads == 1 else 'threads'}\n\n"
             sections.append(title + _ratios(part))
             sections.append(_details(part))
-    if run.get("peak_memory"):
-        sections.append(_memory(run["peak_memory"]))
+    for domain in _distinct(record["domain"] for record in runs.peak_memory):
+        sections.append(_memory([r for r in runs.peak_memory if r["domain"] == domain], domain))
+    if runs.errors:
+        sections.append(_errors(runs.errors))
     return "\n".join(sections)
 
 
-def _header(run: dict[str, Any], records: list[Record]) -> str:
-    delegated = any(record["backend"] == "torch" for record in records)
-    asterisk = " An asterisk marks a shape that seqkern leaves to PyTorch." if delegated else ""
-    peers = ", ".join(f"{name} {state}" for name, state in run.get("peers", {}).items())
+def _header(runs: Runs) -> str:
+    notes = ""
+    if any(record["backend"] == "torch" for record in runs.records):
+        notes += " An asterisk marks a shape that seqkern leaves to PyTorch."
+    notes += (
+        " A dagger marks a shape where PyTorch's own results are wrong (seqkern's agree with "
+        "PyTorch's in float32)."
+    )
+    if any(record.get("checked_against") == "stand-in" for record in runs.records):
+        notes += (
+            " A double dagger marks dropout: PyTorch drops other elements than seqkern, so "
+            "seqkern's results were compared with its own reference, with the same seed."
+        )
+    peers = ", ".join(f"{name} {state}" for name, state in runs.peers.items())
+    installations = "".join(f"```\n{text}\n```\n" for text in runs.installations)
     return (
         "# Benchmarks\n\n"
         "A number is the peer's time divided by seqkern's, each the shortest of many rounds taken "
-        f"in turns; above 1 seqkern is faster.{asterisk} A dagger marks a shape where PyTorch's "
-        "own results are wrong (seqkern's agree with PyTorch's in float32).\n\n"
-        f"Peers: {peers}.\n\n```\n{run.get('installation', '')}\n```\n"
+        f"in turns; above 1 seqkern is faster.{notes}\n\nPeers: {peers}.\n\n{installations}"
     )
 
 
 def _ratios(records: list[Record]) -> str:
-    """One row per kind of layer: its ratio at each shape, the mean, and the target."""
+    """One row per kind of call: its ratio at each shape, the mean, and the target."""
     shapes = _distinct(record["shape"] for record in records)
-    head = ["", *shapes, "mean", "batch 1", "worst", "target", "met"]
+    singly = any(record["target"] and record["target"]["one"] for record in records)
+    head = ["", *shapes, "mean", *(["batch 1"] if singly else []), "worst", "target", "met"]
     rows = []
     for name in _distinct(record["row"] for record in records):
         by_shape = {record["shape"]: record for record in records if record["row"] == name}
@@ -114,7 +126,7 @@ def _ratios(records: list[Record]) -> str:
                 name,
                 *(_ratio(by_shape.get(shape)) for shape in shapes),
                 f"**{mean:.2f}**",
-                "" if one is None else f"{one:.2f}",
+                *(["" if one is None else f"{one:.2f}"] if singly else []),
                 f"{min(ratios):.2f}",
                 target,
                 met,
@@ -126,8 +138,12 @@ def _ratios(records: list[Record]) -> str:
 def _ratio(record: Record | None) -> str:
     if record is None:
         return ""
-    wrong = "†" if record.get("peer_wrong") else ""
-    return f"{record['ratio']:.2f}{'*' if record['backend'] == 'torch' else ''}{wrong}"
+    marks = [
+        "*" if record["backend"] == "torch" else "",
+        "†" if record.get("peer_wrong") else "",
+        "‡" if record.get("checked_against") == "stand-in" else "",
+    ]
+    return f"{record['ratio']:.2f}{''.join(marks)}"
 
 
 def _judge(
@@ -152,7 +168,10 @@ def _judge(
 def _details(records: list[Record]) -> str:
     """Times and speeds of every measurement, folded away."""
     head = ["", "shape", "backend", "rounds", "peer ms", "seqkern ms", "(medians)", "ratio"]
-    head += ["peer GFLOP/s", "seqkern GFLOP/s", "GEMM peak"]
+    head += ["peer GFLOP/s", "seqkern GFLOP/s", "GEMM peak", "of peak"]
+    reads = any("bytes" in record for record in records)
+    if reads:
+        head += ["peer GB/s", "seqkern GB/s", "read peak", "of peak", "memory alone"]
     rows = [
         [
             record["row"],
@@ -163,19 +182,43 @@ def _details(records: list[Record]) -> str:
             f"{record['ours_min'] * 1e3:.3f}",
             f"{record['peer_median'] * 1e3:.3f} / {record['ours_median'] * 1e3:.3f}",
             f"{record['ratio']:.2f}",
-            f"{record['flops'] / record['peer_min'] / 1e9:.1f}",
-            f"{record['flops'] / record['ours_min'] / 1e9:.1f}",
-            f"{record['peak_gflops']:.0f}",
+            *_speeds(record, "flops", "peak_gflops", ".0f"),
+            *(_reading(record) if reads else []),
         ]
         for record in records
     ]
     table = _table(head, rows)
-    return f"<details><summary>times and GFLOP/s</summary>\n\n{table}\n</details>\n"
+    limits = ", GFLOP/s and GB/s" if reads else " and GFLOP/s"
+    note = (
+        "\nThe read peak is PyTorch's fastest read of a buffer of the size that the call reads, "
+        "which a large cache may hold from round to round; memory alone is that of a buffer beyond "
+        "the caches.\n"
+    )
+    return (
+        f"<details><summary>times{limits}</summary>\n\n{table}{note if reads else ''}\n</details>\n"
+    )
 
 
-def _memory(records: list[Record]) -> str:
+def _speeds(record: Record, work: str, peak: str, form: str) -> list[str]:
+    """Work per nanosecond of both, the peak of this machine, and the part of it that is ours."""
+    theirs, ours = (record[work] / record[f"{side}_min"] / 1e9 for side in ("peer", "ours"))
+    return [
+        f"{theirs:.1f}",
+        f"{ours:.1f}",
+        format(record[peak], form),
+        f"{ours / record[peak]:.2f}",
+    ]
+
+
+def _reading(record: Record) -> list[str]:
+    if "bytes" not in record:
+        return [""] * 5
+    return [*_speeds(record, "bytes", "peak_gbs", ".1f"), f"{record['memory_gbs']:.1f}"]
+
+
+def _memory(records: list[Record], domain: str) -> str:
     """Peak memory of a training step, at each shape: ours and the peer's, which ours should not
-    exceed."""
+    exceed unless the record holds a limit of its own."""
     shapes = _distinct(record["shape"] for record in records)
     rows = []
     for name in _distinct(record["row"] for record in records):
@@ -184,10 +227,31 @@ def _memory(records: list[Record]) -> str:
             f"{r['ours'] / 2**20:.1f} / {r['peer'] / 2**20:.1f}" if r else ""
             for r in map(by_shape.get, shapes)
         ]
-        met = all(record["ours"] <= record["peer"] for record in by_shape.values())
-        rows.append([name, *cells, "each ≤ PyTorch's", "yes" if met else "**no**"])
-    title = "## Peak memory of a training step: seqkern / PyTorch, MiB\n\n"
+        met = all(r["ours"] <= r.get("limit", r["peer"]) for r in by_shape.values())
+        target = next(iter(by_shape.values())).get("target", "each ≤ PyTorch's")
+        rows.append([name, *cells, target, "yes" if met else "**no**"])
+    title = (
+        f"## Peak memory of a training step ({domain}): seqkern / PyTorch, MiB\n\n"
+        "Resident memory beyond weights and inputs.\n\n"
+    )
     return title + _table(["", *shapes, "target", "met"], rows)
+
+
+def _errors(records: list[Record]) -> str:
+    """Errors against the truth: ours and the peer's, of each result."""
+    names = _distinct(name for record in records for name in record["ours"])
+    rows = []
+    for record in records:
+        ours, theirs, most = record["ours"], record["peer"], record["most"]
+        met = ours["gradients"] <= most * theirs["gradients"]
+        cells = [f"{ours[name]:.1e} / {theirs[name]:.1e}" if name in ours else "" for name in names]
+        target = f"gradients ≤ {most:g} PyTorch's"
+        rows.append([record["row"], record["shape"], *cells, target, "yes" if met else "**no**"])
+    title = (
+        "## Errors of output and gradients: seqkern / PyTorch\n\nRelative in norm to PyTorch's "
+        "results in float64 for the same inputs; gradients: all of them as one vector.\n\n"
+    )
+    return title + _table(["", "shape", *names, "target", "met"], rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

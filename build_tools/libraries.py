@@ -52,6 +52,7 @@ def build_sanitized(sanitizers: str) -> Path:
     """Builds the CPU library with e.g. "address,undefined", apart from the one that is shipped."""
     directory = Path("build", f"{sysconfig.get_platform()}-sanitize")
     sanitize = f"-fsanitize={sanitizers}"
+    # GCC forms FMAs from -O2 on, so other numbers come out than of the shipped library.
     debug = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
     lines = _cpu_lines(directory, find_compiler(), require_torch(), [sanitize, *debug], [sanitize])
     run_ninja(directory, lines)
@@ -104,7 +105,7 @@ def _cpu_objects(directory: Path, levels: dict[str, tuple[str, ...]]) -> list[Co
 def _cuda_objects(directory: Path) -> list[Compile]:
     return [
         Compile(str(path), f"{directory}/{path.with_suffix('.cu.o')}", "nvcc")
-        for path in _sources("_cuda.cu")
+        for path in cuda_sources()
     ]
 
 
@@ -114,16 +115,26 @@ def _sources(suffix: str) -> list[Path]:
     return sorted(path.relative_to(ROOT) for path in found if path.parent.name != "text")
 
 
-def _cuda_lines(directory: Path, compiler: list[str], torch: Torch) -> list[str]:
+def cuda_sources() -> list[Path]:
+    return _sources("_cuda.cu")
+
+
+def nvcc_command() -> list[str]:
+    """nvcc with the flags that every CUDA source is compiled with."""
     nvcc = require_nvcc()
-    base = [nvcc, f"-ccbin={host_compiler(compiler)}", "-cudart=static"]
     host = "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"
     # USE_CUDA uncovers the stream functions in torch's stable headers. They live in torch_cuda,
     # which a CPU-only torch lacks: that is why this library may have undefined symbols.
-    compile_ = [*base, "-O3", "-std=c++17", host, "-DUSE_CUDA", *_common_flags(torch)]
+    flags = ["-O3", "-std=c++17", host, "-DUSE_CUDA", *_common_flags(require_torch())]
+    return [nvcc, f"-ccbin={host_compiler(find_compiler())}", *flags, *gencode_flags(nvcc)]
+
+
+def _cuda_lines(directory: Path, compiler: list[str], torch: Torch) -> list[str]:
+    nvcc = require_nvcc()
+    link = [nvcc, f"-ccbin={host_compiler(compiler)}", "-cudart=static", "-shared"]
     depend = ["-MMD", "-MF", "$out.d", "-c", "$in", "-o", "$out"]
     return [
-        *rule("nvcc", [*compile_, *gencode_flags(nvcc), *depend]),
-        *rule("cuda_link", [*base, "-shared", "-o", "$out", "$in", *_link_flags(torch)]),
+        *rule("nvcc", [*nvcc_command(), *depend]),
+        *rule("cuda_link", [*link, "-o", "$out", "$in", *_link_flags(torch)]),
         *library(directory / "_cuda.so", "cuda_link", _cuda_objects(directory)),
     ]

@@ -40,5 +40,19 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
       "-> (Tensor grad_input, Tensor grad_h0, Tensor grad_w_ih, Tensor grad_w_hh, Tensor "
       "grad_bias)");
   m.def("recurrent_pack(Tensor w_hh, int gates) -> Tensor");
+
+  // attention: every head of a call; packed sequences with cu_seqlens
+  m.def(
+      "attention_forward(Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor? bias, "
+      "Tensor? alibi_slopes, Tensor? sinks, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? "
+      "seed, float scale, float softcap, float dropout_p, bool is_causal, int window_left, int "
+      "window_right) -> (Tensor output, Tensor lse)");
+  m.def(
+      "attention_backward(Tensor grad_output, Tensor? grad_lse, Tensor query, Tensor key, Tensor "
+      "value, Tensor output, Tensor lse, Tensor? mask, Tensor? bias, Tensor? alibi_slopes, Tensor? "
+      "cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seed, float scale, float softcap, float "
+      "dropout_p, bool is_causal, int window_left, int window_right, int needs) -> (Tensor "
+      "grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias, Tensor "
+      "grad_alibi_slopes)");
   m.def("lstm_pointwise(Tensor gates, Tensor c) -> (Tensor h, Tensor c_new)");
 }

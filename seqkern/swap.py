@@ -26,6 +26,12 @@ SWAPS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.RNNCell: seqkern_nn.RNNCell,
     torch.nn.LSTMCell: seqkern_nn.LSTMCell,
     torch.nn.GRUCell: seqkern_nn.GRUCell,
+    torch.nn.MultiheadAttention: seqkern_nn.MultiheadAttention,
+    torch.nn.TransformerEncoderLayer: seqkern_nn.TransformerEncoderLayer,
+    torch.nn.TransformerDecoderLayer: seqkern_nn.TransformerDecoderLayer,
+    torch.nn.TransformerEncoder: seqkern_nn.TransformerEncoder,
+    torch.nn.TransformerDecoder: seqkern_nn.TransformerDecoder,
+    torch.nn.Transformer: seqkern_nn.Transformer,
 }
 """Which class takes the place of which; the swap looks for exactly these classes."""
 
@@ -58,7 +64,7 @@ class SwapReport:
 
     Attributes:
         swapped: the modules that changed their class, in the order of ``named_modules``.
-        left: the recurrent modules that were left alone, each with the reason.
+        left: the recurrent and attention modules that were left alone, each with the reason.
         verification: what the verification measured, where one was asked for.
     """
 

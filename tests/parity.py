@@ -7,7 +7,7 @@ Distances are relative, in the Euclidean norm of a whole tensor. NaN is never th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,21 +23,35 @@ def relative_error(actual: Tensor, truth: Tensor) -> float:
     return float(distance / size if size > 0 else distance)
 
 
-def assert_parity(ours: Tensor, theirs: Tensor, truth: Tensor, what: str = "result") -> None:
-    """Fails unless `ours` has the shape and dtype of `theirs` and is as near to `truth`."""
+def assert_parity(
+    ours: Tensor,
+    theirs: Tensor,
+    truth: Tensor,
+    what: str = "result",
+    tiny: float | None = None,
+) -> None:
+    """Fails unless `ours` has the shape and dtype of `theirs` and is as near to `truth`.
+
+    `tiny` is that of the result's dtype, unless the computation has seen a lesser one.
+    """
     assert ours.dtype == theirs.dtype, f"{what}: dtype {ours.dtype}, PyTorch's {theirs.dtype}"
     assert ours.shape == theirs.shape, f"{what}: {list(ours.shape)}, PyTorch {list(theirs.shape)}"
     if ours.numel() == 0:
         return
     error = relative_error(ours, truth)
-    allowed = 2 * relative_error(theirs, truth) + TINY[ours.dtype]
+    allowed = 2 * relative_error(theirs, truth) + (TINY[ours.dtype] if tiny is None else tiny)
     # Written so that a NaN on either side fails.
     assert error <= allowed, f"{what} ({ours.dtype}): error {error:.3g}, allowed {allowed:.3g}"
 
 
 def assert_all_parity(
-    ours: Iterable[Tensor], theirs: Iterable[Tensor], truth: Iterable[Tensor], names: Iterable[str]
+    ours: Sequence[Tensor],
+    theirs: Iterable[Tensor],
+    truth: Iterable[Tensor],
+    names: Iterable[str],
+    tiny: Iterable[float | None] | None = None,
 ) -> None:
     """`assert_parity` for lists of results of the same length."""
-    for mine, other, exact, name in zip(ours, theirs, truth, names, strict=True):
-        assert_parity(mine, other, exact, name)
+    each = [None] * len(ours) if tiny is None else tiny
+    for mine, other, exact, name, hair in zip(ours, theirs, truth, names, each, strict=True):
+        assert_parity(mine, other, exact, name, hair)

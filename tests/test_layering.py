@@ -15,19 +15,29 @@ PACKAGE = Path(__file__).resolve().parent.parent / "seqkern"
 FLOORS = (
     ("errors", "snapshot", "timing", "comparison"),
     ("library", "backends"),
-    ("recurrent.reference", "recurrent.fake"),
-    ("recurrent.autograd",),
+    ("dispatch", "second_order"),
+    ("attention.philox", "attention.seeds"),
+    ("recurrent.reference", "recurrent.fake", "attention.reference", "attention.fake"),
+    ("recurrent.autograd", "attention.autograd"),
     ("recurrent.kinds",),
-    ("recurrent.checks", "recurrent.choice"),
+    ("recurrent.checks", "recurrent.choice", "attention.checks", "attention.choice"),
+    ("attention.folding",),
+    ("attention.masks", "attention.packing", "attention.weights"),
     ("recurrent.casting", "recurrent.torch_backend", "recurrent.freeze"),
-    ("recurrent.ops",),
+    ("attention.torch_backend",),
+    ("recurrent.ops", "attention.ops"),
+    ("attention.varlen",),
+    ("attention.nested",),
+    ("attention.dense",),
     ("recurrent.stack", "recurrent.cells"),
-    ("recurrent.modules",),
+    ("recurrent.modules", "attention.modules"),
+    ("attention.transformer",),
     ("nn",),
     ("swap", "verify", "models", "text", "info"),
     ("demo",),
     ("cli", "__main__"),
 )
+DOMAINS = ("recurrent", "attention")
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 MODULES = sorted(
@@ -36,6 +46,7 @@ MODULES = sorted(
 )
 MODULES.remove("__init__")  # the face of the whole package
 MODULES.remove("recurrent")  # empty
+MODULES.remove("attention")  # empty
 
 
 def floor(module: str) -> int | None:
@@ -72,6 +83,20 @@ def test_imports_from_below(module):
             assert other is None or other <= own, f"seqkern.{module} imports {name} from above"
 
 
-def test_the_reference_imports_nothing_but_torch():
-    roots = {name.partition(".")[0] for name in imports("recurrent.reference")}
+@pytest.mark.parametrize("module", ["recurrent.reference", "attention.philox"])
+def test_the_reference_imports_nothing_but_torch(module):
+    roots = {name.partition(".")[0] for name in imports(module)}
     assert roots - set(sys.stdlib_module_names) == {"torch"}
+
+
+def test_the_reference_of_attention_adds_its_random_generator():
+    names = {name for name in imports("attention.reference") if name.startswith("seqkern")}
+    assert names == {"seqkern.attention.philox.kept"}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if floor(m) is not None])
+def test_a_domain_never_imports_another(module):
+    domain = module.partition(".")[0]
+    for name in imports(module) if domain in DOMAINS else ():
+        other = name.removeprefix("seqkern.").partition(".")[0]
+        assert other == domain or other not in DOMAINS, f"seqkern.{module} imports {name}"

@@ -61,7 +61,8 @@ struct Compute<bfloat16> {
 template <class S>
 using compute_t = typename Compute<S>::type;
 
-// The compiler's vectors of a type: a whole register, its halves, and integers of the same width.
+// The compiler's vectors of a type: a whole register, its halves, integers of the same width, and
+// bits, which are integers that wrap around where they overflow.
 // (Spelled out for each type because the attribute is lost on a template parameter.)
 template <class T>
 struct Raw;
@@ -70,12 +71,14 @@ struct Raw<float> {
   typedef float full __attribute__((vector_size(kVectorBytes)));
   typedef float half __attribute__((vector_size(kVectorBytes / 2)));
   typedef int32_t integers __attribute__((vector_size(kVectorBytes)));
+  typedef uint32_t bits __attribute__((vector_size(kVectorBytes)));
 };
 template <>
 struct Raw<double> {
   typedef double full __attribute__((vector_size(kVectorBytes)));
   typedef double half __attribute__((vector_size(kVectorBytes / 2)));
   typedef int64_t integers __attribute__((vector_size(kVectorBytes)));
+  typedef uint64_t bits __attribute__((vector_size(kVectorBytes)));
 };
 typedef uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2)));
@@ -175,6 +178,14 @@ inline T sum(Vec<T> x) {
 }
 #endif
 
+// 0, 1, 2, ...
+template <class T>
+inline Vec<T> iota() {
+  Vec<T> x;
+  for (int i = 0; i < Vec<T>::kLanes; ++i) x.v[i] = static_cast<T>(i);
+  return x;
+}
+
 // ---- maths ----
 
 // The hardware's min and max give their second operand where one is NaN, so with x there a NaN in x
@@ -236,19 +247,40 @@ inline Vec<T> zero_where_not_positive(Vec<T> value, Vec<T> condition) {
   return condition.v <= zero ? zero : value.v;
 }
 
+// Lane i of x where bit i is set, else `otherwise`.
+template <class T>
+inline Vec<T> where_bits(uint64_t bits, Vec<T> x, T otherwise) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return Vec<T>(typename Vec<T>::raw(
+        _mm512_mask_blend_ps(static_cast<__mmask16>(bits), Vec<T>(otherwise).v, x.v)));
+  else
+    return Vec<T>(typename Vec<T>::raw(
+        _mm512_mask_blend_pd(static_cast<__mmask8>(bits), Vec<T>(otherwise).v, x.v)));
+#else
+  typename Raw<T>::integers bit;
+  for (int i = 0; i < Vec<T>::kLanes; ++i) bit[i] = 1 << i;
+  const typename Raw<T>::integers all = bit - bit + static_cast<int>(bits & 0xffff);
+  return Vec<T>(typename Vec<T>::raw((all & bit) != 0 ? x.v : Vec<T>(otherwise).v));
+#endif
+}
+
 inline Vec<double> reciprocal(Vec<double> x) {
   return Vec<double>(1.0) / x;
 }
 
-// Within 2 ulp for 2^-126 < |x| < 2^126: the hardware's estimate and one Newton step, several times
-// faster than a division.
+// Within 1 ulp for 2^-126 < |x| < 2^126, several times faster than a division: the hardware's
+// estimate y and what Newton's iteration adds to it. The remainder 1 - x * y must be exact, which
+// takes an FMA that does not depend on how the compiler optimizes.
 inline Vec<float> reciprocal(Vec<float> x) {
 #if defined(__AVX512F__)
   const Vec<float> y = Vec<float>::raw(_mm512_rcp14_ps(x.v));
-  return y * (2 - x * y);
+  const Vec<float> rest = Vec<float>::raw(_mm512_fnmadd_ps(x.v, y.v, Vec<float>(1.0f).v));
+  return y + y * rest;
 #elif defined(__AVX2__)
-  const Vec<float> y = Vec<float>::raw(_mm256_rcp_ps(x.v));
-  return y * (2 - x * y);
+  const Vec<float> y = Vec<float>::raw(_mm256_rcp_ps(x.v));  // 12 bits: one step leaves 2 ulp
+  const Vec<float> rest = Vec<float>::raw(_mm256_fnmadd_ps(x.v, y.v, Vec<float>(1.0f).v));
+  return y + y * (rest + rest * rest);
 #else
   return Vec<float>(1.0f) / x;
 #endif
@@ -261,7 +293,7 @@ template <>
 struct ExpConstants<float> {
   static constexpr float kShift =
       12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
-  static constexpr int32_t kBias = 127, kMantissaBits = 23;
+  static constexpr uint32_t kBias = 127, kMantissaBits = 23;
   // n * kLn2 is exact, so that r is accurate whether or not the compiler forms FMAs.
   static constexpr float kLn2 = 0.693359375f, kLn2Rest = -2.12194440e-4f;
   static constexpr float kMaxExp = 87.0f;  // exp(87) < 2^126, where the reciprocal still holds
@@ -273,7 +305,7 @@ struct ExpConstants<float> {
 template <>
 struct ExpConstants<double> {
   static constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52
-  static constexpr int64_t kBias = 1023, kMantissaBits = 52;
+  static constexpr uint64_t kBias = 1023, kMantissaBits = 52;
   static constexpr double kLn2 = 6.93147180369123816490e-01, kLn2Rest = 1.90821492927058770002e-10;
   static constexpr double kMaxExp = 700.0;
   static constexpr double kMaxTanh = 20.0;
@@ -321,7 +353,7 @@ inline Vec<T> times_power_of_two(Vec<T> x, Vec<T> n) {
     return Vec<T>(typename Vec<T>::raw(_mm512_scalef_pd(x.v, n.v)));
 #else
   const Vec<T> shifted = n + Vec<T>(ExpConstants<T>::kShift);
-  typename Raw<T>::integers bits;
+  typename Raw<T>::bits bits;  // of a NaN too
   std::memcpy(&bits, &shifted.v, sizeof(bits));
   bits = (bits + ExpConstants<T>::kBias) << ExpConstants<T>::kMantissaBits;
   Vec<T> power;
@@ -341,9 +373,10 @@ inline Vec<T> sigmoid(Vec<T> x) {
 // Splits x into its magnitude and its sign bit; with_sign puts the sign back.
 template <class T>
 inline Vec<T> magnitude(Vec<T> x, typename Raw<T>::integers& sign) {
-  typename Raw<T>::integers bits, sign_bit = {};
+  typename Raw<T>::integers bits, sign_bit;
   std::memcpy(&bits, &x.v, sizeof(bits));
-  sign_bit = ~sign_bit << (8 * static_cast<int>(sizeof(T)) - 1);
+  const Vec<T> minus_zero(T(-0.0));
+  std::memcpy(&sign_bit, &minus_zero.v, sizeof(sign_bit));
   sign = bits & sign_bit;
   bits ^= sign;
   Vec<T> result;

@@ -41,4 +41,19 @@ Tensor empty(const Shape& shape, ScalarType dtype) {
   return tensor;
 }
 
+Storage storage_of(const char* name, ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return Storage::kFloat;
+    case ScalarType::Double:
+      return Storage::kDouble;
+    case ScalarType::BFloat16:
+      return Storage::kBfloat16;
+    default:
+      break;
+  }
+  check(false, name, " should be float32, float64 or bfloat16");
+  return Storage::kFloat;
+}
+
 }  // namespace seqkern

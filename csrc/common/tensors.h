@@ -11,6 +11,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "common/storage.h"
+
 namespace seqkern {
 
 using torch::headeronly::ScalarType;
@@ -45,6 +47,9 @@ inline void check_shape(const char* name, const Tensor& t, const Shape& expected
     check(false, name, " should have the shape ", text(expected), ", but it has the shape ",
           text(actual));
 }
+
+// The kernels' name of a dtype; an error that names the argument for other dtypes.
+Storage storage_of(const char* argument, ScalarType dtype);
 
 // A contiguous CPU tensor of undefined values.
 Tensor empty(const Shape& shape, ScalarType dtype);

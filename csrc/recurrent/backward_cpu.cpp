@@ -219,21 +219,16 @@ BackwardResult backward(const Layer& layer, const BackwardExtras& extras) {
     args.grad_bias = bias_sums.data();
   }
 
-  std::vector<Tensor> scratch;
-  const auto room = [&](int64_t bytes) -> void* {
-    if (bytes == 0) return nullptr;
-    scratch.push_back(empty({bytes}, ScalarType::Byte));
-    return scratch.back().mutable_data_ptr();
-  };
+  Scratch scratch;
   if (!unpacked) {
     args.packed_hh =
-        room(product.packed_bytes(layer.gates * hidden, state, kernels.backward_units, 1));
+        scratch.room(product.packed_bytes(layer.gates * hidden, state, kernels.backward_units, 1));
     if (layer.w_hr)
-      args.packed_hr = room(product.packed_bytes(state, hidden, kernels.backward_units, 1));
+      args.packed_hr = scratch.room(product.packed_bytes(state, hidden, kernels.backward_units, 1));
   }
   for (int64_t depth : {layer.gates * hidden, layer.w_hr ? state : 0})
     args.operand_bytes = std::max(args.operand_bytes, product.operand_bytes(layer.batch, depth));
-  args.operand = room(args.operand_bytes * args.split.slots);
+  args.operand = scratch.room(args.operand_bytes * args.split.slots);
 
   if (layer.rows > 0) run_slots(kernels.backward, args);
 
@@ -243,7 +238,7 @@ BackwardResult backward(const Layer& layer, const BackwardExtras& extras) {
     std::transform(from, from + carry.numel(), to,
                    [](float x) { return static_cast<BFloat16>(x); });
   }
-  scratch.clear();
+  scratch.release();
   if (needs & kNeedsInput) result.grad_input = gradients.input();
   if (needs & kNeedsInputWeights) result.grad_w_ih = gradients.input_weights();
   if (needs & kNeedsStateWeights) result.grad_w_hh = gradients.state_weights();

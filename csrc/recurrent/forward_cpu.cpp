@@ -188,12 +188,7 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
   args.output = result.output.mutable_data_ptr();
   args.save = save;
 
-  std::vector<Tensor> scratch;
-  const auto room = [&](int64_t bytes) -> void* {
-    if (bytes == 0) return nullptr;
-    scratch.push_back(empty({bytes}, ScalarType::Byte));
-    return scratch.back().mutable_data_ptr();
-  };
+  Scratch scratch;
   if (unpacked) {
     args.input = layer.input.const_data_ptr();
   } else {
@@ -203,14 +198,14 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
       args.packed_hh = extras.packed->mutable_data_ptr();
       args.prepacked_hh = true;
     } else {
-      args.packed_hh = room(bytes);
+      args.packed_hh = scratch.room(bytes);
     }
     if (layer.w_hr)
-      args.packed_hr = room(product.packed_bytes(hidden, state, kernels.backward_units, 1));
+      args.packed_hr = scratch.room(product.packed_bytes(hidden, state, kernels.backward_units, 1));
   }
   for (int64_t depth : {state, layer.w_hr ? hidden : 0, unpacked ? layer.input_size : 0})
     args.operand_bytes = std::max(args.operand_bytes, product.operand_bytes(layer.batch, depth));
-  args.operand = room(args.operand_bytes * args.split.slots);
+  args.operand = scratch.room(args.operand_bytes * args.split.slots);
 
   for (size_t chunk = 0; layer.rows > 0 && chunk < ends.size(); ++chunk) {
     args.first_step = chunk ? ends[chunk - 1] : 0;

@@ -8,14 +8,12 @@
 #include <cstdint>
 
 #include "common/barrier.h"
+#include "common/storage.h"
 
 namespace seqkern {
 
 enum class Cell { kLstm, kGru, kRnnTanh, kRnnRelu };
 constexpr int kCells = 4;
-
-enum class Storage { kFloat, kDouble, kBfloat16 };
-constexpr int kStorages = 3;
 
 // Steps in the order of processing (a reversed sequence starts at its end). Step s works on rows
 // offset[s] ... offset[s] + active[s] of the row-major (row, feature) tensors; row r of a step

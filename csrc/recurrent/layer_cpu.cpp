@@ -15,21 +15,6 @@ int gates_of(Cell cell) {
 
 }  // namespace
 
-Storage storage_of(const char* name, ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return Storage::kFloat;
-    case ScalarType::Double:
-      return Storage::kDouble;
-    case ScalarType::BFloat16:
-      return Storage::kBfloat16;
-    default:
-      break;
-  }
-  check(false, name, " should be float32, float64 or bfloat16");
-  return Storage::kFloat;
-}
-
 PackedTag::PackedTag(Storage storage_, int64_t gates_, Sizes sizes)
     : isa(static_cast<int64_t>(isa_in_use())),
       storage(static_cast<int64_t>(storage_)),

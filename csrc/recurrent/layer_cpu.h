@@ -9,9 +9,6 @@
 
 namespace seqkern {
 
-// The kernels' name of a dtype; an error that names the argument for other dtypes.
-Storage storage_of(const char* argument, ScalarType dtype);
-
 // The arguments of a layer's forward and backward that mean the same for every cell. Tensors are
 // made contiguous.
 struct LayerArguments {
@@ -85,6 +82,21 @@ inline int64_t padded_row(int64_t features, const Tensor& like) {
   const int64_t bytes = features * static_cast<int64_t>(like.element_size());
   return bytes % 1024 == 0 ? features + 64 / static_cast<int64_t>(like.element_size()) : features;
 }
+
+// Working memory of a call.
+class Scratch {
+ public:
+  // Null for 0 bytes.
+  void* room(int64_t bytes) {
+    if (bytes == 0) return nullptr;
+    tensors_.push_back(empty({bytes}, ScalarType::Byte));
+    return tensors_.back().mutable_data_ptr();
+  }
+  void release() { tensors_.clear(); }
+
+ private:
+  std::vector<Tensor> tensors_;
+};
 
 // Stands behind packed weights that outlive a call (see freeze_): what they were packed for.
 struct PackedTag {

@@ -1,9 +1,12 @@
-"""The functional form of the recurrent layers and cells.
+"""The functional form of attention and of the recurrent layers and cells.
 
-The functions mirror PyTorch's own (`torch._VF.lstm` and its family). Gates, weights and shapes are
-PyTorch's: D = 2 if `bidirectional` else 1, L = `num_layers`, P = the projection's size or H.
+`scaled_dot_product_attention` and `varlen_attention` say in their own documentation what they take.
 
-Arguments of the layers:
+The recurrent functions mirror PyTorch's own (`torch._VF.lstm` and its family). Gates, weights and
+shapes are PyTorch's: D = 2 if `bidirectional` else 1, L = `num_layers`, P = the projection's size
+or H.
+
+Arguments of the recurrent layers:
 
 - input: (T, B, I), with `batch_first` (B, T, I), with `batch_sizes` (sum of lengths, I).
 - hx: (h0, c0) for the LSTM, h0 for the others, of shape (L * D, B, P or H); None for zeros.
@@ -27,6 +30,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from seqkern.attention.dense import scaled_dot_product_attention
+from seqkern.attention.varlen import varlen_attention
 from seqkern.recurrent import stack
 from seqkern.recurrent.cells import gru_cell, lstm_cell, rnn_relu_cell, rnn_tanh_cell
 from seqkern.recurrent.kinds import GRU, LSTM, RNN_RELU, RNN_TANH
@@ -40,6 +45,8 @@ __all__ = [
     "rnn_relu_cell",
     "rnn_tanh",
     "rnn_tanh_cell",
+    "scaled_dot_product_attention",
+    "varlen_attention",
 ]
 
 

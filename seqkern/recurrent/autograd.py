@@ -10,16 +10,16 @@ backward of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from seqkern import library
 from seqkern.recurrent import fake, reference  # noqa: F401  (fake registers its kernels)
+from seqkern.second_order import differentiable_backward, reference_gradients
 
 # Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
 if library.cpu.loaded:
@@ -32,7 +32,6 @@ if library.cpu.loaded:
     _rnn_backward = _ops.rnn_backward.default
 
 _grad_enabled = torch.is_grad_enabled
-_transforming = torch._C._are_functorch_transforms_active
 
 
 def lstm(
@@ -155,10 +154,10 @@ class _LSTM(torch.autograd.Function):
         input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, *saved = ctx.saved_tensors
         reverse = ctx.reverse
         need = ctx.needs_input_grad
-        if _differentiable_backward(grads):
+        if differentiable_backward(grads):
             run = partial(reference.lstm, batch_sizes=batch_sizes, reverse=reverse)
             tensors = (input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr)
-            return (*_reference_gradients(run, tensors, need, grads), None, None)
+            return (*reference_gradients(widened(run), tensors, need, grads), None, None)
         bias = need[5] or need[6]
         mask = _mask(need[0], need[1], need[2], need[3], need[4], bias, need[7])
         d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b, d_w_hr = _lstm_backward(
@@ -204,10 +203,10 @@ class _GRU(torch.autograd.Function):
         input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, *saved = ctx.saved_tensors
         reverse = ctx.reverse
         need = ctx.needs_input_grad
-        if _differentiable_backward(grads):
+        if differentiable_backward(grads):
             run = partial(reference.gru, batch_sizes=batch_sizes, reverse=reverse)
             tensors = (input, h0, w_ih, w_hh, b_ih, b_hh)
-            return (*_reference_gradients(run, tensors, need, grads), None, None)
+            return (*reference_gradients(widened(run), tensors, need, grads), None, None)
         mask = _mask(need[0], need[1], False, need[2], need[3], need[4] or need[5], False)
         d_x, d_h0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = _gru_backward(
             *grads, input, h0, w_ih, w_hh, batch_sizes, *saved, reverse, mask
@@ -252,7 +251,7 @@ class _RNN(torch.autograd.Function):
         input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, output = ctx.saved_tensors
         reverse, relu = ctx.reverse, ctx.relu
         need = ctx.needs_input_grad
-        if _differentiable_backward(grads):
+        if differentiable_backward(grads):
             run = partial(
                 reference.rnn,
                 batch_sizes=batch_sizes,
@@ -260,7 +259,7 @@ class _RNN(torch.autograd.Function):
                 nonlinearity="relu" if relu else "tanh",
             )
             tensors = (input, h0, w_ih, w_hh, b_ih, b_hh)
-            return (*_reference_gradients(run, tensors, need, grads), None, None, None)
+            return (*reference_gradients(widened(run), tensors, need, grads), None, None, None)
         mask = _mask(need[0], need[1], False, need[2], need[3], need[4] or need[5], False)
         d_x, d_h0, d_w_ih, d_w_hh, d_b = _rnn_backward(
             *grads, input, h0, w_ih, w_hh, batch_sizes, output, relu, reverse, mask
@@ -289,51 +288,6 @@ def _mask(input: bool, h0: bool, c0: bool, w_ih: bool, w_hh: bool, bias: bool, w
         | (32 if bias else 0)
         | (64 if w_hr else 0)
     )
-
-
-def _differentiable_backward(grads: Sequence[Tensor | None]) -> bool:
-    """Whether this backward call is itself differentiated: by autograd (create_graph), by a
-    function transform (vmap), or by forward mode, with a tangent on a gradient.
-
-    Not so in a compiled function, whose backward is traced once and never differentiated again.
-    """
-    if torch.compiler.is_compiling():
-        return False
-    if _grad_enabled() or _transforming():
-        return True
-    return forward_ad._current_level >= 0 and any(
-        grad is not None and forward_ad.unpack_dual(grad).tangent is not None for grad in grads
-    )
-
-
-def _reference_gradients(
-    run: Callable[..., tuple[Tensor, ...]],
-    tensors: Sequence[Tensor | None],
-    need: Sequence[bool],
-    grads: Sequence[Tensor | None],
-) -> list[Tensor | None]:
-    """The gradients of `run` in a form that autograd can differentiate again."""
-    again = _grad_enabled()
-    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        # One tensor may stand in two places (both biases, h0 and c0); as aliases each place
-        # gets its own gradient.
-        aliases = [
-            t.view_as(t) if t is not None and wanted else t
-            for t, wanted in zip(tensors, need, strict=False)
-        ]
-        outputs = widened(run)(*aliases)
-        pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
-        sources = [a for a, wanted in zip(aliases, need, strict=False) if wanted]
-        found = iter(
-            torch.autograd.grad(
-                [o for o, _ in pairs],
-                [s for s in sources if s is not None],
-                [g for _, g in pairs],
-                create_graph=again,
-                allow_unused=True,
-            )
-        )
-    return [next(found) if wanted else None for wanted in need[: len(tensors)]]
 
 
 def widened(run: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:

@@ -10,7 +10,6 @@ has the lower precision whatever its cell state has.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -69,10 +68,3 @@ def fused_lstm(kind: Kind, input: Tensor, batch_sizes: Tensor | None, projected:
         return True
     # Sequences of equal length; the compiler does not know the numbers in a tensor.
     return not torch.compiler.is_compiling() and bool(batch_sizes[0] == batch_sizes[-1])
-
-
-def without_autocast(device_type: str) -> AbstractContextManager[None]:
-    """Autocast off, where it is on: not every device type knows it."""
-    if not torch._C._is_any_autocast_enabled():
-        return nullcontext()
-    return torch.autocast(device_type, enabled=False)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkern import library
-from seqkern.recurrent.choice import ACCEPTED_DTYPES
+from seqkern.dispatch import ACCEPTED_DTYPES
 
 Module = TypeVar("Module", bound=nn.Module)
 

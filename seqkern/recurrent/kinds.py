@@ -30,60 +30,10 @@ class Kind(NamedTuple):
     reference: Layer
 
 
-def _lstm_kernel(
-    x: Tensor,
-    state: State,
-    w: Weights,
-    packed: Tensor | None,
-    batch_sizes: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    h0, c0 = state
-    output, h_n, c_n = autograd.lstm(x, h0, c0, *w, packed, batch_sizes, reverse)
-    return output, (h_n, c_n)
+def _kernel(name: str, weights: int, *options: bool) -> Layer:
+    """autograd's function of that name, which takes the state and the first so many weights."""
 
-
-def _lstm_reference(
-    x: Tensor,
-    state: State,
-    w: Weights,
-    packed: Tensor | None,
-    batch_sizes: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    h0, c0 = state
-    output, h_n, c_n = reference.lstm(x, h0, c0, *w, batch_sizes, reverse)
-    return output, (h_n, c_n)
-
-
-def _gru_kernel(
-    x: Tensor,
-    state: State,
-    w: Weights,
-    packed: Tensor | None,
-    batch_sizes: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    (h0,) = state
-    output, h_n = autograd.gru(x, h0, *w[:4], packed, batch_sizes, reverse)
-    return output, (h_n,)
-
-
-def _gru_reference(
-    x: Tensor,
-    state: State,
-    w: Weights,
-    packed: Tensor | None,
-    batch_sizes: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    (h0,) = state
-    output, h_n = reference.gru(x, h0, *w[:4], batch_sizes, reverse)
-    return output, (h_n,)
-
-
-def _rnn_kernel(relu: bool) -> Layer:
-    def kernel(
+    def layer(
         x: Tensor,
         state: State,
         w: Weights,
@@ -91,15 +41,17 @@ def _rnn_kernel(relu: bool) -> Layer:
         batch_sizes: Tensor | None,
         reverse: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        (h0,) = state
-        output, h_n = autograd.rnn(x, h0, *w[:4], packed, batch_sizes, reverse, relu)
-        return output, (h_n,)
+        run = getattr(autograd, name)
+        output, *final = run(x, *state, *w[:weights], packed, batch_sizes, reverse, *options)
+        return output, tuple(final)
 
-    return kernel
+    return layer
 
 
-def _rnn_reference(nonlinearity: str) -> Layer:
-    def textbook(
+def _reference(name: str, weights: int, *options: str) -> Layer:
+    """The same of the textbook's functions, which know no packed weights."""
+
+    def layer(
         x: Tensor,
         state: State,
         w: Weights,
@@ -107,14 +59,14 @@ def _rnn_reference(nonlinearity: str) -> Layer:
         batch_sizes: Tensor | None,
         reverse: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        (h0,) = state
-        output, h_n = reference.rnn(x, h0, *w[:4], batch_sizes, reverse, nonlinearity)
-        return output, (h_n,)
+        run = getattr(reference, name)
+        output, *final = run(x, *state, *w[:weights], batch_sizes, reverse, *options)
+        return output, tuple(final)
 
-    return textbook
+    return layer
 
 
-LSTM = Kind("lstm", 4, 2, _lstm_kernel, _lstm_reference)
-GRU = Kind("gru", 3, 1, _gru_kernel, _gru_reference)
-RNN_TANH = Kind("rnn_tanh", 1, 1, _rnn_kernel(relu=False), _rnn_reference("tanh"))
-RNN_RELU = Kind("rnn_relu", 1, 1, _rnn_kernel(relu=True), _rnn_reference("relu"))
+LSTM = Kind("lstm", 4, 2, _kernel("lstm", 5), _reference("lstm", 5))
+GRU = Kind("gru", 3, 1, _kernel("gru", 4), _reference("gru", 4))
+RNN_TANH = Kind("rnn_tanh", 1, 1, _kernel("rnn", 4, False), _reference("rnn", 4, "tanh"))
+RNN_RELU = Kind("rnn_relu", 1, 1, _kernel("rnn", 4, True), _reference("rnn", 4, "relu"))

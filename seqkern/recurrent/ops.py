@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seqkern.recurrent import casting, checks, choice, torch_backend
+from seqkern.dispatch import without_autocast
+from seqkern.recurrent import checks, choice, torch_backend
 from seqkern.recurrent.autograd import widened
 from seqkern.recurrent.kinds import GRU, LSTM, RNN_RELU, RNN_TANH, Kind, State, Weights
 
@@ -115,7 +116,7 @@ def run_layer(
         state = zero_state(kind, x, weights, int(batch_sizes[0]))
     if backend == "reference":
         checks.layer(kind, x, state, weights, batch_sizes)
-        with casting.without_autocast(x.device.type):
+        with without_autocast(x.device.type):
             return _wide_reference(kind, x, state, weights, batch_sizes, reverse)
     try:
         if x.dtype == torch.float16:

@@ -1,0 +1,320 @@
+// Attention's backward: the probabilities are computed again, tile by tile, from the saved
+// log-sum-exp (Dao et al. 2022, algorithm 4).
+//
+//   P = exp(S - lse)    dP = dO V^T    dS = P * (dP - delta),  delta = rowsum(dO * O) - grad_lse
+//   dV = P^T dO         dK = scale * dS^T Q                    dQ = scale * dS K
+//
+// A team's member owns every members-th tile of keys; in round r it works with every members-th
+// tile of queries from the (member + r)-th on. So in a round no two members add to the same dQ, dK
+// or dV, and the order of every sum is fixed by the size of the team.
+#pragma once
+
+#include "attention/backward_operands.h"
+#include "attention/exp2.h"
+
+namespace seqkern {
+namespace SEQKERN_ISA {
+
+// What one callback works with.
+template <class T>
+struct BackwardScratch {
+  using C = typename T::C;
+
+  BackwardScratch(const Problem& p, char* memory) {
+    Carve carve(memory);
+    constexpr int64_t kTile = T::kTileKeys * kQueries;
+    scores = carve.template take<C>(kTile);
+    grad = carve.template take<C>(kTile);
+    slope = carve.template take<C>(p.softcap != 0 ? kTile : 0);
+    bias = carve.template take<C>(p.bias.data ? kTile : 0);
+    gradients = carve.template take<char>(T::gradient_bytes());
+    rows = carve.template take<C>(kQueries * larger(p.dim, p.value_dim));
+    allowed = carve.template take<uint64_t>(T::kTileKeys);
+    keep = carve.template take<uint64_t>(T::kTileKeys + 4);
+    bytes = carve.taken();
+  }
+
+  C *scores, *grad, *slope, *bias, *rows;
+  char* gradients;
+  uint64_t *allowed, *keep;
+  int64_t bytes;
+};
+
+template <class T>
+class Backward {
+ public:
+  using S = typename T::Storage;
+  using C = typename T::C;
+  using V = Vec<C>;
+  using Operands = BackwardOperands<T>;
+
+  Backward(const BackwardCall& call, int64_t b, int64_t kv_head, const Place& place)
+      : call_(call),
+        p_(call.problem),
+        b_(b),
+        kv_head_(kv_head),
+        group_(p_.heads / p_.kv_heads),
+        extent_(extent_of(p_, b)),
+        place_(place),
+        scratch_(p_, place.own),
+        operands_(call, b, kv_head, extent_, place) {}
+
+  void run() {
+    Barrier& barrier = place_.team.barrier;
+    operands_.prepare();
+    const int members = place_.team.members;
+    for (int round = 0; round < members; ++round) {
+      for (int m = place_.members.begin; m < place_.members.end; ++m)
+        run_round(m, (m + round) % members, members);
+      barrier.wait(place_.members.count());
+    }
+    finish();
+    barrier.wait(place_.members.count());
+  }
+
+ private:
+  void run_round(int member, int first_tile, int members) {
+    const int64_t key_tiles = ceil_div(extent_.keys, T::kTileKeys);
+    const int64_t query_tiles = ceil_div(extent_.queries, kQueries);
+    for (int64_t g = 0; g < group_; ++g) {
+      const int64_t head = kv_head_ * group_ + g;
+      const Rules<S> rules(p_, b_, head, extent_);
+      double slope_sum = 0;
+      for (int64_t j = member; j < key_tiles; j += members) {
+        const int64_t first = j * T::kTileKeys;
+        const int64_t end = smaller<int64_t>(extent_.keys, first + T::kTileKeys);
+        const Range range = rules.queries_for(first, end);
+        if (range.begin >= range.end) continue;
+        const int64_t last_tile = (range.end - 1) / kQueries;
+        for (int64_t i = first_tile; i < query_tiles; i += members)
+          if (i >= range.begin / kQueries && i <= last_tile)
+            run_tile(rules, head, operands_.tile(g, i), first, end, slope_sum);
+      }
+      if (call_.grad_slopes) operands_.slope_sum(member, g) += slope_sum;
+    }
+  }
+
+  void run_tile(const Rules<S>& rules, int64_t head, const GradientTile<T>& tile, int64_t begin,
+                int64_t end, double& slope_sum) {
+    // Of the keys only those that some query of the tile may see.
+    const Range seen = rules.keys_for(tile.first, tile.first + tile.queries);
+    begin = larger(begin, seen.begin / T::kKeyStep * T::kKeyStep);
+    end = smaller(end, seen.end);
+    if (begin >= end) return;
+    const int keys = static_cast<int>(end - begin);
+    const int vectors = static_cast<int>(ceil_div(tile.queries, T::kLanes));
+    const Rectangle r{tile.first, tile.queries, begin, keys};
+    const Tile kind = rules.classify(r, scratch_.allowed);
+    if (kind == Tile::kSkip) return;
+
+    C *scores = scratch_.scores, *grad = scratch_.grad;
+    T::scores(operands_.key(), begin, keys, p_.dim, tile.query, vectors, scores);
+    C* slope = p_.softcap != 0 ? scratch_.slope : nullptr;
+    if (rules.transforms()) rules.transform(r, vectors, scores, scratch_.bias, slope);
+    if (kind == Tile::kMixed) Rules<S>::exclude(scratch_.allowed, keys, vectors, scores);
+    T::scores(operands_.value(), begin, keys, p_.value_dim, tile.grad_output, vectors, grad);
+
+    const uint64_t* keep = nullptr;
+    if (p_.dropout.probability > 0) keep = kept(head, r);
+    const auto gradients = T::gradients(scores, grad, scratch_.gradients);
+    differentiate(rules, r, tile, keep, kind == Tile::kMixed || rules.has_bias(), gradients, head,
+                  slope_sum);
+
+    if (call_.grad_value.data)
+      T::add_p(gradients, keys, tile.queries, tile.grad_output_rows, p_.value_dim,
+               operands_.grad_value(begin), operands_.grad_value_stride());
+    if (call_.grad_key.data)
+      T::add_ds(gradients, keys, tile.queries, tile.query_rows, p_.dim, operands_.grad_key(begin),
+                operands_.grad_key_stride());
+    if (call_.grad_query.data) {
+      T::accumulate(operands_.key_transposed(), begin, keys, p_.dim, T::ds_probability(gradients),
+                    vectors, tile.grad_query, true);
+      if (operands_.has_wild())
+        operands_.add_wild(r, kind == Tile::kMixed ? scratch_.allowed : nullptr, rules,
+                           T::ds_probability(gradients), tile.grad_query);
+    }
+  }
+
+  const uint64_t* kept(int64_t head, const Rectangle& r) {
+    // Counters hold four keys each.
+    const int before = static_cast<int>(r.first_key % 4);
+    uint64_t* keep = scratch_.keep;
+    keep_bits(p_.dropout, static_cast<uint32_t>(b_ * p_.heads + head), r.first_query, r.queries,
+              r.first_key - before, r.keys + before, keep);
+    return keep + before;
+  }
+
+  // Scores to P, and grad P to dS. excludes: a score may be minus infinity, and then P and dS are 0
+  // whatever dP is.
+  void differentiate(const Rules<S>& rules, const Rectangle& r, const GradientTile<T>& tile,
+                     const uint64_t* keep, bool excludes, const typename T::Gradients& gradients,
+                     int64_t head, double& slope_sum) {
+    const Factors<C> factors = rules.factors();
+    const V factor(factors.log2), minus_infinity(-kInfinity<C>);
+    const typename V::raw zero = {};
+    const double dropped = p_.dropout.probability;
+    const V kept_scale(static_cast<C>(dropped < 1 ? 1 / (1 - dropped) : 0));
+    const bool plain = !call_.grad_bias.data && !call_.grad_slopes && p_.softcap == 0;
+    const int padded = static_cast<int>(round_up(r.keys, T::kRowStep));
+    const int vectors = static_cast<int>(ceil_div(r.queries, T::kLanes));
+    const int padded_vectors =
+        static_cast<int>(ceil_div(round_up(r.queries, T::kQueryStep), T::kLanes));
+    for (int v = 0; v < vectors; ++v) {
+      const int column = v * T::kLanes;
+      const V lse = load(tile.lse + column), delta = load(tile.delta + column);
+      const bool huge = any_huge(lse);
+      const bool partial = column + T::kLanes > r.queries;
+      const uint64_t lanes = partial ? (uint64_t(1) << (r.queries - column)) - 1 : 0;
+      for (int j = 0; j < padded; j += 2) {
+        V p[2], ds[2];
+        for (int i = 0; i < 2; ++i) {
+          if (j + i >= r.keys) {
+            p[i] = ds[i] = V(zero);
+            continue;
+          }
+          const int64_t at = (j + i) * kQueries + column;
+          const V score = load(scratch_.scores + at);
+          V dp = load(scratch_.grad + at);
+          p[i] =
+              huge ? huge_probability(score, factors, tile, column) : T::exp2(score * factor - lse);
+          if (keep) dp = where_bits(keep[j + i] >> column, dp * kept_scale, C(0));
+          ds[i] = p[i] * (dp - delta);
+          if (keep) p[i] = where_bits(keep[j + i] >> column, p[i] * kept_scale, C(0));
+          if (excludes) ds[i] = V(typename V::raw(score.v == minus_infinity.v ? zero : ds[i].v));
+          if (partial) {
+            p[i] = where_bits(lanes, p[i], C(0));
+            ds[i] = where_bits(lanes, ds[i], C(0));
+          }
+          if (!plain) store(scratch_.grad + at, ds[i]);
+        }
+        T::store_p(gradients, j, column, p[0], p[1]);
+        if (plain) T::store_ds(gradients, j, column, ds[0], ds[1]);
+      }
+    }
+    if (!plain) {
+      if (call_.grad_bias.data) add_grad_bias(r, head);
+      if (call_.grad_slopes) slope_sum += slope_gradient(rules, r);
+      for (int v = 0; v < vectors; ++v)
+        for (int j = 0; j < padded; j += 2) {
+          V ds[2];
+          for (int i = 0; i < 2; ++i) {
+            const int64_t at = (j + i) * kQueries + v * T::kLanes;
+            ds[i] = V(zero);
+            if (j + i < r.keys) ds[i] = load(scratch_.grad + at);
+            if (j + i < r.keys && p_.softcap != 0) ds[i] = ds[i] * load(scratch_.slope + at);
+          }
+          T::store_ds(gradients, j, v * T::kLanes, ds[0], ds[1]);
+        }
+    }
+    for (int v = vectors; v < padded_vectors; ++v)
+      for (int j = 0; j < padded; j += 2) {
+        T::store_p(gradients, j, v * T::kLanes, V(zero), V(zero));
+        T::store_ds(gradients, j, v * T::kLanes, V(zero), V(zero));
+      }
+  }
+
+  // Where the exponents are huge, in the units in which the log-sum-exp was saved: so the greatest
+  // score has the exponent 0.
+  static V huge_probability(V score, const Factors<C>& factors, const GradientTile<T>& tile,
+                            int column) {
+    const V natural = rounded(score * V(factors.natural));
+    const typename V::raw zero = {};
+    const V x = natural - load(tile.natural_lse + column);
+    return T::exp2(V(typename V::raw(x.v > zero ? zero : x.v)) * V(static_cast<C>(kLog2e)));
+  }
+
+  void add_grad_bias(const Rectangle& r, int64_t head) {
+    const Scores& g = call_.grad_bias;
+    C* to = static_cast<C*>(const_cast<void*>(g.data)) + b_ * g.batch + head * g.head +
+            r.first_query * g.query + r.first_key * g.key;
+    for (int q = 0; q < r.queries; ++q, to += g.query)
+      for (int j = 0; j < r.keys; ++j) to[j * g.key] += scratch_.grad[j * kQueries + q];
+  }
+
+  double slope_gradient(const Rules<S>& rules, const Rectangle& r) const {
+    double total = 0;
+    for (int j = 0; j < r.keys; ++j)
+      for (int q = 0; q < r.queries; ++q)
+        total += static_cast<double>(scratch_.grad[j * kQueries + q]) *
+                 rules.slope_derivative(r.first_query + q, r.first_key + j);
+    return total;
+  }
+
+  void finish() {
+    const int64_t query_tiles = ceil_div(extent_.queries, kQueries);
+    if (call_.grad_query.data)
+      share(place_, group_ * query_tiles, 1, [&](int64_t begin, int64_t end) {
+        C scale[kQueries];
+        for (int q = 0; q < kQueries; ++q) scale[q] = static_cast<C>(p_.scale);
+        for (int64_t i = begin; i < end; ++i) {
+          const GradientTile<T> tile = operands_.tile(i % group_, i / group_);
+          S* to = rows_of<S>(call_.grad_query, b_, kv_head_ * group_ + i % group_,
+                             extent_.first_query + tile.first);
+          T::store_rows(tile.grad_query, scale, tile.queries, p_.dim, scratch_.rows, to,
+                        call_.grad_query.row);
+        }
+      });
+    share(place_, extent_.keys, 1, [&](int64_t begin, int64_t end) {
+      if (call_.grad_key.data)
+        write_rows(operands_.grad_key(begin), operands_.grad_key_stride(), end - begin, p_.dim,
+                   static_cast<C>(p_.scale),
+                   rows_of<S>(call_.grad_key, b_, kv_head_, extent_.first_key + begin),
+                   call_.grad_key.row);
+      if (call_.grad_value.data)
+        write_rows(operands_.grad_value(begin), operands_.grad_value_stride(), end - begin,
+                   p_.value_dim, C(1),
+                   rows_of<S>(call_.grad_value, b_, kv_head_, extent_.first_key + begin),
+                   call_.grad_value.row);
+    });
+    if (call_.grad_slopes && place_.members.begin == 0)
+      for (int64_t g = 0; g < group_; ++g) {
+        double total = 0;
+        for (int m = 0; m < place_.team.members; ++m) total += operands_.slope_sum(m, g);
+        static_cast<C*>(call_.grad_slopes)[b_ * p_.heads + kv_head_ * group_ + g] =
+            static_cast<C>(total);
+      }
+  }
+
+  static void write_rows(const C* from, int64_t from_stride, int64_t rows, int64_t features,
+                         C scale, S* to, int64_t to_stride) {
+    for (int64_t r = 0; r < rows; ++r, from += from_stride, to += to_stride)
+      for (int64_t f = 0; f < features; f += T::kLanes) {
+        const int n = static_cast<int>(smaller<int64_t>(T::kLanes, features - f));
+        store_first(to + f, load(from + f) * V(scale), n);
+      }
+  }
+
+  const BackwardCall& call_;
+  const Problem& p_;
+  int64_t b_, kv_head_, group_;
+  Extent extent_;
+  const Place& place_;
+  BackwardScratch<T> scratch_;
+  Operands operands_;
+};
+
+// A unit is `unit_batch` sequences and `unit_heads` key/value heads, one after the other.
+template <class T>
+void backward(const BackwardCall& call, int64_t unit, Place place) {
+  const int64_t across = call.problem.kv_heads / call.unit_heads;
+  const int64_t first_b = unit / across * call.unit_batch,
+                first_head = unit % across * call.unit_heads;
+  T::begin();
+  for (int64_t b = first_b; b < first_b + call.unit_batch; ++b)
+    for (int64_t head = first_head; head < first_head + call.unit_heads; ++head)
+      Backward<T>(call, b, head, place).run();
+  T::end();
+}
+
+template <class T>
+int64_t backward_own(const Problem& p) {
+  return BackwardScratch<T>(p, nullptr).bytes;
+}
+
+template <class T>
+int64_t backward_shared(const Problem& p, int members) {
+  return BackwardOperands<T>::bytes(p, members);
+}
+
+}  // namespace SEQKERN_ISA
+}  // namespace seqkern

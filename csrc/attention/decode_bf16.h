@@ -1,0 +1,462 @@
+// Decoding's products of bfloat16 numbers with float sums, by AVX512-BF16 dot products or AMX
+// tiles. The weights of the values are rounded to bfloat16.
+//
+// Keys are multiplied where they lie: their features are the depth of the product. For the values
+// the keys are the depth, and both instructions want pairs along it side by side: two rows are
+// interleaved in registers, eight numbers of each alternating, and the output's order is put right
+// at the end.
+#pragma once
+
+#include "attention/decode_fma.h"
+#include "attention/tile_rows.h"
+
+#ifdef __AVX512BF16__
+
+namespace seqkern {
+namespace SEQKERN_ISA {
+
+#ifndef AMXCHUNK
+#define AMXCHUNK 128
+#endif
+constexpr int kLineNumbers = 32;  // bfloat16 numbers in a register, and in a cache line
+
+inline __m512i line(const bfloat16* p) {
+  return _mm512_loadu_si512(p);
+}
+inline __m512i line_first(const bfloat16* p, int64_t n) {
+  return n >= kLineNumbers ? line(p) : _mm512_maskz_loadu_epi16((1u << n) - 1, p);
+}
+
+// Where the features of 32 interleaved numbers of two rows end up: the low result has 0-3, 8-11,
+// 16-19 and 24-27, the high one the others.
+inline int64_t interleaved_column(int64_t place) {
+  const int64_t within = place % kLineNumbers, high = within / 16, lane = within % 16;
+  return place - within + lane / 4 * 8 + high * 4 + lane % 4;
+}
+
+// Multiplies by vdpbf16ps: each lane adds a pair of products to a float sum.
+class DecodeDots {
+ public:
+  using S = bfloat16;
+  using C = float;
+  using V = Vec<float>;
+  static constexpr int kChunk = 64;
+  static constexpr int kKeyStep = 16;
+
+  static int64_t padded_rows(int64_t rows) { return rows; }
+  static int64_t value_stride(int64_t value_dim) { return round_up(value_dim, kLineNumbers); }
+  static int64_t column(int64_t place) { return interleaved_column(place); }
+  static int64_t bytes(int64_t dim, int64_t, int64_t rows) {
+    return round_up(rows * round_up(dim, kLineNumbers) * 2, kLineBytes) + rows * kChunk * 2;
+  }
+
+  DecodeDots(int64_t dim, int64_t value_dim, int64_t rows, char* memory)
+      : dim_(dim), value_dim_(value_dim), rows_(rows) {
+    Carve carve(memory);
+    queries_ = carve.take<bfloat16>(rows * query_stride());
+    weights_ = carve.take<bfloat16>(rows * kChunk);
+  }
+
+  void begin() {}
+  void end() {}
+
+  void set_query(int64_t row, const bfloat16* query) {
+    bfloat16* to = queries_ + row * query_stride();
+    for (int64_t d = 0; d < dim_; d += kLineNumbers)
+      _mm512_storeu_si512(to + d, line_first(query + d, dim_ - d));
+  }
+
+  void scores(Stream<S> keys, int count, Stream<S> next, float* scores) const {
+    for (int64_t r = 0; r < rows_; r += kDecodeRows) {
+      const int rows = static_cast<int>(smaller<int64_t>(kDecodeRows, rows_ - r));
+      score_rows<kDecodeRows>(rows, queries_ + r * query_stride(), keys, count,
+                              r == 0 ? next : keys, scores + r * kChunk);
+    }
+  }
+
+  void store_weights(float*, int64_t row, int j, V x) { store(weights_ + row * kChunk + j, x); }
+  float weight(const float*, int64_t row, int j) const { return widen(weights_[row * kChunk + j]); }
+
+  void accumulate(Stream<S> values, int count, Stream<S> next, const float*,
+                  const float* correction, float* output) const {
+    const int64_t stride = value_stride(value_dim_);
+    for (int64_t r = 0; r < rows_; r += kDecodeRows) {
+      const int rows = static_cast<int>(smaller<int64_t>(kDecodeRows, rows_ - r));
+      const ValueTile tile{weights_ + r * kChunk,  correction + r,      values, count,
+                           r == 0 ? next : values, output + r * stride, stride};
+      value_rows<kDecodeRows>(rows, tile);
+    }
+  }
+
+ private:
+  struct ValueTile {
+    const bfloat16* weights;
+    const float* correction;
+    Stream<S> values;
+    int count;
+    Stream<S> next;
+    float* output;
+    int64_t output_stride;
+  };
+
+  int64_t query_stride() const { return round_up(dim_, kLineNumbers); }
+
+  template <int kRows>
+  void score_rows(int rows, const bfloat16* queries, Stream<S> keys, int count, Stream<S> next,
+                  float* scores) const {
+    if constexpr (kRows > 1)
+      if (rows < kRows) return score_rows<kRows - 1>(rows, queries, keys, count, next, scores);
+    constexpr int kKeys = decode_keys(kRows);
+    int j = 0;
+    for (; j + kKeys <= count; j += kKeys)
+      score_tile<kRows, kKeys>(queries, {keys.rows + j * keys.stride, keys.stride},
+                               {next.rows + j * next.stride, next.stride}, scores + j);
+    for (; j < count; ++j)
+      score_tile<kRows, 1>(queries, {keys.rows + j * keys.stride, keys.stride},
+                           {next.rows + j * next.stride, next.stride}, scores + j);
+  }
+
+  template <int kRows, int kKeys>
+  void score_tile(const bfloat16* queries, Stream<S> keys, Stream<S> next, float* scores) const {
+    V sums[kRows][kKeys];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < kKeys; ++j) sums[r][j] = V(0.0f);
+    const int64_t query_stride = this->query_stride();
+    const auto add = [&](int64_t d, __mmask32 kept) __attribute__((always_inline)) {
+      __m512i query[kRows];
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) query[r] = line(queries + r * query_stride + d);
+#pragma GCC unroll 4
+      for (int j = 0; j < kKeys; ++j) {
+        prefetch(next.rows + j * next.stride + d);
+        const bfloat16* from = keys.rows + j * keys.stride + d;
+        const __m512i key = kept == 0xffffffff ? line(from) : _mm512_maskz_loadu_epi16(kept, from);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r)
+          sums[r][j].v = _mm512_dpbf16_ps(sums[r][j].v, (__m512bh)query[r], (__m512bh)key);
+      }
+    };
+    int64_t d = 0;
+    for (; d + kLineNumbers <= dim_; d += kLineNumbers) add(d, 0xffffffff);
+    if (d < dim_) add(d, (1u << (dim_ - d)) - 1);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) lane_sums<kKeys>(sums[r], scores + r * kChunk);
+  }
+
+  template <int kRows>
+  void value_rows(int rows, const ValueTile& tile) const {
+    if constexpr (kRows > 1)
+      if (rows < kRows) return value_rows<kRows - 1>(rows, tile);
+    int64_t f = 0;
+    value_columns<kRows, decode_vectors(kRows) / 2>(tile, f);
+    if (f < value_dim_)
+      value_tile<kRows, 1>(tile, f, (1u << (value_dim_ - f)) - 1);
+  }
+
+  template <int kRows, int kLines>
+  void value_columns(const ValueTile& tile, int64_t& f) const {
+    for (; f + kLines * kLineNumbers <= value_dim_; f += kLines * kLineNumbers)
+      value_tile<kRows, kLines>(tile, f, 0xffffffff);
+    if constexpr (kLines > 1) value_columns<kRows, kLines / 2>(tile, f);
+  }
+
+  template <int kRows, int kLines>
+  __attribute__((always_inline)) void value_tile(const ValueTile& tile, int64_t f,
+                                                 __mmask32 kept) const {
+    V sums[kRows][kLines][2];
+    const auto output = [&](int r, int l, int i) __attribute__((always_inline)) {
+      return tile.output + r * tile.output_stride + f + l * kLineNumbers + i * 16;
+    };
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int l = 0; l < kLines; ++l)
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i)
+          sums[r][l][i] = load(output(r, l, i)) * V(tile.correction[r]);
+    const int64_t stride = tile.values.stride;
+    const bfloat16 *value = tile.values.rows + f, *next = tile.next.rows + f;
+    const auto read = [&](const bfloat16* p) __attribute__((always_inline)) {
+      return kept == 0xffffffff ? line(p) : _mm512_maskz_loadu_epi16(kept, p);
+    };
+    for (int j = 0; j < tile.count; j += 2, value += 2 * stride, next += 2 * tile.next.stride) {
+      __m512bh pairs[kLines][2];
+#pragma GCC unroll 4
+      for (int l = 0; l < kLines; ++l) {
+        prefetch(next + l * kLineNumbers);
+        prefetch(next + tile.next.stride + l * kLineNumbers);
+        const __m512i first = read(value + l * kLineNumbers);
+        const __m512i second =
+            j + 1 < tile.count ? read(value + stride + l * kLineNumbers) : _mm512_setzero_si512();
+        pairs[l][0] = (__m512bh)_mm512_unpacklo_epi16(first, second);
+        pairs[l][1] = (__m512bh)_mm512_unpackhi_epi16(first, second);
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        int32_t pair;
+        std::memcpy(&pair, tile.weights + r * kChunk + j, sizeof(pair));
+        const __m512bh weights = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 4
+        for (int l = 0; l < kLines; ++l)
+#pragma GCC unroll 2
+          for (int i = 0; i < 2; ++i)
+            sums[r][l][i].v = _mm512_dpbf16_ps(sums[r][l][i].v, weights, pairs[l][i]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int l = 0; l < kLines; ++l)
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) store(output(r, l, i), sums[r][l][i]);
+  }
+
+  int64_t dim_, value_dim_, rows_;
+  bfloat16 *queries_, *weights_;
+};
+
+#ifdef __AMX_BF16__
+
+// Multiplies by AMX: tiles of 16 keys or features by up to 16 rows. For head dimensions that are
+// multiples of 32.
+//
+//   scores^T (keys, rows)     = K (keys, dim)         x Q^T (dim, rows), tiles of K read in place
+//   output (rows, features)  += weights (rows, keys)  x V (keys, features), V interleaved
+class DecodeAmx {
+ public:
+  using S = bfloat16;
+  using C = float;
+  using V = Vec<float>;
+  static constexpr int kChunk = 64;
+  static constexpr int kKeyStep = 32;
+
+  static bool takes(const Problem& p) { return p.dim % kDepth == 0 && p.value_dim % kDepth == 0; }
+
+  // More than 16 rows come in blocks of 16.
+  static int64_t padded_rows(int64_t rows) { return rows <= 16 ? rows : round_up(rows, 16); }
+  static int64_t value_stride(int64_t value_dim) { return value_dim; }
+  static int64_t column(int64_t place) { return interleaved_column(place); }
+  static int64_t bytes(int64_t dim, int64_t, int64_t rows) {
+    return Memory(dim, rows, nullptr).bytes;
+  }
+
+  DecodeAmx(int64_t dim, int64_t value_dim, int64_t rows, char* memory)
+      : dim_(dim),
+        value_dim_(value_dim),
+        rows_(rows),
+        tile_rows_(static_cast<int>(smaller<int64_t>(rows, 16))),
+        memory_(dim, rows, memory) {}
+
+  void begin() {
+    // Tiles 0 and 1: sums of scores. 2: Q^T. 4 and 5: keys or values. 6: weights. 3 and 7: output.
+    struct alignas(64) Configuration {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t bytes_per_row[16] = {};
+      uint8_t rows[16] = {};
+    } c;
+    for (int tile = 0; tile < 8; ++tile) {
+      const bool holds_rows = tile == 3 || tile >= 6;
+      c.bytes_per_row[tile] = static_cast<uint16_t>(tile < 3 ? 4 * tile_rows_ : 64);
+      c.rows[tile] = static_cast<uint8_t>(holds_rows ? tile_rows_ : 16);
+    }
+    // The intrinsic does not tell the compiler that it reads all of c, nor do the tile loads that
+    // they read memory.
+    asm volatile("" : : "r"(&c) : "memory");
+    _tile_loadconfig(&c);
+  }
+  void end() { _tile_release(); }
+
+  void set_query(int64_t row, const bfloat16* query) {
+    if (row == 0 && padded_rows(rows_) != rows_) clear_padding();
+    bfloat16* block = memory_.queries + row / 16 * 16 * dim_;
+    for (int64_t d = 0; d < dim_; d += 2)
+      std::memcpy(block + (d / 2 * tile_rows_ + row % 16) * 2, query + d, 2 * sizeof(bfloat16));
+  }
+
+  void scores(Stream<S> keys, int count, Stream<S> next, float* scores) const {
+    for (int64_t block = 0; block < rows_; block += 16) {
+      const bfloat16* queries = memory_.queries + block * dim_;
+      const Stream<S> ahead = block == 0 ? next : keys;
+      int j = 0;
+      for (; j + 32 <= count; j += 32)
+        score_tiles<2>(queries, {keys.rows + j * keys.stride, keys.stride},
+                       {ahead.rows + j * ahead.stride, ahead.stride},
+                       scores + block * kChunk + j);
+      for (; j < count; j += 16) {
+        Stream<S> some{keys.rows + j * keys.stride, keys.stride};
+        if (j + 16 > count) some = copy(some, count - j);
+        score_tiles<1>(queries, some, {ahead.rows + j * ahead.stride, ahead.stride},
+                       scores + block * kChunk + j);
+      }
+    }
+  }
+
+  void store_weights(float*, int64_t row, int j, V x) {
+    store(memory_.weights + row * kChunk + j, x);
+  }
+  float weight(const float*, int64_t row, int j) const {
+    return widen(memory_.weights[row * kChunk + j]);
+  }
+
+  void accumulate(Stream<S> values, int count, Stream<S> next, const float*,
+                  const float* correction, float* output) const {
+    for (int64_t r = 0; r < rows_; ++r)
+      if (correction[r] != 1)
+        for (int64_t f = 0; f < value_dim_; f += 16) {
+          float* p = output + r * value_dim_ + f;
+          store(p, load(p) * V(correction[r]));
+        }
+    // Interleaving is always one step ahead of the products, so that the two overlap.
+    const int groups = static_cast<int>(ceil_div(count, kDepth));
+    const auto prepare = [&](int64_t f, int g) __attribute__((always_inline)) {
+      interleave({values.rows + g * kDepth * values.stride + f, values.stride}, count - g * kDepth,
+                 {next.rows + g * kDepth * next.stride + f, next.stride}, pairs(f, g));
+    };
+    prepare(0, 0);
+    for (int64_t f = 0; f < value_dim_; f += kDepth) {
+      load_output(output + f);
+      for (int g = 0; g < groups; ++g) {
+        if (g + 1 < groups)
+          prepare(f, g + 1);
+        else if (f + kDepth < value_dim_)
+          prepare(f + kDepth, 0);
+        add_values(memory_.weights + g * kDepth, pairs(f, g));
+      }
+      store_output(output + f);
+      for (int64_t block = 16; block < rows_; block += 16) {
+        load_output(output + block * value_dim_ + f);
+        for (int g = 0; g < groups; ++g)
+          add_values(memory_.weights + block * kChunk + g * kDepth, pairs(f, g));
+        store_output(output + block * value_dim_ + f);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kDepth = 32;  // of a product of tiles
+  static constexpr int kGroups = kChunk / kDepth;
+
+  struct Memory {
+    Memory(int64_t dim, int64_t rows, char* memory) {
+      Carve carve(memory);
+      queries = carve.take<bfloat16>(padded_rows(rows) * dim);
+      weights = carve.take<bfloat16>(padded_rows(rows) * kChunk);
+      pairs = carve.take<bfloat16>(2 * kGroups * kDepth * kDepth);
+      keys = carve.take<bfloat16>(16 * dim);
+      transposed = carve.take<float>(16 * 16);
+      bytes = carve.taken();
+    }
+    bfloat16 *queries;  // Q^T: [block of 16 rows][dim / 2][row][2]
+    bfloat16 *weights;  // (rows, kChunk)
+    bfloat16 *pairs;    // [features][group of 32 keys][half][pair of keys][16 features][2]
+    bfloat16 *keys;     // a copy of the last keys
+    float* transposed;
+    int64_t bytes;
+  };
+
+  void clear_padding() {
+    std::memset(memory_.queries, 0, padded_rows(rows_) * dim_ * sizeof(bfloat16));
+    std::memset(memory_.weights, 0, padded_rows(rows_) * kChunk * sizeof(bfloat16));
+  }
+
+  Stream<S> copy(Stream<S> keys, int count) const {
+    for (int j = 0; j < 16; ++j) {
+      bfloat16* to = memory_.keys + j * dim_;
+      if (j < count)
+        std::memcpy(to, keys.rows + j * keys.stride, dim_ * sizeof(bfloat16));
+      else
+        std::memset(to, 0, dim_ * sizeof(bfloat16));
+    }
+    return {memory_.keys, dim_};
+  }
+
+  template <int kTiles>
+  void score_tiles(const bfloat16* queries, Stream<S> keys, Stream<S> next, float* scores) const {
+    _tile_zero(0);
+    if constexpr (kTiles > 1) _tile_zero(1);
+    for (int64_t d = 0; d < dim_; d += kDepth) {
+      for (int j = 0; j < 16 * kTiles; ++j) prefetch(next.rows + j * next.stride + d);
+      _tile_loadd(2, queries + d * tile_rows_, 4 * tile_rows_);
+      _tile_loadd(4, keys.rows + d, keys.stride * 2);
+      _tile_dpbf16ps(0, 4, 2);
+      if constexpr (kTiles > 1) {
+        _tile_loadd(5, keys.rows + 16 * keys.stride + d, keys.stride * 2);
+        _tile_dpbf16ps(1, 5, 2);
+      }
+    }
+    _tile_stored(0, memory_.transposed, 64);
+    transpose(scores);
+    if constexpr (kTiles > 1) {
+      _tile_stored(1, memory_.transposed, 64);
+      transpose(scores + 16);
+    }
+  }
+
+  // (16 keys, rows) to (rows, keys), four rows at a time.
+  void transpose(float* scores) const {
+    for (int r = 0; r < tile_rows_; r += 4) {
+      __m512 keys[4];  // each has every fourth key's four rows... in quarters
+      for (int i = 0; i < 4; ++i) {
+        const float* from = memory_.transposed + i * 16 + r;
+        keys[i] = _mm512_castps128_ps512(_mm_loadu_ps(from));
+        keys[i] = _mm512_insertf32x4(keys[i], _mm_loadu_ps(from + 4 * 16), 1);
+        keys[i] = _mm512_insertf32x4(keys[i], _mm_loadu_ps(from + 8 * 16), 2);
+        keys[i] = _mm512_insertf32x4(keys[i], _mm_loadu_ps(from + 12 * 16), 3);
+      }
+      const __m512 a = _mm512_unpacklo_ps(keys[0], keys[1]), b = _mm512_unpackhi_ps(keys[0], keys[1]);
+      const __m512 c = _mm512_unpacklo_ps(keys[2], keys[3]), d = _mm512_unpackhi_ps(keys[2], keys[3]);
+      const __m512 rows[4] = {_mm512_shuffle_ps(a, c, 0x44), _mm512_shuffle_ps(a, c, 0xee),
+                              _mm512_shuffle_ps(b, d, 0x44), _mm512_shuffle_ps(b, d, 0xee)};
+      for (int i = 0; i < 4 && r + i < tile_rows_; ++i)
+        _mm512_storeu_ps(scores + (r + i) * kChunk, rows[i]);
+    }
+  }
+
+  // Where 32 features of the values of a group of 32 keys are interleaved.
+  bfloat16* pairs(int64_t f, int group) const {
+    return memory_.pairs + (f / kDepth % 2 * kGroups + group) * kDepth * kDepth;
+  }
+
+  // 32 features of up to 32 values; zeros where there are fewer.
+  static void interleave(Stream<S> values, int count, Stream<S> next, bfloat16* to) {
+    const __m512i zero = _mm512_setzero_si512();
+    for (int j = 0; j < kDepth; j += 2, to += kDepth) {
+      prefetch(next.rows + j * next.stride);
+      prefetch(next.rows + (j + 1) * next.stride);
+      const __m512i a = j < count ? line(values.rows + j * values.stride) : zero;
+      const __m512i b = j + 1 < count ? line(values.rows + (j + 1) * values.stride) : zero;
+      _mm512_store_si512(to, _mm512_unpacklo_epi16(a, b));
+      _mm512_store_si512(to + kDepth * kDepth / 2, _mm512_unpackhi_epi16(a, b));
+    }
+  }
+
+  void load_output(const float* output) const {
+    _tile_loadd(3, output, value_dim_ * 4);
+    _tile_loadd(7, output + 16, value_dim_ * 4);
+  }
+  void store_output(float* output) const {
+    _tile_stored(3, output, value_dim_ * 4);
+    _tile_stored(7, output + 16, value_dim_ * 4);
+  }
+  // The output's tiles += 32 weights of each row x interleaved values.
+  static void add_values(const bfloat16* weights, const bfloat16* pairs) {
+    _tile_loadd(6, weights, kChunk * 2);
+    _tile_loadd(4, pairs, 64);
+    _tile_loadd(5, pairs + kDepth * kDepth / 2, 64);
+    _tile_dpbf16ps(3, 6, 4);
+    _tile_dpbf16ps(7, 6, 5);
+  }
+
+  int64_t dim_, value_dim_, rows_;
+  int tile_rows_;
+  Memory memory_;
+};
+
+#endif  // __AMX_BF16__
+
+}  // namespace SEQKERN_ISA
+}  // namespace seqkern
+
+#endif  // __AVX512BF16__

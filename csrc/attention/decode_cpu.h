@@ -1,0 +1,16 @@
+// Attention of few queries against many keys (decoding), limited by how fast keys and values are
+// read.
+#pragma once
+
+#include "attention/kernels.h"
+
+namespace seqkern {
+
+// Whether a call is one for decode(): so few rows read each key/value head that reading the keys
+// takes longer than the arithmetic.
+bool decodes(const Problem& problem);
+
+// Fills output and lse. Deterministic, whatever the number of threads.
+void decode(const ForwardCall& call, Storage storage);
+
+}  // namespace seqkern

@@ -1,0 +1,49 @@
+// The decoding kernels of one ISA level; compiled once per level.
+#include "attention/decode.h"
+#include "attention/decode_bf16.h"
+#include "attention/decode_fma.h"
+
+namespace seqkern {
+namespace SEQKERN_ISA {
+
+#ifdef __AMX_BF16__
+// One of two sets of products, by the call's head dimensions.
+template <class P, class Otherwise>
+DecodeKernels either() {
+  static_assert(P::kChunk == Otherwise::kChunk);
+  return {P::kChunk,
+          [](const Problem& p, int64_t rows) {
+            return P::takes(p) ? decode_own_bytes<P>(p, rows)
+                               : decode_own_bytes<Otherwise>(p, rows);
+          },
+          [](const Problem& p, int64_t rows) {
+            return P::takes(p) ? decode_partial_bytes<P>(p, rows)
+                               : decode_partial_bytes<Otherwise>(p, rows);
+          },
+          [](const Problem& p, const DecodePiece& piece, char* partial, char* own) {
+            (P::takes(p) ? decode_piece<P> : decode_piece<Otherwise>)(p, piece, partial, own);
+          },
+          [](const ForwardCall& call, int64_t b, int64_t kv_head, char* partials, int64_t count,
+             char* own) {
+            (P::takes(call.problem) ? decode_merge<P> : decode_merge<Otherwise>)(
+                call, b, kv_head, partials, count, own);
+          }};
+}
+#endif
+
+// Fills the table that decode_kernels() reads. A level that has nothing new for a type leaves its
+// entry as the level below filled it.
+void fill_decode_kernels(DecodeKernels* by_storage) {
+#if defined(__AMX_BF16__)
+  by_storage[int(Storage::kBfloat16)] = either<DecodeAmx, DecodeDots>();
+#elif defined(__AVX512BF16__)
+  by_storage[int(Storage::kBfloat16)] = decode_kernels_of<DecodeDots>();
+#else
+  by_storage[int(Storage::kFloat)] = decode_kernels_of<DecodeFma<float>>();
+  by_storage[int(Storage::kDouble)] = decode_kernels_of<DecodeFma<double>>();
+  by_storage[int(Storage::kBfloat16)] = decode_kernels_of<DecodeFma<bfloat16>>();
+#endif
+}
+
+}  // namespace SEQKERN_ISA
+}  // namespace seqkern

@@ -1,0 +1,200 @@
+"""The compiled attention operators as one differentiable function, dense and varlen.
+
+The autograd.Function stands outside the operator, and a call that needs no gradient does not
+pass through it: a Python-visible autograd costs more than a decoding step. What a forward call
+saves is never written again, so a graph may be walked twice (retain_graph).
+
+Differentiating a gradient once more differentiates the reference: the kernels' backward has no
+backward of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqkern import library
+from seqkern.attention import fake, reference  # noqa: F401  (fake registers its kernels)
+from seqkern.second_order import differentiable_backward, reference_gradients
+
+# Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
+if library.cpu.loaded:
+    _forward = torch.ops.seqkern.attention_forward.default
+    _backward = torch.ops.seqkern.attention_backward.default
+
+_grad_enabled = torch.is_grad_enabled
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    alibi_slopes: Tensor | None,
+    sinks: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    seed: Tensor | None,
+    scale: float,
+    softcap: float,
+    dropout_p: float,
+    is_causal: bool,
+    window_left: int,
+    window_right: int,
+) -> tuple[Tensor, Tensor]:
+    """`reference.attention` by the compiled kernel, or `reference.varlen_attention` where
+    cu_seqlens are given: (output, lse)."""
+    if _grad_enabled() and (
+        query.requires_grad
+        or key.requires_grad
+        or value.requires_grad
+        or (bias is not None and bias.requires_grad)
+        or (alibi_slopes is not None and alibi_slopes.requires_grad)
+        or (sinks is not None and sinks.requires_grad)
+    ):
+        if torch.compiler.is_compiling():
+            query, key, value, cu_seqlens_q, cu_seqlens_k = _aliases(
+                query, key, value, cu_seqlens_q, cu_seqlens_k
+            )
+        return _Attention.apply(
+            query, key, value, bias, alibi_slopes, sinks, mask, cu_seqlens_q, cu_seqlens_k, seed,
+            scale, softcap, dropout_p, is_causal, window_left, window_right,
+        )  # fmt: skip
+    return _forward(
+        query, key, value, mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
+        scale, softcap, dropout_p, is_causal, window_left, window_right,
+    )  # fmt: skip
+
+
+def _aliases(*tensors: Any) -> list[Any]:
+    """The tensors, of which one that stands in two places is two: self-attention passes the same
+    tensor three times, and Dynamo traces no autograd.Function with such arguments."""
+    return [
+        t.view_as(t) if t is not None and any(t is other for other in tensors[:place]) else t
+        for place, t in enumerate(tensors)
+    ]
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None,
+        alibi_slopes: Tensor | None,
+        sinks: Tensor | None,
+        mask: Tensor | None,
+        cu_seqlens_q: Tensor | None,
+        cu_seqlens_k: Tensor | None,
+        seed: Tensor | None,
+        *options: Any,
+    ) -> tuple[Tensor, Tensor]:
+        output, lse = _forward(
+            query, key, value, mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
+            *options,
+        )  # fmt: skip
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(
+            query, key, value, bias, alibi_slopes, sinks, mask, cu_seqlens_q, cu_seqlens_k, seed,
+            output, lse,
+        )  # fmt: skip
+        ctx.options = options
+        return output, lse
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_output: Tensor | None, grad_lse: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        query, key, value, bias, slopes, sinks, mask, cu_q, cu_k, seed, output, lse = (
+            ctx.saved_tensors
+        )
+        need = ctx.needs_input_grad
+        no_more = (None,) * 10
+        if grad_output is None and grad_lse is None:
+            return (None,) * 6 + no_more
+        if differentiable_backward((grad_output, grad_lse)):
+            run = _Textbook(mask, cu_q, cu_k, seed, ctx.options)
+            tensors = (query, key, value, bias, slopes, sinks)
+            found = reference_gradients(run, tensors, need, (grad_output, grad_lse))
+            return (*found, *no_more)
+        if grad_output is None:  # only lse was used
+            grad_output = output.new_zeros(()).expand(output.shape)
+        needs = need[0] | need[1] << 1 | need[2] << 2 | need[3] << 3 | need[4] << 4
+        d_query = d_key = d_value = d_bias = d_slopes = None
+        if needs:
+            d_query, d_key, d_value, d_bias, d_slopes = _backward(
+                grad_output, grad_lse, query, key, value, output, lse, mask, bias, slopes,
+                cu_q, cu_k, seed, *ctx.options, needs,
+            )  # fmt: skip
+        if d_slopes is not None and need[4] and slopes.dim() == 1:
+            d_slopes = d_slopes.sum(0)
+        return (
+            d_query if need[0] else None,
+            d_key if need[1] else None,
+            d_value if need[2] else None,
+            d_bias if need[3] else None,
+            d_slopes if need[4] else None,
+            _grad_sinks(sinks, grad_output, grad_lse, output, lse) if need[5] else None,
+            *no_more,
+        )
+
+
+class _Textbook:
+    """The reference as a function of the tensors that have gradients."""
+
+    def __init__(
+        self,
+        mask: Tensor | None,
+        cu_seqlens_q: Tensor | None,
+        cu_seqlens_k: Tensor | None,
+        seed: Tensor | None,
+        options: tuple[Any, ...],
+    ) -> None:
+        self.mask, self.cu_seqlens = mask, (cu_seqlens_q, cu_seqlens_k)
+        scale, softcap, dropout_p, is_causal, left, right = options
+        self.options = {
+            "scale": scale,
+            "softcap": softcap,
+            "dropout_p": dropout_p,
+            "is_causal": is_causal,
+            "window": (left, right),
+            "seed": seed,
+        }
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None,
+        alibi_slopes: Tensor | None,
+        sinks: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        options = {"alibi_slopes": alibi_slopes, "sinks": sinks, **self.options}
+        cu_q, cu_k = self.cu_seqlens
+        if cu_q is None or cu_k is None:
+            return reference.attention(query, key, value, mask=self.mask, bias=bias, **options)
+        return reference.varlen_attention(query, key, value, cu_q, cu_k, **options)
+
+
+def _grad_sinks(
+    sinks: Tensor, grad_output: Tensor, grad_lse: Tensor | None, output: Tensor, lse: Tensor
+) -> Tensor:
+    """sum over rows of P_sink * (grad_lse - grad_output . output), where P_sink = exp(sink - lse).
+
+    Heads are dimension -2 of lse, and dimension 1 of output in both forms; a row that is empty in
+    spite of its sink, one of -inf, has no P_sink.
+    """
+    inner = -(grad_output.to(lse.dtype) * output.to(lse.dtype)).sum(-1)
+    if lse.dim() == 2:  # varlen: (H, total)
+        inner = inner.transpose(0, 1)
+    if grad_lse is not None:
+        inner = inner + grad_lse
+    share = torch.exp(sinks[:, None] - lse.masked_fill(lse == -torch.inf, torch.inf))
+    grad = (share * inner).sum(-1)
+    return grad.sum(0) if grad.dim() == 2 else grad

@@ -1,0 +1,76 @@
+"""Which backend runs an attention call, and why each other one does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from seqkern import dispatch
+from seqkern.backends import Explanation
+from seqkern.dispatch import runs_directly
+
+__all__ = ["choose", "explanation", "refusals", "runs_directly"]
+
+
+def choose(query: Tensor, others: Sequence[Tensor | None], extras: str = "") -> str:
+    """The backend for a call with these tensors.
+
+    Args:
+        extras: the first argument of the call that PyTorch's attention does not know; "" if none.
+
+    Raises:
+        RuntimeError: the backend named by `use_backend` cannot run it, or none can; says why.
+    """
+    refused = refusals(query, others, extras)
+    return dispatch.pick(refused, _automatic(refused, query, others))
+
+
+def explanation(
+    call: str, query: Tensor, others: Sequence[Tensor | None], extras: str = ""
+) -> Explanation:
+    """`choose` with its reasons."""
+    refused = refusals(query, others, extras)
+    automatic = _automatic(refused, query, others)
+
+    def strength(backend: str) -> str:
+        if backend == "cpu":
+            return dispatch.cpu_strength(query)
+        if backend == "torch":
+            return "PyTorch's own operator for this device and dtype"
+        reason = dispatch.transform((query, *others))
+        return (
+            f"{reason}, and the reference works under all of them"
+            if reason
+            else "no other backend can"
+        )
+
+    return dispatch.explained(call, refused, automatic, strength, _weakness)
+
+
+def refusals(query: Tensor, others: Sequence[Tensor | None], extras: str) -> dict[str, str]:
+    """For each backend why it cannot run a call with these tensors; "" where it can."""
+    absent = dispatch.no_kernel("attention")
+    floating = query.is_floating_point() and query.element_size() > 1
+    return {
+        "cpu": dispatch.cpu_refusal(query, others),
+        "triton": absent,
+        "cuda": absent,
+        "torch": f"PyTorch's attention has no {extras}" if extras else "",
+        "reference": "" if floating else f"it needs floating-point numbers, got {query.dtype}",
+    }
+
+
+def _automatic(refused: dict[str, str], query: Tensor, others: Sequence[Tensor | None]) -> str:
+    if not refused["cpu"]:
+        return "cpu"
+    transformed = dispatch.transform((query, *others)) and not refused["reference"]
+    return "reference" if refused["torch"] or transformed else "torch"
+
+
+def _weakness(backend: str, chosen: str) -> str:
+    if backend == "reference":
+        return "this is the specification, which keeps all scores in memory"
+    if chosen == "reference":
+        return "PyTorch's operator fails under some transforms"
+    return "seqkern's kernels come first wherever they can run the call"

@@ -1,0 +1,209 @@
+"""Scaled dot-product attention with PyTorch's signature, and what PyTorch's has not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqkern.attention import autograd, checks, choice, nested
+from seqkern.attention.folding import folded
+from seqkern.attention.ops import attention, lowered, widened, without_equal
+from seqkern.attention.seeds import draw_seed
+from seqkern.dispatch import without_autocast
+
+_runs_directly = choice.runs_directly
+_kernel = autograd.attention
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    causal: str | None = None,
+    window: tuple[int, int] | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    return_lse: bool = False,
+    sinks: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""softmax(scale * query key^T + mask) value, for every batch entry and head.
+
+    Signature and meaning are those of `torch.nn.functional.scaled_dot_product_attention`; what
+    comes after the star is ours. Conventions there are flash-attn's: with N queries and M keys,
+    query i stands at key position i + M - N for `window`, `alibi_slopes` and
+    causal="bottom_right". The equations are in `seqkern.attention.reference`.
+
+    Args:
+        query: (..., H, N, D), 2 dimensions or more, any strides. float32, float64, bfloat16 and
+            float16 run on seqkern's kernels on the CPU, all else on PyTorch's. May be a
+            `torch.nested` tensor, jagged or strided, and so then are key and value.
+        key: (..., H, M, D), value: (..., H, M, Dv). Leading dimensions broadcast as in PyTorch.
+        attn_mask: broadcastable to (..., H, N, M). Boolean: True takes part. Floating (query's
+            dtype or float32): added to the scores; its gradient is computed if it requires one.
+        dropout_p: probability to drop a weight, always applied; from torch's CPU generator.
+        is_causal: query i looks at keys 0 to i, aligned at the top left. Given together with
+            attn_mask or `window`, both take part.
+        scale: 1 / sqrt(D) if None.
+        enable_gqa: key and value may have fewer heads than query, a divisor of H; neighbouring
+            heads of query share one.
+        causal: None; "top_left", the same as is_causal; or "bottom_right", query i looks at keys
+            0 to i + M - N.
+        window: (left, right), query i looks at keys i + M - N - left to i + M - N + right; -1 is
+            unlimited.
+        softcap: c, which makes a scaled score s into c * tanh(s / c), before masks are added.
+        alibi_slopes: (H,) or (..., H); adds -slope * |i + M - N - j| to the scores.
+        return_lse: also return the log of the sum of the exponentials of the scores.
+        sinks: (H,), one logit for each head that takes part in the softmax and has no value.
+
+    Returns:
+        (..., H, N, Dv) in query's dtype; with `return_lse` (output, lse), where lse is (..., H, N)
+        in float32, or float64 for float64. All of query, key, value, a floating attn_mask,
+        alibi_slopes and sinks get gradients, also through lse, any number of times. A query that
+        looks at no key gives 0, lse -inf, and no gradient; a key that is masked out contributes
+        nothing even where it holds NaN.
+
+    Raises:
+        RuntimeError, IndexError, TypeError: what PyTorch raises for arguments that do not fit
+            together, in its words.
+        ValueError: `causal`, `window` or `softcap` is not what it can be.
+
+    >>> q = torch.randn(2, 8, 100, 64)  # doctest: +SKIP
+    >>> output = scaled_dot_product_attention(q, q, q, is_causal=True)  # doctest: +SKIP
+    """
+    if (
+        isinstance(query, Tensor)
+        and _runs_directly(query)
+        and _fits(query, key, value, enable_gqa)
+        and (attn_mask is None or _mask_fits(query, key, attn_mask))
+    ):
+        mask = bias = seed = None
+        if attn_mask is not None:
+            if attn_mask.dim() != 4:
+                attn_mask = attn_mask[(None,) * (4 - attn_mask.dim())]
+            if attn_mask.dtype == torch.bool:
+                mask = attn_mask
+            else:
+                bias = attn_mask
+        sides, cap = (-1, -1), 0.0
+        if dropout_p or causal is not None or window is not None or softcap is not None:
+            is_causal, sides, cap = checks.options(dropout_p, is_causal, causal, window, softcap)
+            seed = draw_seed() if dropout_p else None
+        if alibi_slopes is not None or sinks is not None:
+            checks.per_head(query, query.shape[1], query.shape[:2], alibi_slopes, sinks)
+            alibi_slopes, sinks = widened(query, alibi_slopes), widened(query, sinks)
+        output, lse = _kernel(
+            query, key, value, mask, bias, alibi_slopes, sinks, None, None, seed,
+            query.shape[3] ** -0.5 if scale is None else scale, cap, dropout_p,
+            is_causal, sides[0], sides[1],
+        )  # fmt: skip
+        return (output, lse) if return_lse else output
+    return _any_call(
+        query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa,
+        causal, window, softcap, alibi_slopes, return_lse, sinks,
+    )  # fmt: skip
+
+
+def _fits(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> bool:
+    """Whether the tensors are what the kernel takes, as they are. `query` is on the CPU."""
+    if query.dim() != 4 or query.is_nested or not isinstance(key, Tensor):
+        return False
+    batch, heads, _, width = query.shape
+    shape = key.shape
+    return (
+        len(shape) == 4
+        and shape[0] == batch
+        and shape[3] == width
+        and width != 0
+        and (shape[1] == heads or (enable_gqa and shape[1] != 0 and heads % shape[1] == 0))
+        and isinstance(value, Tensor)
+        and value.shape[:3] == shape[:3]
+        and query.dtype == key.dtype == value.dtype
+        and key.is_cpu
+        and value.is_cpu
+        and not key.is_nested
+        and not value.is_nested
+    )
+
+
+def _mask_fits(query: Tensor, key: Tensor, mask: Tensor) -> bool:
+    """The same for a mask of four dimensions or fewer."""
+    if not isinstance(mask, Tensor) or mask.is_nested or not mask.is_cpu:
+        return False
+    shape, full = mask.shape, (*query.shape[:3], key.shape[2])
+    return (
+        len(shape) <= 4
+        and mask.dtype in (torch.bool, torch.float32, query.dtype)
+        and all(m in (1, n) for m, n in zip(shape, full[4 - len(shape) :], strict=True))
+    )
+
+
+def _any_call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+    causal: str | None,
+    window: tuple[int, int] | None,
+    softcap: float | None,
+    alibi_slopes: Tensor | None,
+    return_lse: bool,
+    sinks: Tensor | None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """All other calls: any rank, broadcasting, other backends, autocast, nested tensors."""
+    checks.types(
+        "scaled_dot_product_attention", query=query, key=key, value=value, attn_mask=attn_mask
+    )
+    is_causal, sides, cap = checks.options(dropout_p, is_causal, causal, window, softcap)
+    if query.is_nested or key.is_nested or value.is_nested:
+        if attn_mask is None and nested.ragged_batch(query, key, value):
+            result = _any_call(
+                query.values(), key.values(), value.values(), None, dropout_p, is_causal, scale,
+                enable_gqa, None, sides, cap, alibi_slopes, return_lse, sinks,
+            )  # fmt: skip
+            if isinstance(result, Tensor):
+                return nested.with_values(result, query)
+            return nested.with_values(result[0], query), nested.with_values(result[1], query)
+        return nested.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa,
+            sides, cap, alibi_slopes, return_lse, sinks,
+        )  # fmt: skip
+    extras = without_equal(alibi_slopes, sinks, cap, sides, return_lse)
+    tensors = (key, value, attn_mask, alibi_slopes, sinks)
+    if choice.choose(query, tensors, extras) == "torch":
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    boolean = attn_mask is not None and attn_mask.dtype == torch.bool
+    query, key, value, attn_mask = lowered(query, key, value, attn_mask)  # type: ignore[assignment]
+    checks.inputs(query, key, value, attn_mask)
+    call = folded(query, key, value, attn_mask, enable_gqa)
+    checks.per_head(query, call.lead[-1] if call.lead else 1, call.lead, alibi_slopes, sinks)
+    with without_autocast(query.device.type):
+        output, lse = attention(
+            call.query,
+            call.key,
+            call.value,
+            mask=call.mask if boolean else None,
+            bias=None if boolean else call.mask,
+            alibi_slopes=call.per_head(alibi_slopes),
+            sinks=call.per_head(sinks),
+            scale=scale,
+            softcap=cap,
+            dropout_p=dropout_p,
+            is_causal=is_causal,
+            window=sides,
+            seed=draw_seed() if dropout_p > 0 else None,
+        )
+    output = call.unfolded(output)
+    return (output, call.unfolded(lse)) if return_lse else output

@@ -1,0 +1,101 @@
+"""Shapes, dtypes and strides of the compiled operators' results, for torch.compile and export.
+
+Registered only where the compiled library is loaded: without it the operators do not exist.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seqkern import library
+
+
+def _wide(query: Tensor) -> torch.dtype:
+    return torch.float64 if query.dtype == torch.float64 else torch.float32
+
+
+def _laid_out_as(like: Tensor, batch: int, heads: int, length: int, width: int) -> Tensor:
+    """An empty (batch, heads, length, width), with the heads inside the positions in memory where
+    `like` has them so."""
+    if like.stride(1) < like.stride(2):
+        return like.new_empty((batch, length, heads, width)).transpose(1, 2)
+    return like.new_empty((batch, heads, length, width))
+
+
+def _grad(like: Tensor, wanted: int, varlen: bool) -> Tensor:
+    if not wanted:
+        return like.new_empty(0)
+    return like.new_empty(like.shape) if varlen else _laid_out_as(like, *like.shape)
+
+
+def attention_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    alibi_slopes: Tensor | None,
+    sinks: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    seed: Tensor | None,
+    scale: float,
+    softcap: float,
+    dropout_p: float,
+    is_causal: bool,
+    window_left: int,
+    window_right: int,
+) -> tuple[Tensor, Tensor]:
+    width = value.shape[-1]
+    if cu_seqlens_q is not None:
+        total, heads, _ = query.shape
+        output = query.new_empty((total, heads, width))
+        return output, query.new_empty((heads, total), dtype=_wide(query))
+    batch, heads, queries, _ = query.shape
+    output = _laid_out_as(query, batch, heads, queries, width)
+    return output, query.new_empty((batch, heads, queries), dtype=_wide(query))
+
+
+def attention_backward(
+    grad_output: Tensor,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    alibi_slopes: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    seed: Tensor | None,
+    scale: float,
+    softcap: float,
+    dropout_p: float,
+    is_causal: bool,
+    window_left: int,
+    window_right: int,
+    needs: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    varlen = cu_seqlens_q is not None
+    grad_bias = query.new_empty(0)
+    if needs & 8 and bias is not None:
+        grad_bias = bias.new_empty(bias.shape)
+    grad_slopes = query.new_empty(0)
+    if needs & 16:
+        batch = query.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
+        grad_slopes = query.new_empty((batch, query.shape[1]), dtype=_wide(query))
+    return (
+        _grad(query, needs & 1, varlen),
+        _grad(key, needs & 2, varlen),
+        _grad(value, needs & 4, varlen),
+        grad_bias,
+        grad_slopes,
+    )
+
+
+if library.cpu.loaded:
+    for _operator in (attention_forward, attention_backward):
+        torch.library.register_fake(f"seqkern::{_operator.__name__}", _operator)

@@ -1,0 +1,155 @@
+"""Attention on 4-D tensors: `reference.attention` with the fastest backend that can run it.
+
+For the modules and for the functions of `seqkern.nn.functional`, which bring their callers'
+shapes into this form.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seqkern.attention import autograd, checks, choice, reference, torch_backend
+from seqkern.dispatch import without_autocast
+
+_runs_directly = choice.runs_directly
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    window: tuple[int, int] = (-1, -1),
+    seed: Tensor | None = None,
+    need_lse: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Scaled dot-product attention; the equations are in `seqkern.attention.reference`.
+
+    Args:
+        query: (B, H, N, D), any strides. float32, float64, bfloat16, float16 (through float32)
+            on the CPU; on other devices whatever the chosen backend takes.
+        key: (B, Hkv, M, D), value: (B, Hkv, M, Dv), dtype of query; Hkv divides H, and H / Hkv
+            neighbouring heads of query share one of key and value.
+        mask: bool, True where a query looks at a key; 4-D, each dimension that of the scores
+            (B, H, N, M) or 1.
+        bias: added to the scores; the same shapes, in query's dtype or float32. May come together
+            with `mask`.
+        alibi_slopes: (H,) or (B, H). sinks: (H,). Both computed in float32 (float64 for float64).
+        scale: 1 / sqrt(D) unless given.
+        softcap: 0.0 for none.
+        dropout_p, seed: the probability to drop, and what `draw_seed` gave where it is not 0.
+        is_causal: query i looks at the keys 0 to i.
+        window: (left, right), query i looks at the keys i + M - N - left to i + M - N + right;
+            -1 is unlimited.
+        need_lse: whether the caller looks at lse. If not, PyTorch's operator, which gives none,
+            may run too, and lse is then empty.
+
+    Returns:
+        output (B, H, N, Dv), its heads inside the positions in memory where query has them so,
+        and lse (B, H, N). Under CPU autocast their dtypes are those of PyTorch's operator.
+
+    Raises:
+        RuntimeError: the arguments do not fit together, or the backend chosen with
+            `seqkern.use_backend` cannot run the call.
+    """
+    if scale is None:
+        scale = default_scale(query.shape[-1])
+    if _runs_directly(query):
+        if alibi_slopes is not None or sinks is not None:
+            alibi_slopes, sinks = widened(query, alibi_slopes), widened(query, sinks)
+        try:
+            return autograd.attention(
+                query, key, value, mask, bias, alibi_slopes, sinks, None, None, seed,
+                scale, softcap, dropout_p, is_causal, window[0], window[1],
+            )  # fmt: skip
+        except RuntimeError:
+            checks.four_dimensional(query, key, value, mask, bias, alibi_slopes, sinks)
+            raise
+    extras = without_equal(alibi_slopes, sinks, softcap, window, need_lse)
+    backend = choice.choose(query, (key, value, bias, alibi_slopes, sinks), extras)
+    if backend == "torch":
+        output = torch_backend.attention(query, key, value, mask, bias, scale, dropout_p, is_causal)
+        return output, output.new_empty(0)
+    query, key, value, bias = lowered(query, key, value, bias)  # type: ignore[assignment]
+    checks.four_dimensional(query, key, value, mask, bias, alibi_slopes, sinks)
+    alibi_slopes, sinks = widened(query, alibi_slopes), widened(query, sinks)
+    if backend == "reference":
+        with without_autocast(query.device.type):
+            return reference.attention(
+                query,
+                key,
+                value,
+                mask=mask,
+                bias=bias,
+                alibi_slopes=alibi_slopes,
+                sinks=sinks,
+                scale=scale,
+                softcap=softcap,
+                dropout_p=dropout_p,
+                is_causal=is_causal,
+                window=window,
+                seed=seed,
+            )
+    dtype = query.dtype
+    if dtype == torch.float16:  # autograd sees the casts
+        query, key, value = query.float(), key.float(), value.float()
+        bias = None if bias is None else bias.float()
+    output, lse = autograd.attention(
+        query, key, value, mask, bias, alibi_slopes, sinks, None, None, seed,
+        scale, softcap, dropout_p, is_causal, window[0], window[1],
+    )  # fmt: skip
+    return output.to(dtype), lse
+
+
+def default_scale(width: int) -> float:
+    """1 / sqrt(D); without features every score is 0, whatever the scale."""
+    return width**-0.5 if width else 1.0
+
+
+def lowered(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors in the dtype that CPU autocast gives them, where it is on: PyTorch's attention
+    is on its list for the lower precision, which spares float64 and what is not floating."""
+    if not torch._C._is_any_autocast_enabled() or not torch.is_autocast_enabled("cpu"):
+        return tensors
+    lower = torch.get_autocast_dtype("cpu")
+    return tuple(
+        t.to(lower)
+        if t is not None and t.is_cpu and t.is_floating_point() and t.dtype != torch.float64
+        else t
+        for t in tensors
+    )
+
+
+def without_equal(
+    alibi_slopes: Tensor | None,
+    sinks: Tensor | None,
+    softcap: float,
+    window: tuple[int, int],
+    need_lse: bool,
+) -> str:
+    """The first argument that PyTorch's attention has no equal of; "" if there is none."""
+    if window != (-1, -1):
+        return "window (nor a causal mask aligned at the bottom right)"
+    if softcap:
+        return "softcap"
+    if alibi_slopes is not None:
+        return "alibi_slopes"
+    if sinks is not None:
+        return "sinks"
+    return "lse to return" if need_lse else ""
+
+
+def widened(query: Tensor, numbers: Tensor | None) -> Tensor | None:
+    """Slopes and sinks in the dtype in which scores are computed."""
+    if numbers is None:
+        return None
+    return numbers.to(torch.float64 if query.dtype == torch.float64 else torch.float32)

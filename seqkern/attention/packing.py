@@ -1,0 +1,80 @@
+"""Nested tensors as what they hold: all sequences of a batch one behind the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of sequences without padding.
+
+    Attributes:
+        values: (total, E), the sequences one behind the other.
+        offsets: (B + 1,) int64 on the CPU: sequence b is values[offsets[b] : offsets[b + 1]].
+        source: the nested tensor that it was.
+    """
+
+    values: Tensor
+    offsets: Tensor
+    source: Tensor
+
+    def nested(self, values: Tensor) -> Tensor:
+        """Other values (total, *), nested in the layout and with the lengths of the source."""
+        source = self.source
+        if source.layout == torch.jagged:
+            # The very same offsets: by them PyTorch knows that two ragged sizes are equal.
+            offsets = source.offsets()  # type: ignore[attr-defined]
+            return torch.nested.nested_tensor_from_jagged(values, offsets)
+        lengths = self.offsets.diff().tolist()
+        return torch.nested.as_nested_tensor(list(values.split(lengths)), layout=torch.strided)
+
+
+def packed(nested: Tensor, name: str) -> Packed:
+    """Takes a nested tensor of B sequences (length, E) apart. Differentiable.
+
+    Args:
+        nested: of the layout torch.jagged or torch.strided.
+        name: how the caller's errors call it.
+
+    Raises:
+        AssertionError: it is not nested, or not a batch of sequences.
+    """
+    if not nested.is_nested:
+        raise AssertionError(
+            f"query, key and value must all be nested or none of them; {name} is a dense tensor"
+        )
+    if nested.dim() != 3:
+        raise AssertionError(
+            f"For nested input, expected {name} to be a 3-D nested tensor (batch, length, feature) "
+            f"but found {nested.dim()}-D"
+        )
+    if nested.layout == torch.jagged:
+        if nested._ragged_idx != 1:  # type: ignore[attr-defined]
+            raise AssertionError(
+                f"For nested input, expected {name} to be ragged in dimension 1 but it is in "
+                f"{nested._ragged_idx}"  # type: ignore[attr-defined]
+            )
+        jagged: Any = nested
+        if jagged.lengths() is not None:  # holes between the sequences: move them together
+            jagged = torch.nested.as_nested_tensor(list(nested.unbind()), layout=torch.jagged)
+        return Packed(jagged.values(), jagged.offsets().cpu(), jagged)
+    parts = nested.unbind()
+    lengths = torch.tensor([0, *(part.shape[0] for part in parts)])
+    return Packed(torch.cat(parts), lengths.cumsum(0), nested)
+
+
+def padded(values: Tensor, offsets: Tensor) -> Tensor:
+    """(total, *) as (B, longest, *) with zeros behind the end of each sequence."""
+    sequences = values.split(offsets.diff().tolist())
+    return torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
+
+
+def occupied(offsets: Tensor) -> Tensor:
+    """(B, longest) boolean: where `padded` holds values and not padding."""
+    lengths = offsets.diff()
+    return torch.arange(int(lengths.max())) < lengths[:, None]

@@ -1,0 +1,44 @@
+"""PyTorch's own attention: what runs where seqkern has no kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    scale: float,
+    dropout_p: float,
+    is_causal: bool,
+) -> Tensor:
+    """The output for the arguments of `ops.attention`; PyTorch gives no lse."""
+    if mask is None:
+        attn_mask = bias
+    elif bias is None:
+        attn_mask = mask
+    else:
+        attn_mask = bias.masked_fill(~mask, -torch.inf)
+    if is_causal and attn_mask is not None:  # not every path of PyTorch takes both
+        causal = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+        causal = causal.tril()
+        if attn_mask.dtype == torch.bool:
+            attn_mask = attn_mask & causal
+        else:
+            attn_mask = attn_mask.masked_fill(~causal, -torch.inf)
+        is_causal = False
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask,
+        dropout_p,
+        is_causal,
+        scale=scale,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )

@@ -1,0 +1,150 @@
+"""Attention inside each of several sequences that lie one after another, without padding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seqkern.attention import autograd, checks, choice, reference
+from seqkern.attention.ops import default_scale, lowered, widened
+from seqkern.attention.seeds import draw_seed
+from seqkern.dispatch import without_autocast
+
+
+def varlen_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int | None = None,
+    max_seqlen_k: int | None = None,
+    *,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    causal: str | None = None,
+    window: tuple[int, int] | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention inside each of S sequences packed into one tensor.
+
+    Sequence b has the rows cu_seqlens_q[b] to cu_seqlens_q[b + 1] of query, those of cu_seqlens_k
+    of key and value, and is attended to by itself, as `scaled_dot_product_attention` would.
+
+    Args:
+        query: (total_q, H, D), any strides; float32, float64, bfloat16 or float16.
+        key: (total_k, Hkv, D), value: (total_k, Hkv, Dv); Hkv divides H, and H / Hkv neighbouring
+            heads of query share one.
+        cu_seqlens_q, cu_seqlens_k: (S + 1,) int32 or int64, rising from 0 to total_q and total_k.
+            Wanted on the CPU, fetched from elsewhere. A sequence may be empty.
+        max_seqlen_q, max_seqlen_k: the longest sequence, as flash-attn wants it told; checked and
+            not needed.
+        alibi_slopes: (H,) or (S, H).
+        dropout_p, is_causal, scale, causal, window, softcap, sinks, return_lse: as in
+            `scaled_dot_product_attention`, with N and M of each sequence.
+
+    Returns:
+        (total_q, H, Dv) in query's dtype; with `return_lse` (output, lse), lse (H, total_q).
+        Gradients as in `scaled_dot_product_attention`.
+
+    Raises:
+        RuntimeError: the arguments do not fit together; cu_seqlens are negative, decrease, or end
+            elsewhere than the tensors; max_seqlen is less than the longest sequence.
+        ValueError: `causal`, `window` or `softcap` is not what it can be.
+    """
+    checks.types(
+        "varlen_attention",
+        query=query,
+        key=key,
+        value=value,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+    )
+    is_causal, sides, cap = checks.options(dropout_p, is_causal, causal, window, softcap)
+    if not (cu_seqlens_q.is_cpu and cu_seqlens_k.is_cpu):
+        cu_seqlens_q, cu_seqlens_k = cu_seqlens_q.cpu(), cu_seqlens_k.cpu()
+    checks.longest("max_seqlen_q", max_seqlen_q, cu_seqlens_q)
+    checks.longest("max_seqlen_k", max_seqlen_k, cu_seqlens_k)
+    output, lse = attention_varlen(
+        query,
+        key,
+        value,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        alibi_slopes=alibi_slopes,
+        sinks=sinks,
+        scale=scale,
+        softcap=cap,
+        dropout_p=dropout_p,
+        is_causal=is_causal,
+        window=sides,
+        seed=draw_seed() if dropout_p > 0 else None,
+    )
+    return (output, lse) if return_lse else output
+
+
+def attention_varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    *,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    window: tuple[int, int] = (-1, -1),
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`ops.attention` for packed sequences; cu_seqlens on the CPU. Returns (output, lse).
+
+    PyTorch has no such operator on the CPU: the kernels run it, or the reference does.
+    """
+    if scale is None:
+        scale = default_scale(query.shape[-1])
+    if choice.runs_directly(query):
+        try:
+            return autograd.attention(
+                query, key, value, None, None, widened(query, alibi_slopes), widened(query, sinks),
+                cu_seqlens_q, cu_seqlens_k, seed,
+                scale, softcap, dropout_p, is_causal, window[0], window[1],
+            )  # fmt: skip
+        except RuntimeError:
+            checks.varlen(query, key, value, cu_seqlens_q, cu_seqlens_k, alibi_slopes, sinks)
+            raise
+    backend = choice.choose(query, (key, value, alibi_slopes, sinks), "cu_seqlens")
+    query, key, value = lowered(query, key, value)  # type: ignore[assignment]
+    checks.varlen(query, key, value, cu_seqlens_q, cu_seqlens_k, alibi_slopes, sinks)
+    alibi_slopes, sinks = widened(query, alibi_slopes), widened(query, sinks)
+    if backend == "reference":
+        with without_autocast(query.device.type):
+            return reference.varlen_attention(
+                query,
+                key,
+                value,
+                cu_seqlens_q,
+                cu_seqlens_k,
+                alibi_slopes=alibi_slopes,
+                sinks=sinks,
+                scale=scale,
+                softcap=softcap,
+                dropout_p=dropout_p,
+                is_causal=is_causal,
+                window=window,
+                seed=seed,
+            )
+    dtype = query.dtype
+    if dtype == torch.float16:  # autograd sees the casts
+        query, key, value = query.float(), key.float(), value.float()
+    output, lse = autograd.attention(
+        query, key, value, None, None, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
+        scale, softcap, dropout_p, is_causal, window[0], window[1],
+    )  # fmt: skip
+    return output.to(dtype), lse
