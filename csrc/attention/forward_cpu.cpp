@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "attention/arguments_cpu.h"
+#include "attention/decode_cpu.h"
 #include "attention/kernels.h"
 #include "attention/schedule.h"
 
@@ -26,6 +27,10 @@ std::tuple<Tensor, Tensor> attention_forward(
   ForwardCall call{p, arguments.rows(output), lse.mutable_data_ptr(),
                    p.packed() ? 0 : p.heads * p.queries,
                    p.packed() ? arguments.query_rows : p.queries};
+  if (decodes(p)) {
+    decode(call, arguments.storage);
+    return {output, lse};
+  }
   const AttentionKernels& kernels = attention_kernels(arguments.storage);
   run_units(kernels.forward, call, p.batch * p.kv_heads, arguments.work(), kernels.forward_shared,
             kernels.forward_own);
