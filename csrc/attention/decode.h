@@ -47,7 +47,7 @@ struct DecodePartial {
 
   DecodePartial(const Problem& p, int64_t rows, char* memory) {
     Carve carve(memory);
-    output = carve.take<C>(P::padded_rows(rows) * P::value_stride(p.value_dim));
+    output = carve.take<C>(rows * P::value_stride(p.value_dim));
     maximum = carve.take<C>(rows);
     sum = carve.take<C>(rows);
     bytes = carve.taken();
@@ -67,10 +67,10 @@ struct DecodeScratch {
   DecodeScratch(const Problem& p, int64_t rows_, char* memory) {
     Carve carve(memory);
     products = carve.take<char>(P::bytes(p.dim, p.value_dim, rows_));
-    scores = carve.take<C>(P::padded_rows(rows_) * P::kChunk);
+    scores = carve.take<C>(rows_ * P::kChunk);
     terms = carve.take<C>(rows_ * P::kChunk);
     terms_of = carve.take<const C*>(rows_);
-    correction = carve.take<C>(P::padded_rows(rows_));
+    correction = carve.take<C>(rows_);
     sums = carve.take<C>(rows_ * Vec<C>::kLanes);
     rows = carve.take<DecodeRow<S>>(rows_);
     bytes = carve.taken();
@@ -84,11 +84,6 @@ struct DecodeScratch {
   DecodeRow<S>* rows;
   int64_t bytes;
 };
-
-// Rows of the sequence that has the most.
-inline int64_t most_rows(const Problem& p) {
-  return p.heads / p.kv_heads * p.queries;
-}
 
 template <class P>
 class Decoder {
@@ -128,7 +123,7 @@ class Decoder {
     }
     std::memset(scratch_.sums, 0, rows_ * V::kLanes * sizeof(C));
     std::memset(partial_.output, 0,
-                P::padded_rows(rows_) * P::value_stride(p_.value_dim) * sizeof(C));
+                rows_ * P::value_stride(p_.value_dim) * sizeof(C));
     products_.begin();
   }
 

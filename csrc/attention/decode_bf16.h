@@ -8,6 +8,7 @@
 #pragma once
 
 #include "attention/decode_fma.h"
+#include "attention/decode_rows.h"
 #include "attention/tile_rows.h"
 
 #ifdef __AVX512BF16__
@@ -15,9 +16,6 @@
 namespace seqkern {
 namespace SEQKERN_ISA {
 
-#ifndef AMXCHUNK
-#define AMXCHUNK 128
-#endif
 constexpr int kLineNumbers = 32;  // bfloat16 numbers in a register, and in a cache line
 
 inline __m512i line(const bfloat16* p) {
@@ -40,10 +38,9 @@ class DecodeDots {
   using S = bfloat16;
   using C = float;
   using V = Vec<float>;
-  static constexpr int kChunk = 64;
+  static constexpr int kChunk = 32;
   static constexpr int kKeyStep = 16;
 
-  static int64_t padded_rows(int64_t rows) { return rows; }
   static int64_t value_stride(int64_t value_dim) { return round_up(value_dim, kLineNumbers); }
   static int64_t column(int64_t place) { return interleaved_column(place); }
   static int64_t bytes(int64_t dim, int64_t, int64_t rows) {
@@ -109,11 +106,9 @@ class DecodeDots {
     constexpr int kKeys = decode_keys(kRows);
     int j = 0;
     for (; j + kKeys <= count; j += kKeys)
-      score_tile<kRows, kKeys>(queries, {keys.rows + j * keys.stride, keys.stride},
-                               {next.rows + j * next.stride, next.stride}, scores + j);
+      score_tile<kRows, kKeys>(queries, keys.from(j), next.from(j), scores + j);
     for (; j < count; ++j)
-      score_tile<kRows, 1>(queries, {keys.rows + j * keys.stride, keys.stride},
-                           {next.rows + j * next.stride, next.stride}, scores + j);
+      score_tile<kRows, 1>(queries, keys.from(j), next.from(j), scores + j);
   }
 
   template <int kRows, int kKeys>
@@ -151,8 +146,7 @@ class DecodeDots {
       if (rows < kRows) return value_rows<kRows - 1>(rows, tile);
     int64_t f = 0;
     value_columns<kRows, decode_vectors(kRows) / 2>(tile, f);
-    if (f < value_dim_)
-      value_tile<kRows, 1>(tile, f, (1u << (value_dim_ - f)) - 1);
+    if (f < value_dim_) value_tile<kRows, 1>(tile, f, (1u << (value_dim_ - f)) - 1);
   }
 
   template <int kRows, int kLines>
@@ -229,13 +223,13 @@ class DecodeAmx {
   using S = bfloat16;
   using C = float;
   using V = Vec<float>;
-  static constexpr int kChunk = 64;
-  static constexpr int kKeyStep = 32;
+  static constexpr int kChunk = 32;  // the depth of a product of tiles
+  static constexpr int kKeyStep = kChunk;
 
-  static bool takes(const Problem& p) { return p.dim % kDepth == 0 && p.value_dim % kDepth == 0; }
+  static bool takes(const Problem& p) {
+    return p.dim % kChunk == 0 && p.value_dim % kChunk == 0 && most_rows(p) <= kTile;
+  }
 
-  // More than 16 rows come in blocks of 16.
-  static int64_t padded_rows(int64_t rows) { return rows <= 16 ? rows : round_up(rows, 16); }
   static int64_t value_stride(int64_t value_dim) { return value_dim; }
   static int64_t column(int64_t place) { return interleaved_column(place); }
   static int64_t bytes(int64_t dim, int64_t, int64_t rows) {
@@ -243,14 +237,10 @@ class DecodeAmx {
   }
 
   DecodeAmx(int64_t dim, int64_t value_dim, int64_t rows, char* memory)
-      : dim_(dim),
-        value_dim_(value_dim),
-        rows_(rows),
-        tile_rows_(static_cast<int>(smaller<int64_t>(rows, 16))),
-        memory_(dim, rows, memory) {}
+      : dim_(dim), value_dim_(value_dim), rows_(rows), memory_(dim, rows, memory) {}
 
   void begin() {
-    // Tiles 0 and 1: sums of scores. 2: Q^T. 4 and 5: keys or values. 6: weights. 3 and 7: output.
+    // Tiles 0 and 1: sums of scores. 2: Q^T. 3 and 7: output. 4 and 5: keys or values. 6: weights.
     struct alignas(64) Configuration {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t bytes_per_row[16] = {};
@@ -258,8 +248,8 @@ class DecodeAmx {
     } c;
     for (int tile = 0; tile < 8; ++tile) {
       const bool holds_rows = tile == 3 || tile >= 6;
-      c.bytes_per_row[tile] = static_cast<uint16_t>(tile < 3 ? 4 * tile_rows_ : 64);
-      c.rows[tile] = static_cast<uint8_t>(holds_rows ? tile_rows_ : 16);
+      c.bytes_per_row[tile] = static_cast<uint16_t>(tile < 3 ? 4 * rows_ : 64);
+      c.rows[tile] = static_cast<uint8_t>(holds_rows ? rows_ : kTile);
     }
     // The intrinsic does not tell the compiler that it reads all of c, nor do the tile loads that
     // they read memory.
@@ -269,27 +259,17 @@ class DecodeAmx {
   void end() { _tile_release(); }
 
   void set_query(int64_t row, const bfloat16* query) {
-    if (row == 0 && padded_rows(rows_) != rows_) clear_padding();
-    bfloat16* block = memory_.queries + row / 16 * 16 * dim_;
     for (int64_t d = 0; d < dim_; d += 2)
-      std::memcpy(block + (d / 2 * tile_rows_ + row % 16) * 2, query + d, 2 * sizeof(bfloat16));
+      std::memcpy(memory_.queries + d * rows_ + 2 * row, query + d, 2 * sizeof(bfloat16));
   }
 
   void scores(Stream<S> keys, int count, Stream<S> next, float* scores) const {
-    for (int64_t block = 0; block < rows_; block += 16) {
-      const bfloat16* queries = memory_.queries + block * dim_;
-      const Stream<S> ahead = block == 0 ? next : keys;
-      int j = 0;
-      for (; j + 32 <= count; j += 32)
-        score_tiles<2>(queries, {keys.rows + j * keys.stride, keys.stride},
-                       {ahead.rows + j * ahead.stride, ahead.stride},
-                       scores + block * kChunk + j);
-      for (; j < count; j += 16) {
-        Stream<S> some{keys.rows + j * keys.stride, keys.stride};
-        if (j + 16 > count) some = copy(some, count - j);
-        score_tiles<1>(queries, some, {ahead.rows + j * ahead.stride, ahead.stride},
-                       scores + block * kChunk + j);
-      }
+    if (count > kTile) {
+      const int second = count - kTile;
+      const Stream<S> rest = keys.from(kTile);
+      score_tiles<2>(keys, second < kTile ? copy(rest, second) : rest, next, scores);
+    } else {
+      score_tiles<1>(count < kTile ? copy(keys, count) : keys, {}, next, scores);
     }
   }
 
@@ -304,153 +284,123 @@ class DecodeAmx {
                   const float* correction, float* output) const {
     for (int64_t r = 0; r < rows_; ++r)
       if (correction[r] != 1)
-        for (int64_t f = 0; f < value_dim_; f += 16) {
+        for (int64_t f = 0; f < value_dim_; f += V::kLanes) {
           float* p = output + r * value_dim_ + f;
           store(p, load(p) * V(correction[r]));
         }
-    // Interleaving is always one step ahead of the products, so that the two overlap.
-    const int groups = static_cast<int>(ceil_div(count, kDepth));
-    const auto prepare = [&](int64_t f, int g) __attribute__((always_inline)) {
-      interleave({values.rows + g * kDepth * values.stride + f, values.stride}, count - g * kDepth,
-                 {next.rows + g * kDepth * next.stride + f, next.stride}, pairs(f, g));
-    };
-    prepare(0, 0);
-    for (int64_t f = 0; f < value_dim_; f += kDepth) {
-      load_output(output + f);
-      for (int g = 0; g < groups; ++g) {
-        if (g + 1 < groups)
-          prepare(f, g + 1);
-        else if (f + kDepth < value_dim_)
-          prepare(f + kDepth, 0);
-        add_values(memory_.weights + g * kDepth, pairs(f, g));
-      }
-      store_output(output + f);
-      for (int64_t block = 16; block < rows_; block += 16) {
-        load_output(output + block * value_dim_ + f);
-        for (int g = 0; g < groups; ++g)
-          add_values(memory_.weights + block * kChunk + g * kDepth, pairs(f, g));
-        store_output(output + block * value_dim_ + f);
-      }
+    // The values are interleaved one step ahead of the products, so that the two overlap.
+    const int64_t steps = value_dim_ / kChunk;
+    prepare(0, steps, values, count, next);
+    for (int64_t step = 0; step < steps; ++step) {
+      float* out = output + step * kChunk;
+      _tile_loadd(3, out, value_dim_ * 4);
+      _tile_loadd(7, out + kTile, value_dim_ * 4);
+      if (step + 1 < steps) prepare(step + 1, steps, values, count, next);
+      const bfloat16* pairs = this->pairs(step);
+      _tile_loadd(6, memory_.weights, kChunk * 2);
+      _tile_loadd(4, pairs, 64);
+      _tile_loadd(5, pairs + kTile * kChunk, 64);
+      _tile_dpbf16ps(3, 6, 4);
+      _tile_dpbf16ps(7, 6, 5);
+      _tile_stored(3, out, value_dim_ * 4);
+      _tile_stored(7, out + kTile, value_dim_ * 4);
     }
   }
 
  private:
-  static constexpr int kDepth = 32;  // of a product of tiles
-  static constexpr int kGroups = kChunk / kDepth;
+  static constexpr int kTile = 16;
 
   struct Memory {
     Memory(int64_t dim, int64_t rows, char* memory) {
       Carve carve(memory);
-      queries = carve.take<bfloat16>(padded_rows(rows) * dim);
-      weights = carve.take<bfloat16>(padded_rows(rows) * kChunk);
-      pairs = carve.take<bfloat16>(2 * kGroups * kDepth * kDepth);
-      keys = carve.take<bfloat16>(16 * dim);
-      transposed = carve.take<float>(16 * 16);
+      queries = carve.take<bfloat16>(rows * dim);
+      weights = carve.take<bfloat16>(rows * kChunk);
+      pairs = carve.take<bfloat16>(2 * kChunk * kChunk);
+      keys = carve.take<bfloat16>(kTile * dim);
+      sums = carve.take<float>(kTile * kTile);
       bytes = carve.taken();
     }
-    bfloat16 *queries;  // Q^T: [block of 16 rows][dim / 2][row][2]
-    bfloat16 *weights;  // (rows, kChunk)
-    bfloat16 *pairs;    // [features][group of 32 keys][half][pair of keys][16 features][2]
-    bfloat16 *keys;     // a copy of the last keys
-    float* transposed;
+    bfloat16* queries;  // Q^T: [dim / 2][row][2]
+    bfloat16* weights;  // (rows, kChunk)
+    bfloat16* pairs;    // 32 features of 32 values, twice: [16 features][pair of keys][feature][2]
+    bfloat16* keys;     // a copy of the last keys
+    float* sums;        // a tile of scores^T
     int64_t bytes;
   };
 
-  void clear_padding() {
-    std::memset(memory_.queries, 0, padded_rows(rows_) * dim_ * sizeof(bfloat16));
-    std::memset(memory_.weights, 0, padded_rows(rows_) * kChunk * sizeof(bfloat16));
-  }
-
+  // A tile reads 16 rows: fewer are copied, with zeros below.
   Stream<S> copy(Stream<S> keys, int count) const {
-    for (int j = 0; j < 16; ++j) {
-      bfloat16* to = memory_.keys + j * dim_;
-      if (j < count)
-        std::memcpy(to, keys.rows + j * keys.stride, dim_ * sizeof(bfloat16));
-      else
-        std::memset(to, 0, dim_ * sizeof(bfloat16));
-    }
+    for (int j = 0; j < count; ++j)
+      std::memcpy(memory_.keys + j * dim_, keys.rows + j * keys.stride, dim_ * sizeof(bfloat16));
+    std::memset(memory_.keys + count * dim_, 0, (kTile - count) * dim_ * sizeof(bfloat16));
     return {memory_.keys, dim_};
   }
 
   template <int kTiles>
-  void score_tiles(const bfloat16* queries, Stream<S> keys, Stream<S> next, float* scores) const {
+  void score_tiles(Stream<S> keys, Stream<S> more_keys, Stream<S> next, float* scores) const {
     _tile_zero(0);
     if constexpr (kTiles > 1) _tile_zero(1);
-    for (int64_t d = 0; d < dim_; d += kDepth) {
-      for (int j = 0; j < 16 * kTiles; ++j) prefetch(next.rows + j * next.stride + d);
-      _tile_loadd(2, queries + d * tile_rows_, 4 * tile_rows_);
+    for (int64_t d = 0; d < dim_; d += kChunk) {
+      for (int j = 0; j < kTiles * kTile; ++j) prefetch(next.rows + j * next.stride + d);
+      _tile_loadd(2, memory_.queries + d * rows_, 4 * rows_);
       _tile_loadd(4, keys.rows + d, keys.stride * 2);
       _tile_dpbf16ps(0, 4, 2);
       if constexpr (kTiles > 1) {
-        _tile_loadd(5, keys.rows + 16 * keys.stride + d, keys.stride * 2);
+        _tile_loadd(5, more_keys.rows + d, more_keys.stride * 2);
         _tile_dpbf16ps(1, 5, 2);
       }
     }
-    _tile_stored(0, memory_.transposed, 64);
+    _tile_stored(0, memory_.sums, 64);
     transpose(scores);
     if constexpr (kTiles > 1) {
-      _tile_stored(1, memory_.transposed, 64);
-      transpose(scores + 16);
+      _tile_stored(1, memory_.sums, 64);
+      transpose(scores + kTile);
     }
   }
 
-  // (16 keys, rows) to (rows, keys), four rows at a time.
+  // (16 keys, rows) to (rows, 16 keys), four rows at a time.
   void transpose(float* scores) const {
-    for (int r = 0; r < tile_rows_; r += 4) {
-      __m512 keys[4];  // each has every fourth key's four rows... in quarters
+    for (int64_t r = 0; r < rows_; r += 4) {
+      __m512 keys[4];  // the four rows' scores of the keys i, 4 + i, 8 + i and 12 + i
       for (int i = 0; i < 4; ++i) {
-        const float* from = memory_.transposed + i * 16 + r;
+        const float* from = memory_.sums + i * kTile + r;
         keys[i] = _mm512_castps128_ps512(_mm_loadu_ps(from));
-        keys[i] = _mm512_insertf32x4(keys[i], _mm_loadu_ps(from + 4 * 16), 1);
-        keys[i] = _mm512_insertf32x4(keys[i], _mm_loadu_ps(from + 8 * 16), 2);
-        keys[i] = _mm512_insertf32x4(keys[i], _mm_loadu_ps(from + 12 * 16), 3);
+        keys[i] = _mm512_insertf32x4(keys[i], _mm_loadu_ps(from + 4 * kTile), 1);
+        keys[i] = _mm512_insertf32x4(keys[i], _mm_loadu_ps(from + 8 * kTile), 2);
+        keys[i] = _mm512_insertf32x4(keys[i], _mm_loadu_ps(from + 12 * kTile), 3);
       }
-      const __m512 a = _mm512_unpacklo_ps(keys[0], keys[1]), b = _mm512_unpackhi_ps(keys[0], keys[1]);
-      const __m512 c = _mm512_unpacklo_ps(keys[2], keys[3]), d = _mm512_unpackhi_ps(keys[2], keys[3]);
+      const __m512 a = _mm512_unpacklo_ps(keys[0], keys[1]);
+      const __m512 b = _mm512_unpackhi_ps(keys[0], keys[1]);
+      const __m512 c = _mm512_unpacklo_ps(keys[2], keys[3]);
+      const __m512 d = _mm512_unpackhi_ps(keys[2], keys[3]);
       const __m512 rows[4] = {_mm512_shuffle_ps(a, c, 0x44), _mm512_shuffle_ps(a, c, 0xee),
                               _mm512_shuffle_ps(b, d, 0x44), _mm512_shuffle_ps(b, d, 0xee)};
-      for (int i = 0; i < 4 && r + i < tile_rows_; ++i)
+      for (int i = 0; i < 4 && r + i < rows_; ++i)
         _mm512_storeu_ps(scores + (r + i) * kChunk, rows[i]);
     }
   }
 
-  // Where 32 features of the values of a group of 32 keys are interleaved.
-  bfloat16* pairs(int64_t f, int group) const {
-    return memory_.pairs + (f / kDepth % 2 * kGroups + group) * kDepth * kDepth;
-  }
+  bfloat16* pairs(int64_t step) const { return memory_.pairs + step % 2 * kChunk * kChunk; }
 
-  // 32 features of up to 32 values; zeros where there are fewer.
-  static void interleave(Stream<S> values, int count, Stream<S> next, bfloat16* to) {
+  // Interleaves pairs of 32 features of the values for a step, with zeros where there are fewer
+  // values than 32, and prefetches the step's share of the rows to come, whole rows in the order in
+  // which they lie: processors that fetch ahead on their own would otherwise fetch all of them
+  // during the first step and nothing during the others.
+  void prepare(int64_t step, int64_t steps, Stream<S> values, int count, Stream<S> next) const {
+    for (int64_t j = kChunk * step / steps; j < kChunk * (step + 1) / steps; ++j)
+      for (int64_t d = 0; d < dim_; d += kLineNumbers) prefetch(next.rows + j * next.stride + d);
+    const bfloat16* value = values.rows + step * kChunk;
+    bfloat16* to = pairs(step);
     const __m512i zero = _mm512_setzero_si512();
-    for (int j = 0; j < kDepth; j += 2, to += kDepth) {
-      prefetch(next.rows + j * next.stride);
-      prefetch(next.rows + (j + 1) * next.stride);
-      const __m512i a = j < count ? line(values.rows + j * values.stride) : zero;
-      const __m512i b = j + 1 < count ? line(values.rows + (j + 1) * values.stride) : zero;
+    for (int j = 0; j < kChunk; j += 2, value += 2 * values.stride, to += kChunk) {
+      const __m512i a = j < count ? line(value) : zero;
+      const __m512i b = j + 1 < count ? line(value + values.stride) : zero;
       _mm512_store_si512(to, _mm512_unpacklo_epi16(a, b));
-      _mm512_store_si512(to + kDepth * kDepth / 2, _mm512_unpackhi_epi16(a, b));
+      _mm512_store_si512(to + kTile * kChunk, _mm512_unpackhi_epi16(a, b));
     }
   }
 
-  void load_output(const float* output) const {
-    _tile_loadd(3, output, value_dim_ * 4);
-    _tile_loadd(7, output + 16, value_dim_ * 4);
-  }
-  void store_output(float* output) const {
-    _tile_stored(3, output, value_dim_ * 4);
-    _tile_stored(7, output + 16, value_dim_ * 4);
-  }
-  // The output's tiles += 32 weights of each row x interleaved values.
-  static void add_values(const bfloat16* weights, const bfloat16* pairs) {
-    _tile_loadd(6, weights, kChunk * 2);
-    _tile_loadd(4, pairs, 64);
-    _tile_loadd(5, pairs + kDepth * kDepth / 2, 64);
-    _tile_dpbf16ps(3, 6, 4);
-    _tile_dpbf16ps(7, 6, 5);
-  }
-
   int64_t dim_, value_dim_, rows_;
-  int tile_rows_;
   Memory memory_;
 };
 

@@ -17,6 +17,8 @@ template <class S>
 struct Stream {
   const S* rows;
   int64_t stride;
+
+  Stream from(int64_t row) const { return {rows + row * stride, stride}; }
 };
 
 // As many numbers of storage as fill a register, and what they are in the compute type.
@@ -107,10 +109,11 @@ class DecodeFma {
   using C = compute_t<S>;
   using V = Vec<C>;
   using Numbers = Step<S>;
-  static constexpr int kChunk = 128 / sizeof(S);  // keys; so 16 KiB of them where D = 128
+  // Keys: 8 KiB of them where D = 128. The values and what comes next of both also have their place
+  // in the first-level cache, and memory must not idle for long while the softmax is at work.
+  static constexpr int kChunk = 64 / sizeof(S);
   static constexpr int kKeyStep = V::kLanes;
 
-  static int64_t padded_rows(int64_t rows) { return rows; }
   static int64_t value_stride(int64_t value_dim) { return round_up(value_dim, Numbers::kSize); }
   static int64_t column(int64_t place) { return Numbers::column(place); }
   static int64_t bytes(int64_t dim, int64_t, int64_t rows) {
@@ -181,11 +184,9 @@ class DecodeFma {
     constexpr int kKeys = decode_keys(kRows);
     int j = 0;
     for (; j + kKeys <= count; j += kKeys)
-      score_tile<kRows, kKeys>(queries, {keys.rows + j * keys.stride, keys.stride},
-                               {next.rows + j * next.stride, next.stride}, scores + j);
+      score_tile<kRows, kKeys>(queries, keys.from(j), next.from(j), scores + j);
     for (; j < count; ++j)
-      score_tile<kRows, 1>(queries, {keys.rows + j * keys.stride, keys.stride},
-                           {next.rows + j * next.stride, next.stride}, scores + j);
+      score_tile<kRows, 1>(queries, keys.from(j), next.from(j), scores + j);
   }
 
   template <int kRows, int kKeys>

@@ -7,7 +7,8 @@ namespace seqkern {
 namespace SEQKERN_ISA {
 
 #ifdef __AMX_BF16__
-// One of two sets of products, by the call's head dimensions.
+// One of two sets of products, by the call's dimensions. (Not DecodeDots: on processors with AMX,
+// vdpbf16ps is slower than the two FMAs that it stands for.)
 template <class P, class Otherwise>
 DecodeKernels either() {
   static_assert(P::kChunk == Otherwise::kChunk);
@@ -35,7 +36,7 @@ DecodeKernels either() {
 // entry as the level below filled it.
 void fill_decode_kernels(DecodeKernels* by_storage) {
 #if defined(__AMX_BF16__)
-  by_storage[int(Storage::kBfloat16)] = either<DecodeAmx, DecodeDots>();
+  by_storage[int(Storage::kBfloat16)] = either<DecodeAmx, DecodeFma<bfloat16>>();
 #elif defined(__AVX512BF16__)
   by_storage[int(Storage::kBfloat16)] = decode_kernels_of<DecodeDots>();
 #else

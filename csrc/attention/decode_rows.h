@@ -7,6 +7,11 @@
 namespace seqkern {
 namespace SEQKERN_ISA {
 
+// Rows of the sequence that has the most.
+inline int64_t most_rows(const Problem& p) {
+  return p.heads / p.kv_heads * p.queries;
+}
+
 // What is added to the scores of a chunk, minus infinity where a key is excluded.
 struct TermsFound {
   bool allowed, excluded;  // whether the row may see some of the keys; whether it may not see some

@@ -77,7 +77,8 @@ def test_every_sequence_by_itself(lengths, options, dtype):
     extras = {}
     if dimensions := options.pop("alibi_slopes", 0):
         shape = (len(lengths[0]), 4) if dimensions == 2 else (4,)
-        extras["alibi_slopes"] = torch.rand(shape).to(wide).requires_grad_()
+        # Small enough that the log-sum-exp, which is saved in float32, has bits left for its sum.
+        extras["alibi_slopes"] = (0.1 * torch.rand(shape)).to(wide).requires_grad_()
     if options.pop("sinks", False):
         extras["sinks"] = torch.randn(4).to(wide).requires_grad_()
     everything = [q, k, v, *extras.values()]
@@ -107,13 +108,11 @@ def test_every_sequence_by_itself(lengths, options, dtype):
             found = varlen_attention(q, k, v, *cu, return_lse=True, **options, **extras)
             results.append(with_gradients(found, everything))
     names = ["output", "lse", "query", "key", "value", *extras]
-    # The query's gradient of three queries is a few sums of differences that nearly cancel.
-    room = 2
     assert_all_parity(
         *results,
         truth,
         names,
-        [room * tiny_for(name, t.dtype, dtype) for name, t in zip(names, results[0], strict=True)],
+        [tiny_for(name, t.dtype, dtype) for name, t in zip(names, results[0], strict=True)],
     )
 
 
