@@ -54,5 +54,8 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
       "dropout_p, bool is_causal, int window_left, int window_right, int needs) -> (Tensor "
       "grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias, Tensor "
       "grad_alibi_slopes)");
+  m.def(
+      "attention_dropout_mask(Tensor seed, float dropout_p, int batch, int heads, int queries, int "
+      "keys) -> Tensor");
   m.def("lstm_pointwise(Tensor gates, Tensor c) -> (Tensor h, Tensor c_new)");
 }

@@ -8,8 +8,8 @@ namespace SEQKERN_ISA {
 
 template <class T>
 AttentionKernels kernels() {
-  return {forward_shared<T>,  forward_own<T>,  forward<T>,
-          backward_shared<T>, backward_own<T>, backward<T>};
+  return {forward_shared<T>, forward_own<T>, forward<T>,  backward_shared<T>,
+          backward_own<T>,   backward<T>,    dropout_mask};
 }
 
 // Fills the table that attention_kernels() reads. A level that has nothing new for a type leaves

@@ -269,66 +269,59 @@ void decode_piece(const Problem& p, const DecodePiece& piece, char* partial, cha
   Decoder<P>(p, piece, partial, own).run();
 }
 
-// One row's result of all pieces: the output without the division, in the first piece's place, and
-// the sum, both relative to 2^maximum.
+// Adds the result of the pieces that follow to that of the first ones.
 template <class P>
-struct MergedRow {
+void decode_fold(const Problem& p, int64_t rows, char* first_pieces, const char* next_piece) {
   using C = typename P::C;
   using V = Vec<C>;
-
-  MergedRow(const Problem& p, int64_t row, const C* sink, char* partials, int64_t count) {
-    const int64_t stride = P::value_stride(p.value_dim), rows = most_rows(p);
-    const int64_t bytes = DecodePartial<P>(p, rows, nullptr).bytes;
-    if (sink && *sink * kLog2e > maximum) maximum = *sink * kLog2e;
-    for (int64_t i = 0; i < count; ++i) {
-      const C here = DecodePartial<P>(p, rows, partials + i * bytes).maximum[row];
-      if (here > maximum) maximum = here;
-    }
-    if (sink) sum = __builtin_exp2(*sink * kLog2e - maximum);
-    for (int64_t i = 0; i < count; ++i) {
-      const DecodePartial<P> partial(p, rows, partials + i * bytes);
-      const double weight = __builtin_exp2(partial.maximum[row] - maximum);
-      sum += weight * partial.sum[row];
-      const V factor(static_cast<C>(weight));
-      const C* from = partial.output + row * stride;
-      if (i == 0) output = partial.output + row * stride;
-      for (int64_t f = 0; f < stride; f += V::kLanes) {
-        const V x = load(from + f) * factor;
-        store(output + f, i == 0 ? x : load(output + f) + x);
-      }
-    }
+  const int64_t stride = P::value_stride(p.value_dim);
+  const DecodePartial<P> total(p, most_rows(p), first_pieces);
+  const DecodePartial<P> next(p, most_rows(p), const_cast<char*>(next_piece));
+  for (int64_t r = 0; r < rows; ++r) {
+    const C before = total.maximum[r], here = next.maximum[r];
+    const C maximum = here > before ? here : before;
+    const V kept = exp2_(V(before - maximum)), added = exp2_(V(here - maximum));
+    total.maximum[r] = maximum;
+    total.sum[r] = total.sum[r] * kept.v[0] + next.sum[r] * added.v[0];
+    for (int64_t f = r * stride; f < (r + 1) * stride; f += V::kLanes)
+      store(total.output + f, load(total.output + f) * kept + load(next.output + f) * added);
   }
-
-  double maximum = kLeastExponent<C>, sum = 0;
-  C* output = nullptr;
-};
+}
 
 template <class P>
-void decode_merge(const ForwardCall& call, int64_t b, int64_t kv_head, char* partials,
-                  int64_t count, char* own) {
+void decode_finish(const ForwardCall& call, int64_t b, int64_t kv_head, const char* result,
+                   char* own) {
   using S = typename P::S;
   using C = typename P::C;
   using V = Vec<C>;
   const Problem& p = call.problem;
   const Extent extent = extent_of(p, b);
-  const int64_t group = p.heads / p.kv_heads, rows = group * extent.queries;
-  const int64_t stride = P::value_stride(p.value_dim);
-  const C* sinks = static_cast<const C*>(p.sinks);
+  const int64_t group = p.heads / p.kv_heads, stride = P::value_stride(p.value_dim);
+  const DecodePartial<P> total(p, most_rows(p), const_cast<char*>(result));
   C* row = reinterpret_cast<C*>(own);
-  for (int64_t r = 0; r < rows; ++r) {
+  for (int64_t r = 0; r < group * extent.queries; ++r) {
     const int64_t head = kv_head * group + r / extent.queries;
     const int64_t query = extent.first_query + r % extent.queries;
-    const MergedRow<P> merged(p, r, sinks ? sinks + head : nullptr, partials, count);
-    const bool empty = merged.sum == 0;
+    double sum = result ? total.sum[r] : 0;
+    double maximum = result ? total.maximum[r] : kLeastExponent<C>, weight = 1;
+    if (p.sinks) {
+      const double sink = static_cast<const C*>(p.sinks)[head] * kLog2e;
+      const double most = sink > maximum ? sink : maximum;
+      weight = __builtin_exp2(maximum - most);
+      sum = sum * weight + __builtin_exp2(sink - most);
+      maximum = most;
+    }
+    const bool empty = sum == 0;
     C* lse = static_cast<C*>(call.lse) + b * call.lse_batch + head * call.lse_head + query;
-    *lse = empty ? -kInfinity<C>
-                 : static_cast<C>(merged.maximum * kLn2 + __builtin_log(merged.sum));
-    const V inverse(empty ? C(0) : static_cast<C>(1 / merged.sum));
-    for (int64_t f = 0; f < stride; ++f)
-      row[P::column(f)] = empty || count == 0 ? C(0) : merged.output[f];
+    *lse = empty ? -kInfinity<C> : static_cast<C>(maximum * kLn2 + __builtin_log(sum));
+    if (empty || !result)
+      std::memset(row, 0, stride * sizeof(C));
+    else
+      P::order(total.output + r * stride, stride, row);
+    const V factor(static_cast<C>(empty ? 0 : weight / sum));
     S* to = rows_of<S>(call.output, b, head, query);
     for (int64_t f = 0; f < p.value_dim; f += V::kLanes)
-      store_first(to + f, load(row + f) * inverse,
+      store_first(to + f, load(row + f) * factor,
                   static_cast<int>(smaller<int64_t>(V::kLanes, p.value_dim - f)));
   }
 }
@@ -346,8 +339,8 @@ int64_t decode_partial_bytes(const Problem& p, int64_t rows) {
 
 template <class P>
 DecodeKernels decode_kernels_of() {
-  return {P::kChunk, decode_own_bytes<P>, decode_partial_bytes<P>, decode_piece<P>,
-          decode_merge<P>};
+  return {P::kChunk,       decode_own_bytes<P>, decode_partial_bytes<P>,
+          decode_piece<P>, decode_fold<P>,      decode_finish<P>};
 }
 
 }  // namespace SEQKERN_ISA

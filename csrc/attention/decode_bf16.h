@@ -43,6 +43,10 @@ class DecodeDots {
 
   static int64_t value_stride(int64_t value_dim) { return round_up(value_dim, kLineNumbers); }
   static int64_t column(int64_t place) { return interleaved_column(place); }
+  static void order(const float* row, int64_t count, float* to) {
+    for (int64_t f = 0; f < count; f += 4)
+      std::memcpy(to + interleaved_column(f), row + f, 4 * sizeof(float));
+  }
   static int64_t bytes(int64_t dim, int64_t, int64_t rows) {
     return round_up(rows * round_up(dim, kLineNumbers) * 2, kLineBytes) + rows * kChunk * 2;
   }
@@ -232,6 +236,10 @@ class DecodeAmx {
 
   static int64_t value_stride(int64_t value_dim) { return value_dim; }
   static int64_t column(int64_t place) { return interleaved_column(place); }
+  static void order(const float* row, int64_t count, float* to) {
+    for (int64_t f = 0; f < count; f += 4)
+      std::memcpy(to + interleaved_column(f), row + f, 4 * sizeof(float));
+  }
   static int64_t bytes(int64_t dim, int64_t, int64_t rows) {
     return Memory(dim, rows, nullptr).bytes;
   }

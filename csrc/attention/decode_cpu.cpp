@@ -83,10 +83,10 @@ class Decoding {
     const Tensor scratch = empty(
         {slots_ * (own_bytes_ + partial_bytes_) + pieces_ * partial_bytes_ + kAlignment},
         ScalarType::Byte);
-    partials_ = aligned(scratch.mutable_data_ptr());
-    own_ = partials_ + pieces_ * partial_bytes_;
-    unfinished_.reset(new std::atomic<int64_t>[units_.size()]);
-    for (size_t i = 0; i < units_.size(); ++i) unfinished_[i] = units_[i].pieces;
+    results_ = aligned(scratch.mutable_data_ptr());
+    own_ = results_ + pieces_ * partial_bytes_;
+    progress_.reset(new Progress[units_.size()]);
+    for (size_t i = 0; i < units_.size(); ++i) progress_[i].unfinished = units_[i].pieces;
     if (slots_ == 1)
       run_slots(0, 1);
     else
@@ -95,42 +95,57 @@ class Decoding {
   }
 
  private:
-  // The pieces of slots [begin, end), one after the other as they lie in memory. Whoever finishes a
-  // unit's last piece merges them all.
+  // The pieces of slots [begin, end), one after the other as they lie in memory. Results are folded
+  // from the left, whoever does it: at once by who has the unit's first piece, so that its memory
+  // stays in the cache, and the others by who finishes the unit's last piece.
   void run_slots(int64_t begin, int64_t end) {
     char* own = own_ + begin * (own_bytes_ + partial_bytes_);
-    char* own_partial = own + own_bytes_;
+    char* latest = own + own_bytes_;
     const int64_t first = begin * pieces_ / slots_, last = end * pieces_ / slots_;
     for (size_t i = 0; i < units_.size(); ++i) {
       const Unit& unit = units_[i];
-      if (unit.pieces == 0 && begin == 0) merge(unit, nullptr, own);
-      const int64_t from = std::max(first, unit.first_piece);
-      const int64_t to = std::min(last, unit.first_piece + unit.pieces);
+      if (unit.pieces == 0 && begin == 0)
+        kernels_.finish(call_, unit.batch, unit.kv_head, nullptr, own);
+      const int64_t from = std::max(first - unit.first_piece, int64_t(0));
+      const int64_t to = std::min(last - unit.first_piece, unit.pieces);
       if (from >= to) continue;
-      char* partials =
-          unit.pieces == 1 ? own_partial : partials_ + unit.first_piece * partial_bytes_;
-      for (int64_t piece = from - unit.first_piece; piece < to - unit.first_piece; ++piece) {
+      for (int64_t piece = from; piece < to; ++piece) {
+        const bool folds = from == 0 && piece > 0;
         const int64_t key = unit.first_key + piece * piece_size_;
         kernels_.run(p_,
                      {unit.batch, unit.kv_head, key, std::min(key + piece_size_, unit.end_key)},
-                     partials + piece * partial_bytes_, own);
+                     folds ? latest : result(unit, piece), own);
+        if (folds) kernels_.fold(p_, rows_of(unit), result(unit, 0), latest);
       }
-      if (unfinished_[i].fetch_sub(to - from, std::memory_order_acq_rel) == to - from)
-        merge(unit, partials, own);
+      Progress& progress = progress_[i];
+      if (from == 0) progress.folded = to;
+      if (progress.unfinished.fetch_sub(to - from, std::memory_order_acq_rel) == to - from) {
+        for (int64_t piece = progress.folded; piece < unit.pieces; ++piece)
+          kernels_.fold(p_, rows_of(unit), result(unit, 0), result(unit, piece));
+        kernels_.finish(call_, unit.batch, unit.kv_head, result(unit, 0), own);
+      }
     }
   }
 
-  void merge(const Unit& unit, char* partials, char* own) {
-    kernels_.merge(call_, unit.batch, unit.kv_head, partials, unit.pieces, own);
+  char* result(const Unit& unit, int64_t piece) const {
+    return results_ + (unit.first_piece + piece) * partial_bytes_;
   }
+  int64_t rows_of(const Unit& unit) const {
+    return p_.heads / p_.kv_heads * extent_of(p_, unit.batch).queries;
+  }
+
+  struct Progress {
+    std::atomic<int64_t> unfinished;
+    int64_t folded;  // pieces that are in the first one's result
+  };
 
   const ForwardCall& call_;
   const Problem& p_;
   const DecodeKernels& kernels_;
   std::vector<Unit> units_;
   int64_t keys_ = 0, piece_size_, pieces_, own_bytes_, partial_bytes_, slots_;
-  char *partials_, *own_;
-  std::unique_ptr<std::atomic<int64_t>[]> unfinished_;
+  char *results_, *own_;
+  std::unique_ptr<Progress[]> progress_;
 };
 
 }  // namespace

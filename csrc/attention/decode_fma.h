@@ -115,7 +115,14 @@ class DecodeFma {
   static constexpr int kKeyStep = V::kLanes;
 
   static int64_t value_stride(int64_t value_dim) { return round_up(value_dim, Numbers::kSize); }
+  // The feature at a place of an output row, and a whole row in the features' order.
   static int64_t column(int64_t place) { return Numbers::column(place); }
+  static void order(const C* row, int64_t count, C* to) {
+    for (int64_t f = 0; f < count; f += Numbers::kSize)
+      for (int lane = 0; lane < V::kLanes; ++lane)
+        for (int i = 0; i < Numbers::kParts; ++i)
+          to[f + lane * Numbers::kParts + i] = row[f + i * V::kLanes + lane];
+  }
   static int64_t bytes(int64_t dim, int64_t, int64_t rows) {
     return rows * round_up(dim, Numbers::kSize) * static_cast<int64_t>(sizeof(C));
   }

@@ -24,10 +24,13 @@ DecodeKernels either() {
           [](const Problem& p, const DecodePiece& piece, char* partial, char* own) {
             (P::takes(p) ? decode_piece<P> : decode_piece<Otherwise>)(p, piece, partial, own);
           },
-          [](const ForwardCall& call, int64_t b, int64_t kv_head, char* partials, int64_t count,
-             char* own) {
-            (P::takes(call.problem) ? decode_merge<P> : decode_merge<Otherwise>)(
-                call, b, kv_head, partials, count, own);
+          [](const Problem& p, int64_t rows, char* first_pieces, const char* next_piece) {
+            (P::takes(p) ? decode_fold<P> : decode_fold<Otherwise>)(p, rows, first_pieces,
+                                                                    next_piece);
+          },
+          [](const ForwardCall& call, int64_t b, int64_t kv_head, const char* result, char* own) {
+            (P::takes(call.problem) ? decode_finish<P> : decode_finish<Otherwise>)(call, b, kv_head,
+                                                                                   result, own);
           }};
 }
 #endif

@@ -20,10 +20,10 @@ struct DecodeKernels {
   // Reads the piece's keys and values once and writes its result: for each row the maximum of the
   // scores, the sum of the exponentials and the sum of the values that they weight.
   void (*run)(const Problem&, const DecodePiece&, char* partial, char* own);
-  // Writes output and lse of a unit from the results of its `count` pieces, which follow each other
-  // in memory and are used up.
-  void (*merge)(const ForwardCall&, int64_t batch, int64_t kv_head, char* partials, int64_t count,
-                char* own);
+  // Adds the result of the piece that comes next to that of a unit's first pieces.
+  void (*fold)(const Problem&, int64_t rows, char* first_pieces, const char* next_piece);
+  // Writes output and lse of a unit from the result of all its pieces; null: it has none.
+  void (*finish)(const ForwardCall&, int64_t batch, int64_t kv_head, const char* result, char* own);
 };
 
 // The kernels of the ISA level in use.

@@ -64,6 +64,10 @@ struct AttentionKernels {
   int64_t (*backward_shared)(const Problem&, int members);
   int64_t (*backward_own)(const Problem&);
   void (*backward)(const BackwardCall&, int64_t unit, Place);
+
+  // Which probabilities of one head dropout keeps: bytes (queries, keys). head: sequence * heads +
+  // head.
+  void (*dropout_mask)(const Dropout&, uint32_t head, int64_t queries, int64_t keys, uint8_t* keep);
 };
 
 // The kernels of the ISA level in use.

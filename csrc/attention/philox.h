@@ -4,6 +4,7 @@
 // key % 4 of the result belongs to the key.
 #pragma once
 
+#include "attention/problem.h"
 #include "common/simd.h"
 
 namespace seqkern {
@@ -76,6 +77,22 @@ inline void keep_bits(const Dropout& dropout, uint32_t head, int64_t first_query
       }
     }
     for (int w = 0; w < 4 && j + w < keys; ++w) keep[j + w] = bits[w];
+  }
+}
+
+// The same for all of one head: bytes (queries, keys).
+inline void dropout_mask(const Dropout& dropout, uint32_t head, int64_t queries, int64_t keys,
+                         uint8_t* keep) {
+  constexpr int kRows = 64, kColumns = 64;
+  uint64_t bits[kColumns];
+  for (int64_t first = 0; first < queries; first += kRows, keep += kRows * keys) {
+    const int rows = static_cast<int>(queries - first < kRows ? queries - first : kRows);
+    for (int64_t key = 0; key < keys; key += kColumns) {
+      const int columns = static_cast<int>(keys - key < kColumns ? keys - key : kColumns);
+      keep_bits(dropout, head, first, rows, key, columns, bits);
+      for (int q = 0; q < rows; ++q)
+        for (int j = 0; j < columns; ++j) keep[q * keys + key + j] = bits[j] >> q & 1;
+    }
   }
 }
 

@@ -96,6 +96,12 @@ def attention_backward(
     )
 
 
+def attention_dropout_mask(
+    seed: Tensor, dropout_p: float, batch: int, heads: int, queries: int, keys: int
+) -> Tensor:
+    return seed.new_empty((batch, heads, queries, keys), dtype=torch.bool)
+
+
 if library.cpu.loaded:
-    for _operator in (attention_forward, attention_backward):
+    for _operator in (attention_forward, attention_backward, attention_dropout_mask):
         torch.library.register_fake(f"seqkern::{_operator.__name__}", _operator)

@@ -63,7 +63,10 @@ def attention_weights(
     weights = _exponentials(query, key, lse, mask, added)
     if dropout_p > 0:
         assert seed is not None
-        keep = kept(seed, dropout_p, *weights.shape).to(weights.device)
+        if choice.runs_directly(query):
+            keep = torch.ops.seqkern.attention_dropout_mask(seed, dropout_p, *weights.shape)
+        else:
+            keep = kept(seed, dropout_p, *weights.shape).to(weights.device)
         weights = (weights * keep).mul_(1 / (1 - dropout_p) if dropout_p < 1 else 0.0)
     return (weights.mean(1) if average else weights).to(dtype)
 

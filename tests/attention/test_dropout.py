@@ -39,6 +39,23 @@ def test_the_kernel_drops_what_the_reference_drops(isa, queries, keys, p):
     torch.testing.assert_close(scale, torch.full_like(scale, 1 / (keys * (1 - p))))
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 1, 3), (1, 2, 65, 130), (2, 1, 130, 63), (1, 1, 0, 5)])
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.93, 1.0])
+def test_the_mask_operator(isa, shape, p):
+    seed = torch.tensor(2**41 + 12345)
+    found = torch.ops.seqkern.attention_dropout_mask(seed, p, *shape)
+    assert torch.equal(found, kept(seed, p, *shape))
+
+
+def test_the_mask_operator_by_opcheck_and_with_bad_arguments():
+    operator = torch.ops.seqkern.attention_dropout_mask
+    torch.library.opcheck(operator, (torch.tensor(5), 0.5, 1, 2, 3, 4))
+    with pytest.raises(RuntimeError, match="dropout_p should be between 0 and 1, but it is 1.5"):
+        operator(torch.tensor(5), 1.5, 1, 2, 3, 4)
+    with pytest.raises(RuntimeError, match="seed should be one int64 number"):
+        operator(torch.tensor(5.0), 0.5, 1, 2, 3, 4)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_under_masks_and_windows(threads):
     """Tiles that are skipped take nothing from the others, and threads do not matter."""

@@ -660,7 +660,8 @@ class TestNested:
             torch.autograd.grad(expected_loss, sources),
             strict=True,
         ):
-            torch.testing.assert_close(mine, other)
+            # Sums over all sequences, in another order.
+            torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
 
     def test_causal(self, layout):
         _, ours = pair(batch_first=True)
