@@ -41,6 +41,30 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
       "grad_bias)");
   m.def("recurrent_pack(Tensor w_hh, int gates) -> Tensor");
 
+  // recurrent: one step of a cell; gradients come in the order of the forward's arguments
+  m.def(
+      "lstm_cell_forward(Tensor input, Tensor? h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? "
+      "b_ih, Tensor? b_hh, bool save) -> (Tensor h, Tensor c, Tensor? gates)");
+  m.def(
+      "lstm_cell_backward(Tensor? grad_h, Tensor? grad_c, Tensor input, Tensor? h0, Tensor? c0, "
+      "Tensor w_ih, Tensor w_hh, Tensor gates, int needs) -> (Tensor? grad_input, Tensor? grad_h0, "
+      "Tensor? grad_c0, Tensor? grad_w_ih, Tensor? grad_w_hh, Tensor? grad_b_ih, Tensor? "
+      "grad_b_hh)");
+  m.def(
+      "gru_cell_forward(Tensor input, Tensor? h0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? "
+      "b_hh, bool save) -> (Tensor h, Tensor? gates)");
+  m.def(
+      "gru_cell_backward(Tensor? grad_h, Tensor input, Tensor? h0, Tensor w_ih, Tensor w_hh, "
+      "Tensor gates, int needs) -> (Tensor? grad_input, Tensor? grad_h0, Tensor? grad_w_ih, "
+      "Tensor? grad_w_hh, Tensor? grad_b_ih, Tensor? grad_b_hh)");
+  m.def(
+      "rnn_cell_forward(Tensor input, Tensor? h0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? "
+      "b_hh, bool relu) -> Tensor");
+  m.def(
+      "rnn_cell_backward(Tensor? grad_h, Tensor input, Tensor? h0, Tensor w_ih, Tensor w_hh, "
+      "Tensor h, bool relu, int needs) -> (Tensor? grad_input, Tensor? grad_h0, Tensor? grad_w_ih, "
+      "Tensor? grad_w_hh, Tensor? grad_b_ih, Tensor? grad_b_hh)");
+
   // attention: every head of a call; packed sequences with cu_seqlens
   m.def(
       "attention_forward(Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor? bias, "

@@ -22,15 +22,15 @@ struct BackwardScratch {
 
   BackwardScratch(const Problem& p, char* memory) {
     Carve carve(memory);
-    constexpr int64_t kTile = T::kTileKeys * kQueries;
+    constexpr int64_t kTile = T::kGradientKeys * kQueries;
     scores = carve.template take<C>(kTile);
     grad = carve.template take<C>(kTile);
     slope = carve.template take<C>(p.softcap != 0 ? kTile : 0);
     bias = carve.template take<C>(p.bias.data ? kTile : 0);
     gradients = carve.template take<char>(T::gradient_bytes());
     rows = carve.template take<C>(kQueries * larger(p.dim, p.value_dim));
-    allowed = carve.template take<uint64_t>(T::kTileKeys);
-    keep = carve.template take<uint64_t>(T::kTileKeys + 4);
+    allowed = carve.template take<uint64_t>(T::kGradientKeys);
+    keep = carve.template take<uint64_t>(T::kGradientKeys + 4);
     bytes = carve.taken();
   }
 
@@ -74,15 +74,15 @@ class Backward {
 
  private:
   void run_round(int member, int first_tile, int members) {
-    const int64_t key_tiles = ceil_div(extent_.keys, T::kTileKeys);
+    const int64_t key_tiles = ceil_div(extent_.keys, T::kGradientKeys);
     const int64_t query_tiles = ceil_div(extent_.queries, kQueries);
     for (int64_t g = 0; g < group_; ++g) {
       const int64_t head = kv_head_ * group_ + g;
       const Rules<S> rules(p_, b_, head, extent_);
       double slope_sum = 0;
       for (int64_t j = member; j < key_tiles; j += members) {
-        const int64_t first = j * T::kTileKeys;
-        const int64_t end = smaller<int64_t>(extent_.keys, first + T::kTileKeys);
+        const int64_t first = j * T::kGradientKeys;
+        const int64_t end = smaller<int64_t>(extent_.keys, first + T::kGradientKeys);
         const Range range = rules.queries_for(first, end);
         if (range.begin >= range.end) continue;
         const int64_t last_tile = (range.end - 1) / kQueries;
@@ -108,11 +108,11 @@ class Backward {
     if (kind == Tile::kSkip) return;
 
     C *scores = scratch_.scores, *grad = scratch_.grad;
-    T::scores(operands_.key(), begin, keys, p_.dim, tile.query, vectors, scores);
+    T::scores(operands_.key(), begin, keys, p_.dim, tile.query, 0, vectors, scores);
     C* slope = p_.softcap != 0 ? scratch_.slope : nullptr;
     if (rules.transforms()) rules.transform(r, vectors, scores, scratch_.bias, slope);
     if (kind == Tile::kMixed) Rules<S>::exclude(scratch_.allowed, keys, vectors, scores);
-    T::scores(operands_.value(), begin, keys, p_.value_dim, tile.grad_output, vectors, grad);
+    T::scores(operands_.value(), begin, keys, p_.value_dim, tile.grad_output, 0, vectors, grad);
 
     const uint64_t* keep = nullptr;
     if (p_.dropout.probability > 0) keep = kept(head, r);

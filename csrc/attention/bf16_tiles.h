@@ -202,7 +202,8 @@ struct Bf16Tiles {
   using V = Vec<float>;
   using Probability = bfloat16;  // pairs: [key / 2][query][key % 2]
   static constexpr bool kInPlace = false;
-  static constexpr int kTileKeys = 128;
+  static constexpr int kTileKeys = 256;      // at most, in a tile of the forward
+  static constexpr int kGradientKeys = 128;  // and of the backward
   static constexpr int kChunkKeys = 32;
   static constexpr bool kChunksInPlace = false;
   static constexpr int kKeyStep = kTileDepth;
@@ -296,11 +297,12 @@ struct Bf16Tiles {
   }
 
   static void scores(const Left& left, int64_t first, int keys, int64_t depth, const void* right,
-                     int vectors, float* out) {
+                     int begin, int end, float* out) {
     const Left rows{left.tile(first / kTileRows, 0), left.row, left.row_tile, left.depth_tile};
+    const int column = begin * kLanes;
     bf16_product(rows, ceil_div(keys, kTileRows), depth_tiles(depth),
-                 {static_cast<const bfloat16*>(right), 2 * kQueries}, vectors, out, kQueries,
-                 false);
+                 {static_cast<const bfloat16*>(right) + 2 * column, 2 * kQueries}, end - begin,
+                 out + column, kQueries, false);
   }
 
   static int64_t probability_bytes() { return kTileKeys * kQueries * sizeof(bfloat16); }
@@ -377,7 +379,7 @@ struct Bf16Tiles {
   struct Gradients {
     bfloat16 *p, *ds, *ds_pairs;
   };
-  static constexpr int64_t kGradientTile = kTileKeys * kQueries;
+  static constexpr int64_t kGradientTile = kGradientKeys * kQueries;
   static int64_t gradient_bytes() { return 3 * kGradientTile * sizeof(bfloat16); }
   static Gradients gradients(float*, float*, void* memory) {
     bfloat16* p = static_cast<bfloat16*>(memory);

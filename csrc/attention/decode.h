@@ -47,7 +47,7 @@ struct DecodePartial {
 
   DecodePartial(const Problem& p, int64_t rows, char* memory) {
     Carve carve(memory);
-    output = carve.take<C>(rows * P::value_stride(p.value_dim));
+    output = carve.take<C>(P::padded_rows(rows) * P::value_stride(p.value_dim));
     maximum = carve.take<C>(rows);
     sum = carve.take<C>(rows);
     bytes = carve.taken();
@@ -67,7 +67,7 @@ struct DecodeScratch {
   DecodeScratch(const Problem& p, int64_t rows_, char* memory) {
     Carve carve(memory);
     products = carve.take<char>(P::bytes(p.dim, p.value_dim, rows_));
-    scores = carve.take<C>(rows_ * P::kChunk);
+    scores = carve.take<C>(P::padded_rows(rows_) * P::kChunk);
     terms = carve.take<C>(rows_ * P::kChunk);
     terms_of = carve.take<const C*>(rows_);
     correction = carve.take<C>(rows_);
@@ -122,8 +122,7 @@ class Decoder {
       partial_.maximum[r] = kLeastExponent<C>;
     }
     std::memset(scratch_.sums, 0, rows_ * V::kLanes * sizeof(C));
-    std::memset(partial_.output, 0,
-                rows_ * P::value_stride(p_.value_dim) * sizeof(C));
+    std::memset(partial_.output, 0, rows_ * P::value_stride(p_.value_dim) * sizeof(C));
     products_.begin();
   }
 
@@ -178,8 +177,7 @@ class Decoder {
         store(scores + j, x);
         if (j + V::kLanes <= keys) most = greater(x, most);
       }
-      for (int j = keys / V::kLanes * V::kLanes; j < keys; ++j)
-        most = greater(V(scores[j]), most);
+      for (int j = keys / V::kLanes * V::kLanes; j < keys; ++j) most = greater(V(scores[j]), most);
       for (int j = keys; j < padded; ++j) scores[j] = -kInfinity<C>;
     }
     V sum = load(scratch_.sums + r * V::kLanes);
@@ -229,9 +227,9 @@ class Decoder {
     V zero(C(0));
     for (int j = 0; j < keys; ++j, value += p_.value.row)
       for (int64_t f = 0; f < p_.value_dim; f += V::kLanes)
-        zero += load_first(value + f,
-                           static_cast<int>(smaller<int64_t>(V::kLanes, p_.value_dim - f))) *
-                V(C(0));
+        zero +=
+            load_first(value + f, static_cast<int>(smaller<int64_t>(V::kLanes, p_.value_dim - f))) *
+            V(C(0));
     return sum(zero) == C(0);
   }
 

@@ -41,6 +41,7 @@ class DecodeDots {
   static constexpr int kChunk = 32;
   static constexpr int kKeyStep = 16;
 
+  static int64_t padded_rows(int64_t rows) { return rows; }
   static int64_t value_stride(int64_t value_dim) { return round_up(value_dim, kLineNumbers); }
   static int64_t column(int64_t place) { return interleaved_column(place); }
   static void order(const float* row, int64_t count, float* to) {
@@ -111,8 +112,7 @@ class DecodeDots {
     int j = 0;
     for (; j + kKeys <= count; j += kKeys)
       score_tile<kRows, kKeys>(queries, keys.from(j), next.from(j), scores + j);
-    for (; j < count; ++j)
-      score_tile<kRows, 1>(queries, keys.from(j), next.from(j), scores + j);
+    for (; j < count; ++j) score_tile<kRows, 1>(queries, keys.from(j), next.from(j), scores + j);
   }
 
   template <int kRows, int kKeys>
@@ -172,8 +172,7 @@ class DecodeDots {
 #pragma GCC unroll 4
       for (int l = 0; l < kLines; ++l)
 #pragma GCC unroll 2
-        for (int i = 0; i < 2; ++i)
-          sums[r][l][i] = load(output(r, l, i)) * V(tile.correction[r]);
+        for (int i = 0; i < 2; ++i) sums[r][l][i] = load(output(r, l, i)) * V(tile.correction[r]);
     const int64_t stride = tile.values.stride;
     const bfloat16 *value = tile.values.rows + f, *next = tile.next.rows + f;
     const auto read = [&](const bfloat16* p) __attribute__((always_inline)) {
@@ -217,8 +216,8 @@ class DecodeDots {
 
 #ifdef __AMX_BF16__
 
-// Multiplies by AMX: tiles of 16 keys or features by up to 16 rows. For head dimensions that are
-// multiples of 32.
+// Multiplies by AMX: tiles of 16 keys or features by up to 16 rows; more rows come in blocks of 16.
+// For head dimensions that are multiples of 32.
 //
 //   scores^T (keys, rows)     = K (keys, dim)         x Q^T (dim, rows), tiles of K read in place
 //   output (rows, features)  += weights (rows, keys)  x V (keys, features), V interleaved
@@ -230,10 +229,9 @@ class DecodeAmx {
   static constexpr int kChunk = 32;  // the depth of a product of tiles
   static constexpr int kKeyStep = kChunk;
 
-  static bool takes(const Problem& p) {
-    return p.dim % kChunk == 0 && p.value_dim % kChunk == 0 && most_rows(p) <= kTile;
-  }
+  static bool takes(const Problem& p) { return p.dim % kChunk == 0 && p.value_dim % kChunk == 0; }
 
+  static int64_t padded_rows(int64_t rows) { return rows <= kTile ? rows : round_up(rows, kTile); }
   static int64_t value_stride(int64_t value_dim) { return value_dim; }
   static int64_t column(int64_t place) { return interleaved_column(place); }
   static void order(const float* row, int64_t count, float* to) {
@@ -245,7 +243,16 @@ class DecodeAmx {
   }
 
   DecodeAmx(int64_t dim, int64_t value_dim, int64_t rows, char* memory)
-      : dim_(dim), value_dim_(value_dim), rows_(rows), memory_(dim, rows, memory) {}
+      : dim_(dim),
+        value_dim_(value_dim),
+        rows_(rows),
+        tile_rows_(smaller<int64_t>(rows, kTile)),
+        memory_(dim, rows, memory) {
+    if (rows % tile_rows_ == 0) return;
+    const int64_t padded = padded_rows(rows);  // by rows of zeros
+    std::memset(memory_.queries, 0, padded * dim * sizeof(bfloat16));
+    std::memset(memory_.weights, 0, padded * kChunk * sizeof(bfloat16));
+  }
 
   void begin() {
     // Tiles 0 and 1: sums of scores. 2: Q^T. 3 and 7: output. 4 and 5: keys or values. 6: weights.
@@ -256,8 +263,8 @@ class DecodeAmx {
     } c;
     for (int tile = 0; tile < 8; ++tile) {
       const bool holds_rows = tile == 3 || tile >= 6;
-      c.bytes_per_row[tile] = static_cast<uint16_t>(tile < 3 ? 4 * rows_ : 64);
-      c.rows[tile] = static_cast<uint8_t>(holds_rows ? rows_ : kTile);
+      c.bytes_per_row[tile] = static_cast<uint16_t>(tile < 3 ? 4 * tile_rows_ : 64);
+      c.rows[tile] = static_cast<uint8_t>(holds_rows ? tile_rows_ : kTile);
     }
     // The intrinsic does not tell the compiler that it reads all of c, nor do the tile loads that
     // they read memory.
@@ -267,17 +274,25 @@ class DecodeAmx {
   void end() { _tile_release(); }
 
   void set_query(int64_t row, const bfloat16* query) {
+    bfloat16* block = memory_.queries + row / kTile * kTile * dim_;
     for (int64_t d = 0; d < dim_; d += 2)
-      std::memcpy(memory_.queries + d * rows_ + 2 * row, query + d, 2 * sizeof(bfloat16));
+      std::memcpy(block + d * tile_rows_ + row % kTile * 2, query + d, 2 * sizeof(bfloat16));
   }
 
   void scores(Stream<S> keys, int count, Stream<S> next, float* scores) const {
-    if (count > kTile) {
-      const int second = count - kTile;
-      const Stream<S> rest = keys.from(kTile);
-      score_tiles<2>(keys, second < kTile ? copy(rest, second) : rest, next, scores);
-    } else {
-      score_tiles<1>(count < kTile ? copy(keys, count) : keys, {}, next, scores);
+    Stream<S> low = keys, high = keys.from(kTile);
+    const int in_high = count - kTile;
+    if (in_high < 0)
+      low = copy(low, count);
+    else if (in_high > 0 && in_high < kTile)
+      high = copy(high, in_high);
+    for (int64_t block = 0; block < rows_; block += kTile) {
+      const bfloat16* queries = memory_.queries + block * dim_;
+      const Stream<S> ahead = block == 0 ? next : low;
+      if (in_high > 0)
+        score_tiles<2>(queries, low, high, ahead, scores + block * kChunk);
+      else
+        score_tiles<1>(queries, low, high, ahead, scores + block * kChunk);
     }
   }
 
@@ -300,18 +315,19 @@ class DecodeAmx {
     const int64_t steps = value_dim_ / kChunk;
     prepare(0, steps, values, count, next);
     for (int64_t step = 0; step < steps; ++step) {
-      float* out = output + step * kChunk;
-      _tile_loadd(3, out, value_dim_ * 4);
-      _tile_loadd(7, out + kTile, value_dim_ * 4);
       if (step + 1 < steps) prepare(step + 1, steps, values, count, next);
-      const bfloat16* pairs = this->pairs(step);
-      _tile_loadd(6, memory_.weights, kChunk * 2);
-      _tile_loadd(4, pairs, 64);
-      _tile_loadd(5, pairs + kTile * kChunk, 64);
-      _tile_dpbf16ps(3, 6, 4);
-      _tile_dpbf16ps(7, 6, 5);
-      _tile_stored(3, out, value_dim_ * 4);
-      _tile_stored(7, out + kTile, value_dim_ * 4);
+      _tile_loadd(4, pairs(step), 64);
+      _tile_loadd(5, pairs(step) + kTile * kChunk, 64);
+      for (int64_t block = 0; block < rows_; block += kTile) {
+        float* out = output + block * value_dim_ + step * kChunk;
+        _tile_loadd(3, out, value_dim_ * 4);
+        _tile_loadd(7, out + kTile, value_dim_ * 4);
+        _tile_loadd(6, memory_.weights + block * kChunk, kChunk * 2);
+        _tile_dpbf16ps(3, 6, 4);
+        _tile_dpbf16ps(7, 6, 5);
+        _tile_stored(3, out, value_dim_ * 4);
+        _tile_stored(7, out + kTile, value_dim_ * 4);
+      }
     }
   }
 
@@ -321,14 +337,14 @@ class DecodeAmx {
   struct Memory {
     Memory(int64_t dim, int64_t rows, char* memory) {
       Carve carve(memory);
-      queries = carve.take<bfloat16>(rows * dim);
-      weights = carve.take<bfloat16>(rows * kChunk);
+      queries = carve.take<bfloat16>(padded_rows(rows) * dim);
+      weights = carve.take<bfloat16>(padded_rows(rows) * kChunk);
       pairs = carve.take<bfloat16>(2 * kChunk * kChunk);
       keys = carve.take<bfloat16>(kTile * dim);
       sums = carve.take<float>(kTile * kTile);
       bytes = carve.taken();
     }
-    bfloat16* queries;  // Q^T: [dim / 2][row][2]
+    bfloat16* queries;  // Q^T: [block of 16 rows][dim / 2][row][2]
     bfloat16* weights;  // (rows, kChunk)
     bfloat16* pairs;    // 32 features of 32 values, twice: [16 features][pair of keys][feature][2]
     bfloat16* keys;     // a copy of the last keys
@@ -345,12 +361,13 @@ class DecodeAmx {
   }
 
   template <int kTiles>
-  void score_tiles(Stream<S> keys, Stream<S> more_keys, Stream<S> next, float* scores) const {
+  void score_tiles(const bfloat16* queries, Stream<S> keys, Stream<S> more_keys, Stream<S> next,
+                   float* scores) const {
     _tile_zero(0);
     if constexpr (kTiles > 1) _tile_zero(1);
     for (int64_t d = 0; d < dim_; d += kChunk) {
       for (int j = 0; j < kTiles * kTile; ++j) prefetch(next.rows + j * next.stride + d);
-      _tile_loadd(2, memory_.queries + d * rows_, 4 * rows_);
+      _tile_loadd(2, queries + d * tile_rows_, 4 * tile_rows_);
       _tile_loadd(4, keys.rows + d, keys.stride * 2);
       _tile_dpbf16ps(0, 4, 2);
       if constexpr (kTiles > 1) {
@@ -368,7 +385,7 @@ class DecodeAmx {
 
   // (16 keys, rows) to (rows, 16 keys), four rows at a time.
   void transpose(float* scores) const {
-    for (int64_t r = 0; r < rows_; r += 4) {
+    for (int64_t r = 0; r < tile_rows_; r += 4) {
       __m512 keys[4];  // the four rows' scores of the keys i, 4 + i, 8 + i and 12 + i
       for (int i = 0; i < 4; ++i) {
         const float* from = memory_.sums + i * kTile + r;
@@ -383,7 +400,7 @@ class DecodeAmx {
       const __m512 d = _mm512_unpackhi_ps(keys[2], keys[3]);
       const __m512 rows[4] = {_mm512_shuffle_ps(a, c, 0x44), _mm512_shuffle_ps(a, c, 0xee),
                               _mm512_shuffle_ps(b, d, 0x44), _mm512_shuffle_ps(b, d, 0xee)};
-      for (int i = 0; i < 4 && r + i < rows_; ++i)
+      for (int i = 0; i < 4 && r + i < tile_rows_; ++i)
         _mm512_storeu_ps(scores + (r + i) * kChunk, rows[i]);
     }
   }
@@ -408,7 +425,7 @@ class DecodeAmx {
     }
   }
 
-  int64_t dim_, value_dim_, rows_;
+  int64_t dim_, value_dim_, rows_, tile_rows_;
   Memory memory_;
 };
 

@@ -52,7 +52,7 @@ int64_t cut(std::vector<Unit>& units, int64_t size) {
 // The cuts depend on the call alone, not on the number of threads, so neither do the results. There
 // are enough of them for many threads to get equal shares.
 int64_t piece_size(int64_t keys, int64_t chunk) {
-  constexpr int64_t kPieces = 64, kLeastKeys = 128;
+  constexpr int64_t kPieces = 32, kLeastKeys = 128;
   const int64_t size = std::max(kLeastKeys, (keys + kPieces - 1) / kPieces);
   return (size + chunk - 1) / chunk * chunk;
 }
@@ -80,9 +80,9 @@ class Decoding {
 
   void run() {
     if (units_.empty()) return;
-    const Tensor scratch = empty(
-        {slots_ * (own_bytes_ + partial_bytes_) + pieces_ * partial_bytes_ + kAlignment},
-        ScalarType::Byte);
+    const Tensor scratch =
+        empty({slots_ * (own_bytes_ + partial_bytes_) + pieces_ * partial_bytes_ + kAlignment},
+              ScalarType::Byte);
     results_ = aligned(scratch.mutable_data_ptr());
     own_ = results_ + pieces_ * partial_bytes_;
     progress_.reset(new Progress[units_.size()]);
@@ -112,8 +112,7 @@ class Decoding {
       for (int64_t piece = from; piece < to; ++piece) {
         const bool folds = from == 0 && piece > 0;
         const int64_t key = unit.first_key + piece * piece_size_;
-        kernels_.run(p_,
-                     {unit.batch, unit.kv_head, key, std::min(key + piece_size_, unit.end_key)},
+        kernels_.run(p_, {unit.batch, unit.kv_head, key, std::min(key + piece_size_, unit.end_key)},
                      folds ? latest : result(unit, piece), own);
         if (folds) kernels_.fold(p_, rows_of(unit), result(unit, 0), latest);
       }

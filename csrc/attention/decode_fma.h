@@ -81,8 +81,7 @@ inline void lane_sums(const Vec<T>* x, T* sums) {
     const __m512 cd = _mm512_unpacklo_ps(x[2].v, x[3].v) + _mm512_unpackhi_ps(x[2].v, x[3].v);
     const __m512 low = _mm512_shuffle_ps(ab, cd, 0x44), high = _mm512_shuffle_ps(ab, cd, 0xee);
     const __m512 quarters = low + high;
-    const __m256 halves =
-        _mm512_castps512_ps256(quarters) + _mm512_extractf32x8_ps(quarters, 1);
+    const __m256 halves = _mm512_castps512_ps256(quarters) + _mm512_extractf32x8_ps(quarters, 1);
     const __m128 all = _mm256_castps256_ps128(halves) + _mm256_extractf128_ps(halves, 1);
     std::memcpy(sums, &all, sizeof(all));
     return;
@@ -114,6 +113,7 @@ class DecodeFma {
   static constexpr int kChunk = 64 / sizeof(S);
   static constexpr int kKeyStep = V::kLanes;
 
+  static int64_t padded_rows(int64_t rows) { return rows; }
   static int64_t value_stride(int64_t value_dim) { return round_up(value_dim, Numbers::kSize); }
   // The feature at a place of an output row, and a whole row in the features' order.
   static int64_t column(int64_t place) { return Numbers::column(place); }
@@ -159,7 +159,7 @@ class DecodeFma {
     const int64_t stride = value_stride(value_dim_);
     for (int64_t r = 0; r < rows_; r += kDecodeRows) {
       const int rows = static_cast<int>(smaller<int64_t>(kDecodeRows, rows_ - r));
-      const ValueTile tile{weights + r * kChunk,    correction + r, values, count,
+      const ValueTile tile{weights + r * kChunk,   correction + r,      values, count,
                            r == 0 ? next : values, output + r * stride, stride};
       value_rows<kDecodeRows>(rows, tile);
     }
@@ -192,8 +192,7 @@ class DecodeFma {
     int j = 0;
     for (; j + kKeys <= count; j += kKeys)
       score_tile<kRows, kKeys>(queries, keys.from(j), next.from(j), scores + j);
-    for (; j < count; ++j)
-      score_tile<kRows, 1>(queries, keys.from(j), next.from(j), scores + j);
+    for (; j < count; ++j) score_tile<kRows, 1>(queries, keys.from(j), next.from(j), scores + j);
   }
 
   template <int kRows, int kKeys>
@@ -273,8 +272,7 @@ class DecodeFma {
 #pragma GCC unroll 8
         for (int s = 0; s < kSteps; ++s)
 #pragma GCC unroll 2
-          for (int i = 0; i < Numbers::kParts; ++i)
-            sums[r][s][i] += weight * numbers[s].part[i];
+          for (int i = 0; i < Numbers::kParts; ++i) sums[r][s][i] += weight * numbers[s].part[i];
       }
     }
 #pragma GCC unroll 4

@@ -12,26 +12,25 @@ namespace SEQKERN_ISA {
 template <class P, class Otherwise>
 DecodeKernels either() {
   static_assert(P::kChunk == Otherwise::kChunk);
-  return {P::kChunk,
-          [](const Problem& p, int64_t rows) {
-            return P::takes(p) ? decode_own_bytes<P>(p, rows)
-                               : decode_own_bytes<Otherwise>(p, rows);
-          },
-          [](const Problem& p, int64_t rows) {
-            return P::takes(p) ? decode_partial_bytes<P>(p, rows)
-                               : decode_partial_bytes<Otherwise>(p, rows);
-          },
-          [](const Problem& p, const DecodePiece& piece, char* partial, char* own) {
-            (P::takes(p) ? decode_piece<P> : decode_piece<Otherwise>)(p, piece, partial, own);
-          },
-          [](const Problem& p, int64_t rows, char* first_pieces, const char* next_piece) {
-            (P::takes(p) ? decode_fold<P> : decode_fold<Otherwise>)(p, rows, first_pieces,
-                                                                    next_piece);
-          },
-          [](const ForwardCall& call, int64_t b, int64_t kv_head, const char* result, char* own) {
-            (P::takes(call.problem) ? decode_finish<P> : decode_finish<Otherwise>)(call, b, kv_head,
-                                                                                   result, own);
-          }};
+  return {
+      P::kChunk,
+      [](const Problem& p, int64_t rows) {
+        return P::takes(p) ? decode_own_bytes<P>(p, rows) : decode_own_bytes<Otherwise>(p, rows);
+      },
+      [](const Problem& p, int64_t rows) {
+        return P::takes(p) ? decode_partial_bytes<P>(p, rows)
+                           : decode_partial_bytes<Otherwise>(p, rows);
+      },
+      [](const Problem& p, const DecodePiece& piece, char* partial, char* own) {
+        (P::takes(p) ? decode_piece<P> : decode_piece<Otherwise>)(p, piece, partial, own);
+      },
+      [](const Problem& p, int64_t rows, char* first_pieces, const char* next_piece) {
+        (P::takes(p) ? decode_fold<P> : decode_fold<Otherwise>)(p, rows, first_pieces, next_piece);
+      },
+      [](const ForwardCall& call, int64_t b, int64_t kv_head, const char* result, char* own) {
+        (P::takes(call.problem) ? decode_finish<P> : decode_finish<Otherwise>)(call, b, kv_head,
+                                                                               result, own);
+      }};
 }
 #endif
 

@@ -139,7 +139,8 @@ struct FmaTiles {
   using V = Vec<C>;
   using Probability = C;  // P^T and dS^T as operands: (keys, kQueries)
   static constexpr bool kInPlace = __is_same(S, C);
-  static constexpr int kTileKeys = 96;          // at most, in a tile
+  static constexpr int kTileKeys = 96;          // at most, in a tile of the forward
+  static constexpr int kGradientKeys = 96;      // and of the backward
   static constexpr int kChunkKeys = 48;         // of the forward's scores
   static constexpr bool kChunksInPlace = true;  // a chunk's probabilities take its scores' place
   static constexpr int kKeyStep = 1;            // a tile begins at a multiple of it
@@ -205,11 +206,14 @@ struct FmaTiles {
       for (int64_t k = 0; k < depth; ++k) to[k * kQueries + row] = widen(from[row * stride + k]);
   }
 
-  // out (keys, kQueries) = left rows [first, first + keys) x right
+  // out (keys, kQueries) = left rows [first, first + keys) x right, for the columns from the vector
+  // `begin` to the vector `end`.
   static void scores(Left left, int64_t first, int keys, int64_t depth, const void* right,
-                     int vectors, C* out) {
+                     int begin, int end, C* out) {
+    const int column = begin * kLanes;
     product<false>(keys, left.data + first * left.stride, left.stride, depth,
-                   static_cast<const C*>(right), kQueries, vectors, out, kQueries, false);
+                   static_cast<const C*>(right) + column, kQueries, end - begin, out + column,
+                   kQueries, false);
   }
 
   // Probabilities stay where the scores were.

@@ -30,7 +30,8 @@ struct QueryTile {
   int vectors() const { return static_cast<int>(ceil_div(queries, T::kLanes)); }
 };
 
-// Turns a chunk of scores into probabilities and moves the running maximum and sum on. Returns
+// Turns a chunk of scores, from the vector `first` on, into probabilities (those before are 0) and
+// moves the running maximum and sum on. Returns
 // whether what was made with the maximum so far has to be multiplied by `correction`. Rows from
 // `keys` to a multiple of kRowStep get zeros. keep: null, or the flags of dropout.
 //
@@ -38,8 +39,8 @@ struct QueryTile {
 // kBehind; then there is rarely anything to correct after the first tiles.
 template <class T>
 bool softmax_chunk(typename T::C* scores, int keys, const Factors<typename T::C>& factors,
-                   const uint64_t* keep, QueryTile<T>& tile, typename T::Probability* probabilities,
-                   typename T::C* correction) {
+                   const uint64_t* keep, int first, QueryTile<T>& tile,
+                   typename T::Probability* probabilities, typename T::C* correction) {
   using C = typename T::C;
   using V = Vec<C>;
   constexpr int kLanes = V::kLanes;
@@ -48,7 +49,12 @@ bool softmax_chunk(typename T::C* scores, int keys, const Factors<typename T::C>
   for (int j = keys; j < padded; ++j)
     for (int v = 0; v < vectors; ++v) store(scores + j * kQueries + v * kLanes, V(-kInfinity<C>));
   bool corrects = false;
-  for (int v = 0; v < vectors; ++v) {
+  for (int v = 0; v < first; ++v) {
+    for (int j = 0; j < padded; j += 2)
+      T::store_pair(probabilities, j, v * kLanes, V(C(0)), V(C(0)));
+    store(correction + v * kLanes, V(C(1)));
+  }
+  for (int v = first; v < vectors; ++v) {
     const int column = v * kLanes;
     const C* s = scores + column;
     V most[2] = {load(s), load(s + kQueries)};
@@ -216,13 +222,15 @@ class Forward {
       const Rectangle chunk{r.first_query, r.queries, begin + at,
                             smaller(T::kChunkKeys, r.keys - at)};
       C* scores = scratch_.scores + (T::kChunksInPlace ? at * kQueries : 0);
-      T::scores(keys_.key(), chunk.first_key, chunk.keys, p_.dim, tile.right, vectors, scores);
+      const int first = rules.first_query(chunk) / (2 * T::kLanes) * 2;  // in vectors
+      T::scores(keys_.key(), chunk.first_key, chunk.keys, p_.dim, tile.right, first, vectors,
+                scores);
       if (rules.transforms()) rules.transform(chunk, vectors, scores, scratch_.bias, nullptr);
       if (allowed) Rules<S>::exclude(allowed + at, chunk.keys, vectors, scores);
       const uint64_t* keep = nullptr;
       if (p_.dropout.probability > 0) keep = kept(head, chunk);
-      if (softmax_chunk<T>(scores, chunk.keys, rules.factors(), keep, tile, probabilities(at),
-                           scratch_.correction)) {
+      if (softmax_chunk<T>(scores, chunk.keys, rules.factors(), keep, first, tile,
+                           probabilities(at), scratch_.correction)) {
         accumulate(rules, r, allowed, done, at, tile);
         done = at;
         correct(tile);

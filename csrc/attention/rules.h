@@ -123,6 +123,11 @@ class Rules {
             larger<int64_t>(0, smaller(extent_.queries, end - 1 - band_.low + 1))};
   }
 
+  // The first query of a tile, counted from its first, that may see any of its keys.
+  int first_query(const Rectangle& r) const {
+    return static_cast<int>(clamp_to(r.first_key - band_.high - r.first_query, r.queries - 1));
+  }
+
   // Which of a tile's scores take part; fills allowed[0 ... keys) if the answer is kMixed.
   Tile classify(const Rectangle& r, uint64_t* allowed) const {
     const int64_t last_query = r.first_query + r.queries - 1, last_key = r.first_key + r.keys - 1;

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 import seqkern
 from seqkern.recurrent import ops, reference
+from tests.parity import assert_all_parity
 from tests.recurrent.cases import (
     DTYPES,
     KERNEL_DTYPES,
@@ -16,6 +19,8 @@ from tests.recurrent.cases import (
     fits,
     inputs,
     make,
+    names,
+    outputs,
 )
 
 # Around the kernels' blocks of 16 hidden units and their split of the batch over threads.
@@ -108,6 +113,7 @@ def test_every_instruction_set_level(isa, kind, case, dtype):
             Case(3, 2, 3, 8),
             Case(5, 3, 70, 65, states=True, layers=2),
             Case(6, 19, 40, 64, proj=20, states=True),
+            Case(12, 6, 32, 130, proj=100, states=True),  # threads share the projection's columns
             Case(12, 6, 32, 130, lengths=(12, 12, 9, 5, 5, 1), bidirectional=True),
         ]
     ),
@@ -115,6 +121,32 @@ def test_every_instruction_set_level(isa, kind, case, dtype):
 def test_several_threads(kind, case, dtype, threads):
     torch.set_num_threads(threads)
     check(kind, case, dtype)
+
+
+# Without gradients the projected input is kept for a chunk of steps only: a megabyte or 512 rows.
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "kind, case",
+    _grid(
+        [
+            Case(12, 600, 3, 96, bidirectional=True, states=True),
+            Case(
+                20, 600, 3, 96, lengths=tuple(20 - i // 40 for i in range(600)), bidirectional=True
+            ),
+        ]
+    ),
+)
+def test_inference_in_several_chunks_of_steps(kind, case, dtype):
+    theirs = make(torch.nn, kind, case, dtype)
+    ours = make(seqkern.nn, kind, case, dtype)
+    ours.load_state_dict(theirs.state_dict())
+    exact = copy.deepcopy(ours).double()
+    x, states = inputs(kind, case, dtype)
+    with torch.no_grad():
+        found, expected = (outputs(module, case, x, states) for module in (ours, theirs))
+        with seqkern.use_backend("reference"):
+            truth = outputs(exact, case, x.double(), [s.double() for s in states])
+    assert_all_parity(found, expected, truth, names(ours, states)[: len(truth)])
 
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
