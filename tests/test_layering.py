@@ -19,7 +19,7 @@ FLOORS = (
     ("attention.philox", "attention.seeds"),
     ("recurrent.reference", "recurrent.fake", "attention.reference", "attention.fake"),
     ("recurrent.autograd", "attention.autograd"),
-    ("recurrent.kinds",),
+    ("recurrent.kinds", "recurrent.cell_autograd"),
     ("recurrent.checks", "recurrent.choice", "attention.checks", "attention.choice"),
     ("attention.folding",),
     ("attention.masks", "attention.packing", "attention.weights"),

@@ -6,8 +6,7 @@
 
 namespace seqkern {
 
-// Whether a call is one for decode(): so few rows read each key/value head that reading the keys
-// takes longer than the arithmetic.
+// Whether a call is one for decode(): few queries a sequence, no dropout.
 bool decodes(const Problem& problem);
 
 // Fills output and lse. Deterministic, whatever the number of threads.

@@ -12,11 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seqkern.recurrent import autograd, casting, checks, choice, torch_backend
+from seqkern.recurrent import casting, cell_autograd, checks, choice, torch_backend
 from seqkern.recurrent.kinds import GRU, LSTM, RNN_RELU, RNN_TANH, Kind, State, Weights
 from seqkern.recurrent.ops import run_layer
 
 _runs_directly = choice.runs_directly
+_lstm, _gru, _rnn = cell_autograd.lstm, cell_autograd.gru, cell_autograd.rnn
 
 
 def lstm_cell(
@@ -31,14 +32,11 @@ def lstm_cell(
 ) -> tuple[Tensor, Tensor]:
     """One step of an LSTM; returns (h, c)."""
     h0, c0 = (None, None) if hx is None else hx
-    if _runs_directly(input) and input.dim() == 2:
+    if packed is None and _runs_directly(input):
         try:
-            h, _, c = autograd.lstm(
-                input, h0, c0, w_ih, w_hh, b_ih, b_hh, None, packed, None, False
-            )
-            return h, c
+            return _lstm(input, h0, c0, w_ih, w_hh, b_ih, b_hh)
         except RuntimeError:
-            checks.cell(LSTM, input, (h0, c0), (w_ih, w_hh, b_ih, b_hh, None))
+            _check(LSTM, input, (h0, c0), (w_ih, w_hh, b_ih, b_hh, None))
             raise
     h, c = _step(LSTM, input, (h0, c0), (w_ih, w_hh, b_ih, b_hh, None), packed)
     return h, c
@@ -55,11 +53,11 @@ def gru_cell(
     packed: Tensor | None = None,
 ) -> Tensor:
     """One step of a GRU; returns h."""
-    if _runs_directly(input) and input.dim() == 2:
+    if packed is None and _runs_directly(input):
         try:
-            return autograd.gru(input, hx, w_ih, w_hh, b_ih, b_hh, packed, None, False)[0]
+            return _gru(input, hx, w_ih, w_hh, b_ih, b_hh)
         except RuntimeError:
-            checks.cell(GRU, input, (hx,), (w_ih, w_hh, b_ih, b_hh, None))
+            _check(GRU, input, (hx,), (w_ih, w_hh, b_ih, b_hh, None))
             raise
     return _step(GRU, input, (hx,), (w_ih, w_hh, b_ih, b_hh, None), packed)[0]
 
@@ -102,12 +100,11 @@ def _rnn_cell(
     b_hh: Tensor | None,
     packed: Tensor | None,
 ) -> Tensor:
-    if _runs_directly(input) and input.dim() == 2:
-        relu = kind is RNN_RELU
+    if packed is None and _runs_directly(input):
         try:
-            return autograd.rnn(input, hx, w_ih, w_hh, b_ih, b_hh, packed, None, False, relu)[0]
+            return _rnn(input, hx, w_ih, w_hh, b_ih, b_hh, kind is RNN_RELU)
         except RuntimeError:
-            checks.cell(kind, input, (hx,), (w_ih, w_hh, b_ih, b_hh, None))
+            _check(kind, input, (hx,), (w_ih, w_hh, b_ih, b_hh, None))
             raise
     return _step(kind, input, (hx,), (w_ih, w_hh, b_ih, b_hh, None), packed)[0]
 
@@ -116,8 +113,7 @@ def _step(
     kind: Kind, input: Tensor, state: State, weights: Weights, packed: Tensor | None
 ) -> tuple[Tensor, ...]:
     """The general case: another backend or dtype, autocast, function transforms."""
-    if input.dim() != 2:
-        raise RuntimeError(f"input must have 2 dimensions, got {input.dim()}")
+    _check_rank(input)
     backend = choice.choose(input, (*state, *weights))
     if backend == "torch":
         states = [
@@ -134,3 +130,14 @@ def _step(
             weights = tuple(None if w is None else w.to(dtype) for w in weights)  # type: ignore
     checks.cell(kind, input, state, weights)
     return run_layer(kind, backend, input, state, weights, packed, None, False)[1]
+
+
+def _check(kind: Kind, input: Tensor, state: State, weights: Weights) -> None:
+    """Raises what is wrong with a step that the operator refused; silent if nothing is."""
+    _check_rank(input)
+    checks.cell(kind, input, state, weights)
+
+
+def _check_rank(input: Tensor) -> None:
+    if input.dim() != 2:
+        raise RuntimeError(f"input must have 2 dimensions, got {input.dim()}")

@@ -185,6 +185,116 @@ def rnn_backward(
     )
 
 
+def _state(input: Tensor, w_hh: Tensor) -> Tensor:
+    return input.new_empty(input.shape[0], w_hh.shape[1])
+
+
+def _gates(input: Tensor, w_hh: Tensor, save: bool) -> Tensor | None:
+    """The activated gates that a step of an LSTM or GRU saves."""
+    return input.new_empty(input.shape[0], 4 * w_hh.shape[1]) if save else None
+
+
+def _cell_gradients(
+    input: Tensor, w_ih: Tensor, w_hh: Tensor, needs: int
+) -> tuple[Tensor | None, ...]:
+    """Of input, h0, c0, both weights and both biases: None for what is not asked for."""
+
+    def wanted(index: int, *shape: int | torch.SymInt) -> Tensor | None:
+        return input.new_empty(shape) if needs >> index & 1 else None
+
+    batch, hidden = input.shape[0], w_hh.shape[1]
+    return (
+        wanted(0, *input.shape),
+        wanted(1, batch, hidden),
+        wanted(2, batch, hidden),
+        wanted(3, *w_ih.shape),
+        wanted(4, *w_hh.shape),
+        wanted(5, w_ih.shape[0]),
+        wanted(6, w_ih.shape[0]),
+    )
+
+
+def lstm_cell_forward(
+    input: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    _same_device(input, h0=h0, c0=c0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
+    return _state(input, w_hh), _state(input, w_hh), _gates(input, w_hh, save)
+
+
+def lstm_cell_backward(
+    grad_h: Tensor | None,
+    grad_c: Tensor | None,
+    input: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    gates: Tensor,
+    needs: int,
+) -> tuple[Tensor | None, ...]:
+    return _cell_gradients(input, w_ih, w_hh, needs)
+
+
+def gru_cell_forward(
+    input: Tensor,
+    h0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    save: bool,
+) -> tuple[Tensor, Tensor | None]:
+    _same_device(input, h0=h0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
+    return _state(input, w_hh), _gates(input, w_hh, save)
+
+
+def gru_cell_backward(
+    grad_h: Tensor | None,
+    input: Tensor,
+    h0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    gates: Tensor,
+    needs: int,
+) -> tuple[Tensor | None, ...]:
+    grads = _cell_gradients(input, w_ih, w_hh, needs)
+    return (*grads[:2], *grads[3:])
+
+
+def rnn_cell_forward(
+    input: Tensor,
+    h0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    _same_device(input, h0=h0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
+    return _state(input, w_hh)
+
+
+def rnn_cell_backward(
+    grad_h: Tensor | None,
+    input: Tensor,
+    h0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    h: Tensor,
+    relu: bool,
+    needs: int,
+) -> tuple[Tensor | None, ...]:
+    grads = _cell_gradients(input, w_ih, w_hh, needs)
+    return (*grads[:2], *grads[3:])
+
+
 def lstm_pointwise(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return c.new_empty(c.shape), c.new_empty(c.shape)
 
@@ -199,6 +309,12 @@ if library.cpu.loaded:
         gru_backward,
         rnn_forward,
         rnn_backward,
+        lstm_cell_forward,
+        lstm_cell_backward,
+        gru_cell_forward,
+        gru_cell_backward,
+        rnn_cell_forward,
+        rnn_cell_backward,
         lstm_pointwise,
     ):
         torch.library.register_fake(f"seqkern::{_operator.__name__}", _operator)

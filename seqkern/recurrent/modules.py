@@ -318,15 +318,18 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        _check_rank("LSTMCell", "input", input)
+        weights = self._cell_weights()
+        packed = None if self._packed_weights is None else self._packed_weight(weights[1])
+        rank = input.dim()
         if hx is not None:
             h, c = hx
-            _check_rank("LSTMCell", "hx[0]", h)
-            _check_rank("LSTMCell", "hx[1]", c)
-        weights = self._cell_weights()
-        packed = self._packed_weight(weights[1])
-        if input.dim() == 2:
+            if h.dim() != rank or c.dim() != rank:
+                _check_rank("LSTMCell", "input", input)
+                _check_rank("LSTMCell", "hx[0]", h)
+                _check_rank("LSTMCell", "hx[1]", c)
+        if rank == 2:
             return cells.lstm_cell(input, hx, *weights, packed=packed)
+        _check_rank("LSTMCell", "input", input)
         if hx is not None:
             hx = (h.unsqueeze(0), c.unsqueeze(0))
         h, c = cells.lstm_cell(input.unsqueeze(0), hx, *weights, packed=packed)
@@ -343,12 +346,14 @@ class GRUCell(_Cell, torch.nn.GRUCell):
     _gates = 3
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        _check_rank("GRUCell", "input", input)
-        if hx is not None:
-            _check_rank("GRUCell", "hidden", hx)
+        rank = input.dim()
+        if rank != 2 or (hx is not None and hx.dim() != 2):
+            _check_rank("GRUCell", "input", input)
+            if hx is not None:
+                _check_rank("GRUCell", "hidden", hx)
         weights = self._cell_weights()
-        packed = self._packed_weight(weights[1])
-        if input.dim() == 2:
+        packed = None if self._packed_weights is None else self._packed_weight(weights[1])
+        if rank == 2:
             return cells.gru_cell(input, hx, *weights, packed=packed)
         hx = None if hx is None else hx.unsqueeze(0)
         h = cells.gru_cell(input.unsqueeze(0), hx, *weights, packed=packed)
@@ -365,9 +370,11 @@ class RNNCell(_Cell, torch.nn.RNNCell):
     _gates = 1
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        _check_rank("RNNCell", "input", input)
-        if hx is not None:
-            _check_rank("RNNCell", "hidden", hx)
+        rank = input.dim()
+        if rank != 2 or (hx is not None and hx.dim() != 2):
+            _check_rank("RNNCell", "input", input)
+            if hx is not None:
+                _check_rank("RNNCell", "hidden", hx)
         if self.nonlinearity == "tanh":
             step = cells.rnn_tanh_cell
         elif self.nonlinearity == "relu":
@@ -375,8 +382,8 @@ class RNNCell(_Cell, torch.nn.RNNCell):
         else:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         weights = self._cell_weights()
-        packed = self._packed_weight(weights[1])
-        if input.dim() == 2:
+        packed = None if self._packed_weights is None else self._packed_weight(weights[1])
+        if rank == 2:
             return step(input, hx, *weights, packed=packed)
         hx = None if hx is None else hx.unsqueeze(0)
         h = step(input.unsqueeze(0), hx, *weights, packed=packed)

@@ -112,6 +112,33 @@ def test_cells_in_a_loop(name):
     torch.testing.assert_close(torch.autograd.grad(compiled(x).sum(), x), expected)
 
 
+@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell", "RNNCell"])
+def test_inductor_with_a_cell(name):
+    cell = getattr(seqkern.nn, name)(5, 6)
+    compiled = torch.compile(cell, fullgraph=True)
+    x = torch.randn(3, 5, requires_grad=True)
+
+    def run(module):
+        result = module(x)
+        result = result if isinstance(result, tuple) else (result,)
+        loss = torch.stack([r.sin().sum() for r in result]).sum()
+        return [*result, *torch.autograd.grad(loss, [x, *cell.parameters()])]
+
+    for found, expected in zip(run(compiled), run(cell), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell", "RNNCell"])
+def test_export_of_a_cell_with_any_batch(name):
+    cell = getattr(seqkern.nn, name)(5, 6).eval()
+    batch = torch.export.Dim("batch", min=2, max=500)
+    program = torch.export.export(cell, (torch.randn(3, 5),), dynamic_shapes=({0: batch},))
+    for rows in (2, 40, 100):
+        x = torch.randn(rows, 5)
+        found, expected = program.module()(x), cell(x)
+        torch.testing.assert_close(found, expected)
+
+
 def test_another_backend_means_another_graph():
     module = seqkern.nn.GRU(5, 6)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
