@@ -10,8 +10,10 @@ BENCH ?=
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.seqkern-installed
 LINTERS := $(VENV)/.seqkern-linters
-# What runs the kernels in this process: torch.compile and DDP start others, which the runtime does not survive.
-SANITIZED := $(patsubst %,tests/recurrent/test_%.py,parity cells freeze torch_cases pointwise)
+# What runs the kernels in this process or a fork of it: torch.compile and DDP start others, which the runtime does not
+# survive.
+SANITIZED := $(patsubst %,tests/recurrent/test_%.py,parity cells freeze torch_cases pointwise) \
+	$(patsubst %,tests/attention/test_%.py,parity robustness varlen dropout decode)
 # What the benchmark writes: build/bench.json, or build/bench-DOMAIN.json with BENCH=DOMAIN.
 MEASURED = build/bench$(addprefix -,$(BENCH)).json
 CXX_SOURCES = $(shell find csrc tests/cuda_host -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
@@ -49,7 +51,7 @@ format: $(LINTERS) ## rewrite the sources in the style that lint checks
 # Python itself is not sanitized, so the runtime has to be loaded before it; libstdc++ as well, because the runtime
 # looks for the exception functions when it starts. Python never frees everything: leaks say nothing here. The
 # runtime writes to the file descriptor, which pytest would swallow when the process ends.
-sanitize: $(INSTALLED) ## run the recurrent parity tests on a CPU library with ASAN and UBSAN
+sanitize: $(INSTALLED) ## run the kernels' parity tests on a CPU library with ASAN and UBSAN
 	library=$$($(PY) -m build_tools address,undefined) && \
 	compiler=$${CXX:-c++} && \
 	export LD_PRELOAD="$$($$compiler -print-file-name=libasan.so) $$($$compiler -print-file-name=libstdc++.so)" && \

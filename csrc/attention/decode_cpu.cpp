@@ -12,10 +12,11 @@ namespace seqkern {
 
 namespace {
 
-// The general forward works on tiles of 64 queries of a head, so with few queries it computes mostly
-// for nothing, and each head reads the keys again. Measured, AVX2 to AMX, with 64 to 4096 keys: with
-// one query of a head decoding is 1.4 to 7 times as fast (several heads a key/value head: 2 to 30),
-// with 8 queries 0.9 to 3 times, with 16 queries 0.7 to 1.7 times.
+// The general forward works on tiles of 64 queries of a head, so with few queries it computes
+// mostly for nothing, and each head reads the keys again. Measured, AVX2 to AMX, with 64 to 4096
+// keys: with one query of a head decoding is 1.4 to 7 times as fast (several heads a key/value
+// head: 2 to 30), with 8 queries 0.7 to 3 times (1.4 in the mean), with 16 queries 0.6 to 1.7 times
+// (0.9).
 constexpr int64_t kMostQueries = 8;
 
 // One key/value head of one sequence, and which of the call's pieces are its.

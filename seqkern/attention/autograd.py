@@ -46,7 +46,16 @@ def attention(
     window_right: int,
 ) -> tuple[Tensor, Tensor]:
     """`reference.attention` by the compiled kernel, or `reference.varlen_attention` where
-    cu_seqlens are given: (output, lse)."""
+    cu_seqlens are given: (output, lse), with their shapes.
+
+    Query, key and value are float32, float64 or bfloat16; bias is of their dtype or float32, slopes
+    and sinks are float32 (float64 for float64), cu_seqlens int32 or int64. A softcap of 0.0, a
+    dropout_p of 0.0 and windows of -1 stand for none. The forward is FlashAttention's algorithm 1,
+    the backward its algorithm 4 (Dao et al. 2022).
+
+    Raises:
+        RuntimeError: the operator refuses the arguments; it knows only its own names for them.
+    """
     if _grad_enabled() and (
         query.requires_grad
         or key.requires_grad

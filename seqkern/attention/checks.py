@@ -31,9 +31,11 @@ _CPP_NAMES = {
 }
 _POSITIONS = {"query": 1, "key": 2, "value": 3}
 CAUSAL = (None, "top_left", "bottom_right")
+_ENDLESS = 2**40  # more than any sequence is long: positions plus a window stay within 64 bits
 
 
 def dtype_name(dtype: torch.dtype) -> str:
+    """The name by which PyTorch's messages call a dtype."""
     return _CPP_NAMES.get(dtype, str(dtype))
 
 
@@ -72,11 +74,7 @@ def options(
         )
     left, right = -1, -1
     if window is not None:
-        if len(window) != 2 or any(int(side) != side or side < -1 for side in window):
-            raise ValueError(
-                f"window must be (left, right), two integers of which -1 is unlimited; got {window}"
-            )
-        left, right = int(window[0]), int(window[1])
+        left, right = _sides(window)
     if causal == "bottom_right":
         right = 0
     if softcap is None:
@@ -86,8 +84,23 @@ def options(
     return is_causal or causal == "top_left", (left, right), softcap
 
 
+def _sides(window: Any) -> tuple[int, int]:
+    """`window` as two integers, -1 where it has no end that matters."""
+    try:
+        left, right = (int(side) for side in window)
+        whole = (left, right) == tuple(window) and min(left, right) >= -1
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"window must be (left, right), two integers of which -1 is unlimited; got {window}"
+        )
+    return left if left < _ENDLESS else -1, right if right < _ENDLESS else -1
+
+
 def inputs(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None) -> None:
-    """Raises what PyTorch's attention checks first: dtypes, devices, ranks, the mask's dtype."""
+    """Raises RuntimeError for what PyTorch's attention checks first: dtypes, devices, ranks (at
+    least 2), the mask's dtype, lengths and features."""
     if not query.dtype == key.dtype == value.dtype:
         raise RuntimeError(
             "Expected query, key, and value to have the same dtype, but got query.dtype: "
@@ -111,7 +124,7 @@ def inputs(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None) 
 
 
 def mask_dtype(query: Tensor, attn_mask: Tensor) -> None:
-    """Raises unless attn_mask is boolean, of query's dtype, or float32."""
+    """Raises RuntimeError unless attn_mask is boolean, of query's dtype, or float32."""
     if attn_mask.dtype not in (torch.bool, query.dtype, torch.float32):
         raise RuntimeError(
             "Expected attn_mask dtype to be bool or float or to match query dtype, but got "
@@ -121,6 +134,7 @@ def mask_dtype(query: Tensor, attn_mask: Tensor) -> None:
 
 
 def device(query: Tensor, name: str, tensor: Tensor) -> None:
+    """Raises RuntimeError unless a tensor is on query's device."""
     if tensor.device != query.device:
         raise RuntimeError(
             f"Expected query and {name} to have the same device type, but got query.device: "
@@ -129,7 +143,8 @@ def device(query: Tensor, name: str, tensor: Tensor) -> None:
 
 
 def lengths(query: Tensor, key: Tensor, value: Tensor) -> None:
-    """Raises unless query and key have the same features, key and value the same length."""
+    """Raises RuntimeError unless query and key have the same features, key and value the same
+    length."""
     batch = math.prod(query.shape[:-2])
     if key.shape[-1] != query.shape[-1]:
         raise RuntimeError(
@@ -146,7 +161,8 @@ def lengths(query: Tensor, key: Tensor, value: Tensor) -> None:
 
 
 def grouped_heads(query: Tensor, key: Tensor, value: Tensor) -> None:
-    """Raises unless the heads (dimension -3) of key and value divide those of query."""
+    """Raises RuntimeError unless the heads (dimension -3) of key and value divide those of query,
+    IndexError where a tensor has no such dimension."""
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.dim() < 3:
             raise IndexError(
@@ -165,7 +181,8 @@ def grouped_heads(query: Tensor, key: Tensor, value: Tensor) -> None:
 
 
 def broadcast(a: Sequence[int], b: Sequence[int], **tensors: Tensor) -> list[int]:
-    """The shape to which two shapes broadcast; dimensions are counted as in whole tensors."""
+    """The shape to which two shapes broadcast; dimensions are counted as in whole tensors. Raises
+    RuntimeError where they do not."""
     rank = max(len(a), len(b))
     a = [1] * (rank - len(a)) + list(a)
     b = [1] * (rank - len(b)) + list(b)
@@ -180,7 +197,8 @@ def broadcast(a: Sequence[int], b: Sequence[int], **tensors: Tensor) -> list[int
 
 
 def mask_shape(name: str, mask: Tensor, weights: Sequence[int]) -> None:
-    """Raises unless the mask broadcasts to `weights`, the shape (..., N, M) of the scores."""
+    """Raises RuntimeError unless the mask broadcasts to `weights`, the shape (..., N, M) of the
+    scores."""
     shape = list(mask.shape)
     for dim in range(1, min(len(shape), len(weights)) + 1):
         if shape[-dim] not in (1, weights[-dim]):
@@ -204,10 +222,13 @@ def per_head(
     alibi_slopes: Tensor | None,
     sinks: Tensor | None,
 ) -> None:
-    """Raises unless slopes are (H,) or of shape `lead`, (..., H), and sinks (H,)."""
+    """Raises unless slopes are (H,) or of shape `lead`, (..., H), and sinks (H,): RuntimeError, or
+    TypeError for what is no Tensor."""
     for name, tensor in (("alibi_slopes", alibi_slopes), ("sinks", sinks)):
         if tensor is None:
             continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a Tensor or None, not {type(tensor).__name__}")
         device(query, name, tensor)
         if not tensor.is_floating_point():
             raise RuntimeError(f"{name} must be floating-point numbers, got {tensor.dtype}")
@@ -228,7 +249,8 @@ def four_dimensional(
     alibi_slopes: Tensor | None,
     sinks: Tensor | None,
 ) -> None:
-    """Raises what is wrong with the arguments of `ops.attention`; silent if nothing is."""
+    """Raises RuntimeError with what is wrong with the arguments of `ops.attention`, whose shapes
+    and dtypes it checks; silent if nothing is."""
     inputs(query, key, value, None)
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.dim() != 4:
@@ -267,7 +289,8 @@ def varlen(
     alibi_slopes: Tensor | None,
     sinks: Tensor | None,
 ) -> None:
-    """Raises what is wrong with the tensors of a varlen call; silent if nothing is."""
+    """Raises RuntimeError with what is wrong with the tensors of a `varlen_attention` call, whose
+    shapes and dtypes it checks; silent if nothing is."""
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.dim() != 3:
             raise RuntimeError(
@@ -293,7 +316,8 @@ def varlen(
 
 
 def cumulative_lengths(name: str, cu_seqlens: Tensor, of: str, total: int) -> int:
-    """The number of sequences; raises unless cu_seqlens rises from 0 to `total`."""
+    """The number of sequences, S for cu_seqlens (S + 1,). Raises RuntimeError unless it is int32 or
+    int64 and rises from 0 to `total`."""
     if cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise RuntimeError(f"{name} must have dtype int32 or int64, got {cu_seqlens.dtype}")
     if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] == 0:
@@ -315,7 +339,7 @@ def cumulative_lengths(name: str, cu_seqlens: Tensor, of: str, total: int) -> in
 
 
 def longest(name: str, given: int | None, cu_seqlens: Tensor) -> None:
-    """Raises if the maximal length that was given is less than that of a sequence."""
+    """Raises RuntimeError if the maximal length that was given is less than that of a sequence."""
     if given is None or torch.compiler.is_compiling() or cu_seqlens.numel() < 2:
         return
     found = int(cu_seqlens.diff().max())

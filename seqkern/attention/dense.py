@@ -33,7 +33,8 @@ def scaled_dot_product_attention(
     return_lse: bool = False,
     sinks: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    r"""softmax(scale * query key^T + mask) value, for every batch entry and head.
+    r"""softmax(scale * query key^T + mask) value, for every batch entry and head (Vaswani et al.
+    2017, "Attention Is All You Need", equation 1).
 
     Signature and meaning are those of `torch.nn.functional.scaled_dot_product_attention`; what
     comes after the star is ours. Conventions there are flash-attn's: with N queries and M keys,
@@ -60,7 +61,8 @@ def scaled_dot_product_attention(
         softcap: c, which makes a scaled score s into c * tanh(s / c), before masks are added.
         alibi_slopes: (H,) or (..., H); adds -slope * |i + M - N - j| to the scores.
         return_lse: also return the log of the sum of the exponentials of the scores.
-        sinks: (H,), one logit for each head that takes part in the softmax and has no value.
+        sinks: (H,), one logit for each head that takes part in the softmax and has no value. Slopes
+            and sinks are floating and computed in float32 (float64 for float64).
 
     Returns:
         (..., H, N, Dv) in query's dtype; with `return_lse` (output, lse), where lse is (..., H, N)
@@ -71,8 +73,10 @@ def scaled_dot_product_attention(
 
     Raises:
         RuntimeError, IndexError, TypeError: what PyTorch raises for arguments that do not fit
-            together, in its words.
-        ValueError: `causal`, `window` or `softcap` is not what it can be.
+            together, in its words; RuntimeError also where the backend chosen with
+            `seqkern.use_backend`, or any, cannot run the call.
+        ValueError: `causal`, `window` or `softcap` is not what it can be; for nested tensors also
+            what PyTorch raises, for an attn_mask for instance.
 
     >>> q = torch.randn(2, 8, 100, 64)  # doctest: +SKIP
     >>> output = scaled_dot_product_attention(q, q, q, is_causal=True)  # doctest: +SKIP
@@ -123,6 +127,7 @@ def _fits(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> bool:
         and width != 0
         and (shape[1] == heads or (enable_gqa and shape[1] != 0 and heads % shape[1] == 0))
         and isinstance(value, Tensor)
+        and value.dim() == 4
         and value.shape[:3] == shape[:3]
         and query.dtype == key.dtype == value.dtype
         and key.is_cpu

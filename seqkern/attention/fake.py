@@ -17,8 +17,9 @@ def _wide(query: Tensor) -> torch.dtype:
 
 def _laid_out_as(like: Tensor, batch: int, heads: int, length: int, width: int) -> Tensor:
     """An empty (batch, heads, length, width), with the heads inside the positions in memory where
-    `like` has them so."""
-    if like.stride(1) < like.stride(2):
+    `like` has them so. The operators copy what has no contiguous rows; such a copy has not."""
+    rows = like.shape[-1] <= 1 or like.stride(-1) == 1
+    if rows and like.stride(1) < like.stride(2):
         return like.new_empty((batch, length, heads, width)).transpose(1, 2)
     return like.new_empty((batch, heads, length, width))
 
@@ -47,6 +48,7 @@ def attention_forward(
     window_left: int,
     window_right: int,
 ) -> tuple[Tensor, Tensor]:
+    """output (B, H, N, Dv) or (total_q, H, Dv), lse (B, H, N) or (H, total_q)."""
     width = value.shape[-1]
     if cu_seqlens_q is not None:
         total, heads, _ = query.shape
@@ -79,6 +81,8 @@ def attention_backward(
     window_right: int,
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value and bias in their shapes and dtypes, and of the slopes, (B, H)
+    or (S, H) in float32 or float64; (0,) for one that `needs` (bits 1, 2, 4, 8, 16) leaves out."""
     varlen = cu_seqlens_q is not None
     grad_bias = query.new_empty(0)
     if needs & 8 and bias is not None:
@@ -99,6 +103,7 @@ def attention_backward(
 def attention_dropout_mask(
     seed: Tensor, dropout_p: float, batch: int, heads: int, queries: int, keys: int
 ) -> Tensor:
+    """`philox.kept`: bool (batch, heads, queries, keys)."""
     return seed.new_empty((batch, heads, queries, keys), dtype=torch.bool)
 
 

@@ -60,7 +60,12 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
       PyTorch's do.
 
     Call: `output, weights = module(query, key, value, key_padding_mask=None, need_weights=True,
-    attn_mask=None, average_attn_weights=True, is_causal=False)`, see torch.nn. Asking for the
+    attn_mask=None, average_attn_weights=True, is_causal=False)`, see torch.nn. With batch_first,
+    query is (B, N, embed_dim), key (B, M, kdim), value (B, M, vdim) and output (B, N, embed_dim);
+    otherwise (N, B, ...); without a batch (N, ...). key_padding_mask (B, M) and attn_mask (N, M) or
+    (B * num_heads, N, M) are boolean, True to leave a key out, or floating, to add. weights are
+    (B, N, M), or (B, num_heads, N, M) if not averaged. Dtypes as in
+    `seqkern.nn.functional.scaled_dot_product_attention`. Asking for the
     weights leaves the output on its fast path and costs one more product and B x H x N x M
     exponentials; `need_weights=False` saves that. With `is_causal=True` attn_mask has to be the
     causal mask: where no weights are wanted the hint is believed, as in PyTorch.
@@ -153,6 +158,9 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
 
         Returns:
             (total queries, embed_dim)
+
+        Raises:
+            RuntimeError: the offsets do not fit the tensors, as in `varlen_attention`.
         """
         call = self._packed_call(query, key, value, query_offsets, key_offsets, is_causal)
         return self._projected_out(call.output.flatten(1))

@@ -11,7 +11,7 @@ For every sequence b of the batch and every head h (Vaswani et al. 2017)::
     s_ij = s_ij + bias_ij                             with an additive mask
     s_ij = s_ij - slope * |i + M - N - j|             with ALiBi (Press, Smith & Lewis 2022)
     s_ij = -inf                                       where query i does not look at key j
-    lse_i = log(exp(sink) + sum_j exp(s_ij))          without sinks only the sum
+    lse_i = log(exp(sink) + sum_j exp(s_ij))          with sinks (gpt-oss, 2025), else only the sum
     P_ij = exp(s_ij - lse_i)                          softmax; sinks take their share
     P_ij = P_ij * keep_ij / (1 - p)                   with dropout of probability p
     o_i = sum_j P_ij v_j
@@ -62,7 +62,11 @@ def attention(
     sequence: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Returns (output, lse); see the module's text. `sequence` is the number b of the first entry
-    of the batch, for dropout."""
+    of the batch, for dropout.
+
+    Raises:
+        RuntimeError: dropout_p is not 0 and seed is None.
+    """
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
     wide = torch.promote_types(query.dtype, torch.float32)
@@ -126,7 +130,8 @@ def varlen_attention(
 
     Shapes: query (total_q, H, D), key (total_k, Hkv, D), value (total_k, Hkv, Dv); sequence b has
     the rows cu_seqlens_q[b] to cu_seqlens_q[b + 1] of query and those of cu_seqlens_k of key and
-    value. Returns output (total_q, H, Dv) and lse (H, total_q).
+    value; cu_seqlens are integers (S + 1,). `alibi_slopes` (H,) or (S, H). Returns output
+    (total_q, H, Dv) and lse (H, total_q), in the dtypes of `attention`.
     """
     wide = torch.promote_types(query.dtype, torch.float32)
     nothing = query[:0].sum(-1)  # (0, H), and part of the graph even where S = 0

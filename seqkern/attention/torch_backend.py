@@ -17,7 +17,8 @@ def attention(
     dropout_p: float,
     is_causal: bool,
 ) -> Tensor:
-    """The output for the arguments of `ops.attention`; PyTorch gives no lse."""
+    """The output (B, H, N, Dv) for the arguments of `ops.attention`; PyTorch gives no lse, and
+    raises its own errors."""
     if mask is None:
         attn_mask = bias
     elif bias is None:

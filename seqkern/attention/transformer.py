@@ -21,13 +21,16 @@ from seqkern.attention.packing import packed
 
 
 class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
-    """Self-attention and a feed-forward network, `torch.nn.TransformerEncoderLayer`::
+    """Self-attention and a feed-forward network (Vaswani et al. 2017; norm_first: Xiong et al.
+    2020), `torch.nn.TransformerEncoderLayer`::
 
         x = norm1(x + dropout1(self_attn(x)))             norm_first:  x = x + self_attn(norm1(x))
         x = norm2(x + linear2(activation(linear1(x))))                 x = x + ff(norm2(x))
 
-    Arguments, attributes, results and errors as torch.nn's; see `MultiheadAttention` for what its
-    attention does differently. Nested input of both layouts works in training, too.
+    Arguments, attributes, results and errors as torch.nn's: src and the result are
+    (B, L, d_model) with batch_first, else (L, B, d_model), or (L, d_model). See `MultiheadAttention`
+    for dtypes and masks and for what its attention does differently. Nested input of both layouts
+    works in training, too.
     """
 
     def __init__(
@@ -110,9 +113,16 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
 
 
 class TransformerDecoderLayer(torch.nn.TransformerDecoderLayer):
-    """Self-attention, attention to a memory and a feed-forward network,
-    `torch.nn.TransformerDecoderLayer`, whose arguments, attributes, results and errors it has; see
-    `MultiheadAttention` for what its attention does differently.
+    """Self-attention, attention to a memory and a feed-forward network (Vaswani et al. 2017),
+    `torch.nn.TransformerDecoderLayer`::
+
+        x = norm1(x + dropout1(self_attn(x)))
+        x = norm2(x + dropout2(multihead_attn(x, memory)))
+        x = norm3(x + linear2(activation(linear1(x))))      with norm_first each norm comes first
+
+    Arguments, attributes, results and errors as torch.nn's: tgt and the result are (B, L, d_model)
+    with batch_first, else (L, B, d_model), or (L, d_model), and memory is alike. See
+    `MultiheadAttention` for dtypes and masks and for what its attention does differently.
     """
 
     def __init__(
@@ -146,7 +156,8 @@ class TransformerDecoderLayer(torch.nn.TransformerDecoderLayer):
 
 
 class TransformerEncoder(torch.nn.TransformerEncoder):
-    """A stack of encoder layers, `torch.nn.TransformerEncoder`, with its arguments and results.
+    """A stack of encoder layers, `torch.nn.TransformerEncoder`, with its arguments, shapes, results
+    and errors.
 
     In evaluation torch.nn.TransformerEncoder leaves padding out where it can
     (`enable_nested_tensor`), and then returns zeros at padded positions (what `norm` makes of zeros
@@ -217,7 +228,8 @@ class TransformerEncoder(torch.nn.TransformerEncoder):
 
 
 class TransformerDecoder(torch.nn.TransformerDecoder):
-    """A stack of decoder layers, `torch.nn.TransformerDecoder`, with its arguments and results."""
+    """A stack of decoder layers, `torch.nn.TransformerDecoder`, with its arguments, shapes, results
+    and errors."""
 
     def forward(
         self,
@@ -243,7 +255,8 @@ class TransformerDecoder(torch.nn.TransformerDecoder):
 
 
 class Transformer(torch.nn.Transformer):
-    """Encoder and decoder, `torch.nn.Transformer`, with its arguments, results and errors.
+    """Encoder and decoder (Vaswani et al. 2017), `torch.nn.Transformer`, with its arguments, shapes,
+    results and errors.
 
     A `custom_encoder` or `custom_decoder` is used as it is.
     """

@@ -52,8 +52,10 @@ def varlen_attention(
         Gradients as in `scaled_dot_product_attention`.
 
     Raises:
+        TypeError: one of query, key, value and cu_seqlens is no Tensor.
         RuntimeError: the arguments do not fit together; cu_seqlens are negative, decrease, or end
-            elsewhere than the tensors; max_seqlen is less than the longest sequence.
+            elsewhere than the tensors; max_seqlen is less than the longest sequence; the backend
+            chosen with `seqkern.use_backend` cannot run the call.
         ValueError: `causal`, `window` or `softcap` is not what it can be.
     """
     checks.types(
@@ -105,11 +107,18 @@ def attention_varlen(
 ) -> tuple[Tensor, Tensor]:
     """`ops.attention` for packed sequences; cu_seqlens on the CPU. Returns (output, lse).
 
-    PyTorch has no such operator on the CPU: the kernels run it, or the reference does.
+    Shapes and dtypes are those of `varlen_attention`, seed is what `draw_seed` gave where dropout_p
+    is not 0. PyTorch has no such operator on the CPU: the kernels run it, or the reference does.
+
+    Raises:
+        RuntimeError: as `varlen_attention`.
     """
     if scale is None:
         scale = default_scale(query.shape[-1])
     if choice.runs_directly(query):
+        if query.dim() == 3 and (alibi_slopes is not None or sinks is not None):
+            lead = (cu_seqlens_q.numel() - 1, query.shape[1])
+            checks.per_head(query, query.shape[1], lead, alibi_slopes, sinks)
         try:
             return autograd.attention(
                 query, key, value, None, None, widened(query, alibi_slopes), widened(query, sinks),

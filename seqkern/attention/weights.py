@@ -159,7 +159,8 @@ def by_torch(
     dropout_p: float,
     average: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Output (B, H, N, D) and weights by the operators that torch.nn.MultiheadAttention uses."""
+    """Output (B, H, N, D) and weights (B, H, N, M), or (B, N, M) if averaged, by the operators that
+    torch.nn.MultiheadAttention uses. Arguments as in `attention_weights`, value (B, H, M, D)."""
     scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)
     if bias is not None:
         scores = scores + bias

@@ -219,6 +219,23 @@ def test_operators(name, dtype, positions):
     opcheck(backward, (expanded, None, *fixed, every), test_utils=every_test)
 
 
+@pytest.mark.parametrize("order", [(0, 3, 1, 2), (0, 1, 3, 2), (2, 3, 1, 0)], ids=str)
+def test_operators_on_rows_that_are_not_contiguous(order):
+    """The kernels copy them, and the results are laid out as the copies are."""
+    ops = torch.ops.seqkern
+    shape = (2, 3, 5, 8)
+    sizes = [0] * 4
+    for place, size in zip(order, shape, strict=True):
+        sizes[place] = size
+    q, k, v = (torch.randn(sizes).permute(order) for _ in range(3))
+    assert q.stride(3) != 1
+    fixed = [None] * 7, [0.4, 0.0, 0.0, True, -1, -1]
+    opcheck(ops.attention_forward.default, (q, k, v, *fixed[0], *fixed[1]), test_utils=QUICK)
+    output, lse = ops.attention_forward(q, k, v, *fixed[0], *fixed[1])
+    saved = (torch.ones_like(output), None, q, k, v, output, lse, *[None] * 6, *fixed[1], 7)
+    opcheck(ops.attention_backward.default, saved, test_utils=QUICK)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_varlen_operators(dtype):
     ops = torch.ops.seqkern

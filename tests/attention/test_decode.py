@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seqkern.nn.functional import scaled_dot_product_attention, varlen_attention
 from tests.attention.cases import KERNEL_DTYPES, Case, check
+from tests.parity import TINY, relative_error
 
 ROWS = [Case(1, rows, 1, 70, 64, Hkv=1, lse=True) for rows in (*range(1, 18), 32, 37)]
 QUERIES = [
@@ -45,7 +46,7 @@ OPTIONS = [
     Case(2, 4, 4, 150, 40, Hkv=2, mask="+rows"),
     Case(1, 4, 4, 150, 64, Hkv=2, is_causal=True),
     Case(1, 4, 4, 150, 64, Hkv=2, causal="bottom_right", lse=True),
-    Case(1, 4, 5, 3, 64, Hkv=2, causal="bottom_right", lse=True),
+    Case(1, 4, 5, 3, 64, Hkv=2, causal="bottom_right"),
     Case(1, 4, 3, 150, 64, Hkv=2, window=(40, 0), lse=True),
     Case(1, 4, 3, 150, 64, Hkv=2, window=(0, 0), lse=True),
     Case(1, 4, 3, 150, 64, Hkv=2, window=(-1, 1), is_causal=True, lse=True),
@@ -271,5 +272,6 @@ def test_maxima_that_grow_and_fall(isa, dtype):
         output, lse = _attention(query, key, value, scale=1.0)
         exact = torch.einsum("d,md->m", query[0, 0, 0].double(), key[0, 0].double())
         truth = exact.softmax(0) @ value[0, 0].double()
-        torch.testing.assert_close(output[0, 0, 0], truth.to(dtype))
+        rounding = 512 * torch.finfo(lse.dtype).eps  # of scores up to 256
+        assert relative_error(output[0, 0, 0], truth) <= 2 * TINY[dtype] + rounding
         torch.testing.assert_close(lse[0, 0, 0], exact.logsumexp(0).to(lse.dtype))

@@ -3,6 +3,8 @@ test_sdpa_torch_cases, those of varlen_attention in test_varlen."""
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -24,6 +26,9 @@ GQA = {"enable_gqa": True}
         ({"window": (1, 2, 3)}, ValueError, "window must be \\(left, right\\), two integers"),
         ({"window": (-2, 0)}, ValueError, "of which -1 is unlimited; got \\(-2, 0\\)"),
         ({"window": (1.5, 0)}, ValueError, "got \\(1.5, 0\\)"),
+        ({"window": 5}, ValueError, "window must be \\(left, right\\), .* got 5"),
+        ({"window": (None, 0)}, ValueError, "got \\(None, 0\\)"),
+        ({"window": (float("nan"), 0)}, ValueError, "got \\(nan, 0\\)"),
         ({"softcap": -1.0}, ValueError, "softcap must be a positive number, .* got -1.0"),
         ({"softcap": float("nan")}, ValueError, "softcap must be a positive number"),
         ({"softcap": float("inf")}, ValueError, "softcap must be a positive number"),
@@ -36,6 +41,7 @@ GQA = {"enable_gqa": True}
         ),
         ({"alibi_slopes": torch.ones(4, 2)}, RuntimeError, "got \\[4, 2\\]"),
         ({"alibi_slopes": torch.ones(4).long()}, RuntimeError, "got torch.int64"),
+        ({"alibi_slopes": [0.5] * 4}, TypeError, "alibi_slopes must be a Tensor or None, not list"),
         ({"sinks": torch.ones(2, 4)}, RuntimeError, "sinks must have shape \\[4\\], one"),
         ({"sinks": torch.ones(4, device="meta")}, RuntimeError, "sinks.device: meta"),
         (
@@ -49,6 +55,27 @@ GQA = {"enable_gqa": True}
 def test_options(options, error, message, backend):
     with seqkern.use_backend(backend), pytest.raises(error, match=message):
         sdpa(Q, K, K, **GQA, **options)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("queries", [4, 7, 9])
+def test_windows_without_an_end(queries, backend):
+    """sys.maxsize is a way to say so; added to a position it would wrap around."""
+    q = torch.randn(1, 2, queries, 8)
+    with seqkern.use_backend(backend):
+        for wide, same in (
+            ((sys.maxsize, sys.maxsize), (-1, -1)),
+            ((sys.maxsize, 0), (-1, 0)),
+            ((1, 2**70), (1, -1)),
+        ):
+            k = K[:1]
+            assert torch.equal(sdpa(q, k, k, window=wide), sdpa(q, k, k, window=same))
+
+
+def test_values_of_another_rank():
+    """Leading dimensions broadcast, of values, too."""
+    q, v = torch.randn(2, 2, 2, 8), torch.randn(2, 2, 3)
+    torch.testing.assert_close(sdpa(q, q, v), sdpa(q, q, v.expand(2, 2, 2, 3)))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

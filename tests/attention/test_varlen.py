@@ -209,6 +209,7 @@ def test_bad_tensors(backend):
                 varlen_attention(*call, cu, cu)
         for options, message in (
             ({"alibi_slopes": torch.ones(3)}, "alibi_slopes must have shape \\[2\\] or \\[2, 2\\]"),
+            ({"alibi_slopes": torch.ones(2).long()}, "alibi_slopes must be floating-point numbers"),
             ({"sinks": torch.ones(2, 2)}, "sinks must have shape \\[2\\].* got \\[2, 2\\]"),
             ({"max_seqlen_k": 3}, "max_seqlen_k must be at least the longest sequence, 4, got 3"),
             ({"dropout_p": 2.0}, "dropout probability has to be between 0 and 1, but got 2.0"),
