@@ -44,7 +44,6 @@ class AttentionArguments {
   Tensor checked_lse(const char* name, const Tensor& t) const;
 
  private:
-  void check_tensors() const;
   void set_packed(const AttentionOptions& options);
   void set_scores(const AttentionOptions& options);
   void set_heads(const AttentionOptions& options);

@@ -180,7 +180,16 @@ class Backward {
           if (keep) dp = where_bits(keep[j + i] >> column, dp * kept_scale, C(0));
           ds[i] = p[i] * (dp - delta);
           if (keep) p[i] = where_bits(keep[j + i] >> column, p[i] * kept_scale, C(0));
-          if (excludes) ds[i] = V(typename V::raw(score.v == minus_infinity.v ? zero : ds[i].v));
+          if (excludes) {
+            // Whatever dP, the log-sum-exp or softcap's derivative are: they may hold a NaN.
+            const auto excluded = score.v == minus_infinity.v;
+            p[i] = V(typename V::raw(excluded ? zero : p[i].v));
+            ds[i] = V(typename V::raw(excluded ? zero : ds[i].v));
+            if (p_.softcap != 0) {
+              C* slope = scratch_.slope + at;
+              store(slope, V(typename V::raw(excluded ? zero : load(slope).v)));
+            }
+          }
           if (partial) {
             p[i] = where_bits(lanes, p[i], C(0));
             ds[i] = where_bits(lanes, ds[i], C(0));

@@ -31,9 +31,9 @@ struct QueryTile {
 };
 
 // Turns a chunk of scores, from the vector `first` on, into probabilities (those before are 0) and
-// moves the running maximum and sum on. Returns
-// whether what was made with the maximum so far has to be multiplied by `correction`. Rows from
-// `keys` to a multiple of kRowStep get zeros. keep: null, or the flags of dropout.
+// moves the running maximum and sum on. Returns whether what was made with the maximum so far has
+// to be multiplied by `correction`. Rows from `keys` to a multiple of kRowStep get zeros. keep:
+// null, or the flags of dropout.
 //
 // The maximum only keeps the exponents in range, so it moves on when it is behind by more than
 // kBehind; then there is rarely anything to correct after the first tiles.
@@ -279,18 +279,18 @@ class Forward {
     for (int v = 0; v < tile.vectors(); ++v) {
       const int column = v * T::kLanes;
       V maximum = load(tile.maximum + column), sum = load(tile.sum + column), scale(C(1));
+      V natural = maximum * V(static_cast<C>(kLn2));
+      if (any_huge(maximum)) natural = huge_or(maximum, load(tile.natural + column), natural);
       if (p_.sinks) {
-        const V sink(static_cast<const C*>(p_.sinks)[head] * static_cast<C>(kLog2e));
-        const V most = greater(sink, maximum);
+        const V natural_sink(static_cast<const C*>(p_.sinks)[head]);
+        const V sink = natural_sink * V(static_cast<C>(kLog2e)), most = greater(sink, maximum);
+        natural = V(typename V::raw(sink.v > maximum.v ? natural_sink.v : natural.v));
         scale = exp2_(maximum - most);
         sum = sum * scale + exp2_(sink - most);
-        maximum = most;
       }
       const typename V::raw zero = {};
       const V inverse = scale / (sum * V(kept > 0 ? kept : C(1)));
       store(tile.sum + column, V(typename V::raw(sum.v == zero ? zero : inverse.v)));
-      V natural = maximum * V(static_cast<C>(kLn2));
-      if (any_huge(maximum)) natural = huge_or(maximum, load(tile.natural + column), natural);
       const V lse = natural + log_(sum);
       store(tile.maximum + column, V(typename V::raw(sum.v == zero ? V(-kInfinity<C>).v : lse.v)));
     }

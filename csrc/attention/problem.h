@@ -75,8 +75,8 @@ constexpr int64_t kUnlimited = int64_t(1) << 48;
 inline Band band_of(const Problem& p, const Extent& extent) {
   const int64_t shift = extent.keys - extent.queries;
   Band band{-kUnlimited, kUnlimited};
-  if (p.window_left >= 0) band.low = shift - p.window_left;
-  if (p.window_right >= 0) band.high = shift + p.window_right;
+  if (p.window_left >= 0 && p.window_left < kUnlimited) band.low = shift - p.window_left;
+  if (p.window_right >= 0 && p.window_right < kUnlimited) band.high = shift + p.window_right;
   if (p.is_causal && band.high > 0) band.high = 0;
   return band;
 }

@@ -254,7 +254,8 @@ class Rules {
     // Four queries at a time: their rows side by side, then transposed.
     constexpr int kStrip = 256;
     C rows[4][kStrip];
-    for (int q = 0; q < r.queries; q += 4)
+    // To the end of a vector: what lies there takes part in the decisions of whole vectors.
+    for (int q = 0; q < round_up(r.queries, V::kLanes); q += 4)
       for (int first = 0; first < r.keys; first += kStrip) {
         const int keys = smaller(kStrip, r.keys - first);
         for (int i = 0; i < 4; ++i)

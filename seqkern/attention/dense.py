@@ -73,8 +73,8 @@ def scaled_dot_product_attention(
 
     Raises:
         RuntimeError, IndexError, TypeError: what PyTorch raises for arguments that do not fit
-            together, in its words; RuntimeError also where the backend chosen with
-            `seqkern.use_backend`, or any, cannot run the call.
+            together, in its words; RuntimeError also where no backend, or not the one chosen with
+            `seqkern.use_backend`, can run the call.
         ValueError: `causal`, `window` or `softcap` is not what it can be; for nested tensors also
             what PyTorch raises, for an attn_mask for instance.
 

@@ -28,9 +28,9 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         x = norm2(x + linear2(activation(linear1(x))))                 x = x + ff(norm2(x))
 
     Arguments, attributes, results and errors as torch.nn's: src and the result are
-    (B, L, d_model) with batch_first, else (L, B, d_model), or (L, d_model). See `MultiheadAttention`
-    for dtypes and masks and for what its attention does differently. Nested input of both layouts
-    works in training, too.
+    (B, L, d_model) with batch_first, else (L, B, d_model), or (L, d_model). See
+    `MultiheadAttention` for dtypes and masks and for what its attention does differently. Nested
+    input of both layouts works in training, too.
     """
 
     def __init__(
@@ -255,8 +255,8 @@ class TransformerDecoder(torch.nn.TransformerDecoder):
 
 
 class Transformer(torch.nn.Transformer):
-    """Encoder and decoder (Vaswani et al. 2017), `torch.nn.Transformer`, with its arguments, shapes,
-    results and errors.
+    """Encoder and decoder (Vaswani et al. 2017), `torch.nn.Transformer`, with its arguments,
+    shapes, results and errors.
 
     A `custom_encoder` or `custom_decoder` is used as it is.
     """
