@@ -404,3 +404,64 @@ def test_memory_of_the_output_follows_that_of_the_query(dtype):
     assert theirs.stride() == sdpa(inside, k, k).stride()
     leaf = inside.detach().requires_grad_()
     assert torch.autograd.grad(sdpa(leaf, k, k).sum(), leaf)[0].transpose(1, 2).is_contiguous()
+
+
+@pytest.mark.parametrize("how", ["mask", "causal"])
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+def test_an_excluded_nan_does_not_come_through_softcap(isa, dtype, how):
+    q, k, v = (random(dtype, 1, 1, 40, 16) for _ in range(3))
+    k[0, 0, 30] = torch.nan
+    q.requires_grad_()
+    everything_but_it = torch.arange(40) != 30
+    options = {"is_causal": True} if how == "causal" else {"attn_mask": everything_but_it}
+    sdpa(q, k, v, softcap=5.0, **options).sum().backward()
+    assert q.grad[0, 0, :30].isfinite().all()
+    assert q.grad[0, 0, 30:].isfinite().all() == (how == "mask")
+
+
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+def test_a_nan_query_leaves_the_values_alone_that_it_may_not_see(isa, dtype):
+    q, k, v = (random(dtype, 1, 1, 40, 16) for _ in range(3))
+    q[0, 0, 2] = torch.nan
+    v.requires_grad_()
+    sdpa(q, k, v, is_causal=True).sum().backward()
+    assert v.grad[0, 0, :3].isnan().all()
+    assert v.grad[0, 0, 3:].isfinite().all()
+
+
+@pytest.mark.parametrize("sink, sees", [(20000.0, True), (-1e9, False)])
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+def test_a_huge_sink_is_the_log_sum_exp(isa, dtype, sink, sees):
+    q, k, v = (random(dtype, 1, 1, 40, 16) for _ in range(3))
+    sinks = torch.tensor([sink], dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    mask = torch.full((40, 40), sees)
+    _, lse = sdpa(q, k, v, mask, sinks=sinks, return_lse=True)
+    assert torch.equal(lse, torch.full_like(lse, sink))
+
+
+@pytest.mark.parametrize("window", [(2**63 - 1, 2**63 - 1), (2**50, 3), (3, 2**50)])
+def test_windows_beyond_every_key(isa, window):
+    """By the operator itself: the public function takes such windows for unlimited."""
+    q, k, v = (random(torch.float32, 1, 1, 40, 16) for _ in range(3))
+    none = (None,) * 7
+    run = torch.ops.seqkern.attention_forward
+    found = run(q, k, v, *none, 0.25, 0.0, 0.0, False, *window)
+    unlimited = [-1 if side > 40 else side for side in window]
+    for mine, other in zip(
+        found, run(q, k, v, *none, 0.25, 0.0, 0.0, False, *unlimited), strict=True
+    ):
+        assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("queries", [25, 41])
+def test_what_lies_beyond_the_queries_decides_nothing(queries):
+    """A bias ends within a vector of queries; the numbers behind it in the scratch memory, here
+    left by another call, must not choose how the vector is rounded."""
+    q, k, v = (random(torch.float32, 1, 1, queries, 16) for _ in range(3))
+    bias = random(torch.float32, queries, queries)
+    big = [random(torch.float32, 1, 1, 64, 16) for _ in range(3)]
+    results = []
+    for height in (0.0, 1e9):
+        sdpa(*big, torch.full((64, 64), height))
+        results.append(sdpa(q, k, v, bias))
+    assert torch.equal(*results)
