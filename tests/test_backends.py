@@ -148,11 +148,12 @@ class Watch:
     """Notes which backend runs, by looking at what is called."""
 
     def __init__(self, monkeypatch):
-        from seqkern.recurrent import autograd, kinds, reference, torch_backend
+        from seqkern.recurrent import autograd, cells, kinds, reference, torch_backend
 
         self.seen: set[str] = set()
         for module, name, backend in [
             (autograd, "lstm", "cpu"),
+            (cells, "_lstm", "cpu"),
             (reference, "lstm", "reference"),
             (torch_backend, "stack", "torch"),
             (torch_backend, "cell", "torch"),
