@@ -338,7 +338,7 @@ def cases(draw) -> Case:
 )
 @given(case=cases(), dtype=st.sampled_from([torch.float64, torch.float32]))
 def test_any_shape(case, dtype):
-    check(case, dtype, room=100)
+    check(case, dtype, pooled=True)
 
 
 @settings(
