@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.*
 VENV ?= .venv
 ARGS ?=
 BENCH ?=
+OUT ?= build/bench-gpu.json
 
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.seqkern-installed
@@ -18,11 +19,11 @@ SANITIZED := $(patsubst %,tests/recurrent/test_%.py,parity cells cell_operators 
 MEASURED = build/bench$(addprefix -,$(BENCH)).json
 CXX_SOURCES = $(shell find csrc tests/cuda_host -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test bench lint format sanitize build wheel clean
+.PHONY: help demo test gpu-test gpu-bench resources bench lint format sanitize build wheel clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 	@echo
 	@echo 'ARGS="..." goes on to the program, e.g. make test ARGS="-k lstm" or make demo ARGS="--text FILE";'
 	@echo 'make bench BENCH=attention (or recurrent) measures one domain'
@@ -32,6 +33,18 @@ demo: build ## train a language model with torch.nn.LSTM and with seqkern, compa
 
 test: build ## run the tests
 	$(PY) -m pytest $(ARGS)
+	TRITON_INTERPRET=1 $(PY) -m pytest $(ARGS)
+
+gpu-test: build ## run the tests of the GPU kernels on the GPU
+	$(PY) -m tests.gpu
+	SEQKERN_TEST_DEVICE=cuda $(PY) -m pytest $(ARGS)
+
+gpu-bench: build ## measure the GPU kernels against PyTorch and write OUT=FILE.json (default build/bench-gpu.json)
+	$(PY) -m tests.gpu
+	$(PY) -m pytest bench/*_gpu_bench.py --benchmark-enable --benchmark-json=$(OUT) $(ARGS)
+
+resources: $(INSTALLED) ## write tests/triton_resources.json anew, after a change to a Triton kernel that is meant
+	$(PY) -m tests.triton_resources
 
 bench: build ## measure against PyTorch, print the table and draw the plots (minutes)
 	$(PY) -m pytest bench/$(or $(BENCH),*)_bench.py --benchmark-enable --benchmark-json=$(MEASURED) $(ARGS)

@@ -6,14 +6,14 @@ one "auto" prefers; the rest is here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from seqkern import library
+from seqkern import library, triton_support
 from seqkern.backends import BACKENDS, Explanation, requested
 
 # What the kernels read and write. float16 goes through float32.
@@ -61,6 +61,19 @@ def cpu_refusal(input: Tensor, others: Iterable[Tensor | None]) -> str:
         return f"its kernels run on the CPU, the input is on {input.device}"
     if input.dtype not in ACCEPTED_DTYPES:
         return f"no kernel for {input.dtype}: float32, float64, bfloat16 (float16 by float32)"
+    return transform((input, *others))
+
+
+def triton_refusal(
+    input: Tensor, others: Iterable[Tensor | None], dtypes: Collection[torch.dtype]
+) -> str:
+    """Why a domain's Triton kernels, which know these dtypes, cannot run a call."""
+    refused = triton_support.device_refusal(input.device)
+    if refused:
+        return refused
+    if input.dtype not in dtypes:
+        known = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        return f"no kernel for {input.dtype}: {known}"
     return transform((input, *others))
 
 

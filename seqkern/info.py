@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
 
 import torch
 
-from . import __version__, library
+from . import __version__, library, triton_support
 
 # Everything that changes which kernel runs, or how many threads run it.
 _ENVIRONMENT = ("SEQKERN_", "OMP_", "MKL_", "KMP_", "GOMP_", "CUDA_VISIBLE", "TRITON_", "PYTORCH_")
@@ -27,7 +26,7 @@ def info() -> str:
         "CPU library": _state(library.cpu),
         **_cpu_library_details(),
         "CUDA library": _state(library.cuda),
-        "Triton": _package_version("triton"),
+        "Triton": triton_support.state(),
         "GPU": _gpus(),
         "environment": _environment(),
     }
@@ -61,13 +60,6 @@ def _cpu_model() -> str:
 def _usable_cores() -> int:
     # What containers and taskset leave to this process, where the system can say.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _package_version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _gpus() -> str:

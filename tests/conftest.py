@@ -9,6 +9,7 @@ import torch
 
 from seqkern import library, use_backend
 from seqkern.backends import requested
+from tests import triton_device
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +22,15 @@ def _same_start() -> Iterator[None]:
     use_backend(backend)
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+
+
+@pytest.hookimpl(trylast=True)  # after -k and -m
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    triton_device.select(config, items)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    triton_device.forgive_an_empty_half(session, exitstatus)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

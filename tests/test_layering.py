@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "seqkern"
 # From the ground up. A package without its modules stands for all of them.
 FLOORS = (
     ("errors", "snapshot", "timing", "comparison"),
-    ("library", "backends"),
+    ("library", "backends", "triton_support"),
     ("dispatch", "second_order"),
     ("attention.philox", "attention.seeds"),
     ("recurrent.reference", "recurrent.fake", "attention.reference", "attention.fake"),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from seqkern import dispatch
 from seqkern.backends import Explanation
 from seqkern.dispatch import runs_directly
+
+TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 __all__ = ["choose", "explanation", "refusals", "runs_directly"]
 
@@ -36,6 +39,8 @@ def explanation(
     def strength(backend: str) -> str:
         if backend == "cpu":
             return dispatch.cpu_strength(query)
+        if backend == "triton":
+            return "fused kernels, second derivatives by the reference"
         if backend == "torch":
             return "PyTorch's own operator for this device and dtype"
         reason = dispatch.transform((query, *others))
@@ -50,12 +55,11 @@ def explanation(
 
 def refusals(query: Tensor, others: Sequence[Tensor | None], extras: str) -> dict[str, str]:
     """For each backend why it cannot run a call with these tensors; "" where it can."""
-    absent = dispatch.no_kernel("attention")
     floating = query.is_floating_point() and query.element_size() > 1
     return {
         "cpu": dispatch.cpu_refusal(query, others),
-        "triton": absent,
-        "cuda": absent,
+        "triton": dispatch.triton_refusal(query, others, TRITON_DTYPES),
+        "cuda": dispatch.no_kernel("attention"),
         "torch": f"PyTorch's attention has no {extras}" if extras else "",
         "reference": "" if floating else f"it needs floating-point numbers, got {query.dtype}",
     }
@@ -64,6 +68,8 @@ def refusals(query: Tensor, others: Sequence[Tensor | None], extras: str) -> dic
 def _automatic(refused: dict[str, str], query: Tensor, others: Sequence[Tensor | None]) -> str:
     if not refused["cpu"]:
         return "cpu"
+    if query.is_cuda and not refused["triton"]:  # interpreted, it is no choice but a test
+        return "triton"
     transformed = dispatch.transform((query, *others)) and not refused["reference"]
     return "reference" if refused["torch"] or transformed else "torch"
 

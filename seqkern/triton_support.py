@@ -1,0 +1,122 @@
+"""Triton, for every domain: whether this process can run its kernels, and how a domain adds some.
+
+Nothing here imports triton, which may be missing; `missing` says so. A domain's kernels live in
+`<domain>/triton_*.py`, which do import it and which nobody imports before a kernel runs:
+
+1. `<domain>/triton_kernels.py` (or several) holds the kernels, `@triton.jit`, with loads, stores
+   and arithmetic only; a host function beside or above them takes tensors, checks what a launch
+   needs, allocates results and launches, inside `on_device_of(tensor)` (several GPUs). It takes
+   tile sizes from a table by `capability(device)`, sizes of a layer and dtype, never by batch or
+   sequence length, and passes these as plain integers, so that no new length compiles anew;
+   arguments that are 1 or divisible by 16 by accident stand in `do_not_specialize`.
+2. `operator(fake, implementation)` makes the host function an operator of torch, opaque to
+   torch.compile, with the schema of its fake kernel: `seqkern::NAME_triton`. The implementation
+   is named "module:function" and imported on the first call.
+3. The domain's `choice.py` asks `dispatch.triton_refusal(...)`.
+
+`tl.dot` of bfloat16 is wrong in the interpreter and libdevice is missing there: kernels convert to
+float32 before `tl.dot` where `INTERPRETED` (hand it down as a constexpr) and spell out functions.
+
+Tests: `tests/triton_device.py` says how they run, and what a new kernel has to add.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Triton decides the same way, once, when a kernel is defined.
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+OLDEST_CAPABILITY = (8, 0)
+INSTALL = "pip install triton==3.7.1"
+
+_library = torch.library.Library("seqkern", "FRAGMENT")
+
+
+def _missing() -> str:
+    try:
+        found = importlib.util.find_spec("triton") is not None
+    except (ImportError, ValueError):  # a half-removed or blocked package
+        found = False
+    return "" if found else f"triton is not installed ({INSTALL})"
+
+
+missing = _missing()
+"""Why triton cannot be imported; "" where it can."""
+
+
+def device_refusal(device: torch.device) -> str:
+    """Why no Triton kernel runs on tensors of this device, "" where they do."""
+    if missing:
+        return missing
+    if device.type == "cuda":
+        found = torch.cuda.get_device_capability(device)
+        if found < OLDEST_CAPABILITY:
+            return f"its kernels need sm_80 or later, {device} is sm_{found[0]}{found[1]}"
+        if INTERPRETED:
+            return "TRITON_INTERPRET=1 is set, which runs kernels on the CPU only"
+        return ""
+    if device.type == "cpu" and INTERPRETED:
+        return ""
+    return (
+        f"its kernels run on a CUDA GPU, the input is on {device}"
+        + (" (for tests, TRITON_INTERPRET=1 runs them there)" if device.type == "cpu" else "")
+    )  # fmt: skip
+
+
+def state() -> str:
+    """Version and what it can run here, for `python -m seqkern info`."""
+    if missing:
+        return missing
+    version = importlib.metadata.version("triton")
+    if INTERPRETED:
+        return f"{version}, interpreting on the CPU (TRITON_INTERPRET=1)"
+    if not torch.cuda.is_available():
+        return f"{version}, no CUDA GPU to run on"
+    refused = device_refusal(torch.device("cuda", torch.cuda.current_device()))
+    return f"{version}, not used: {refused}" if refused else f"{version}, in use"
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    """The compute capability that kernels for this device are tuned for: (8, 0), (9, 0), ...;
+    the oldest for the CPU, where only the interpreter runs."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else OLDEST_CAPABILITY
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Makes a tensor's GPU the current one: Triton launches there, on torch's current stream."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def operator(fake: Callable[..., Any], implementation: str) -> Any:
+    """Defines `seqkern::NAME_triton`, NAME and schema being those of the fake kernel.
+
+    Args:
+        fake: makes empty results from the arguments; what torch.compile and meta tensors see.
+        implementation: "module:function" with the same arguments, imported on the first call.
+
+    Returns:
+        The operator, to be called with positional arguments.
+    """
+    name = f"{fake.__name__}_triton"
+    module, function = implementation.split(":")
+    found: list[Callable[..., Any]] = []
+
+    def run(*arguments: Any) -> Any:
+        if not found:
+            found.append(getattr(importlib.import_module(module), function))
+        return found[0](*arguments)
+
+    _library.define(name + torch.library.infer_schema(fake, mutates_args=()))
+    for key in ("CPU", "CUDA"):
+        _library.impl(name, run, key)
+    torch.library.register_fake(f"seqkern::{name}", fake, lib=_library)
+    return getattr(torch.ops.seqkern, name).default
