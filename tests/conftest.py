@@ -9,7 +9,7 @@ import torch
 
 from seqkern import library, use_backend
 from seqkern.backends import requested
-from tests import triton_device
+from tests import triton_device, triton_rounding
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,10 @@ def _same_start() -> Iterator[None]:
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m
+def pytest_configure() -> None:
+    triton_rounding.mend_the_interpreter()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     triton_device.select(config, items)
 

@@ -1,10 +1,11 @@
-"""Autocast for recurrent layers on the CPU: the dtypes that PyTorch's own layers give.
+"""Autocast for recurrent layers: the dtypes that PyTorch's own layers give.
 
-PyTorch's operators come in three sorts. The Elman network casts everything. GRU, the cells and
-the LSTM outside oneDNN's fused path compute their products in the lower precision and then carry
-their state in the dtype in which it came, float32 unless the caller passes something else. The
-fused LSTM carries everything in the lower precision. A projected hidden state is a product, so it
-has the lower precision whatever its cell state has.
+On a GPU all of them cast everything to the lower precision. On the CPU PyTorch's operators come in
+three sorts. The Elman network casts everything. GRU, the cells and the LSTM outside oneDNN's fused
+path compute their products in the lower precision and then carry their state in the dtype in which
+it came, float32 unless the caller passes something else. The fused LSTM carries everything in the
+lower precision. A projected hidden state is a product, so it has the lower precision whatever its
+cell state has.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def autocast_dtype(
     weights: Sequence[Tensor | None],
     fused: bool,
 ) -> torch.dtype | None:
-    """The dtype in which a call under CPU autocast runs and returns; None: as it stands.
+    """The dtype in which a call under autocast runs and returns; None: as it stands.
 
     Args:
         carried: the state that PyTorch carries through time (c0 of an LSTM, otherwise h0).
@@ -36,9 +37,10 @@ def autocast_dtype(
     Raises:
         RuntimeError: float64 mixed with other dtypes, which autocast leaves alone.
     """
-    if not torch.is_autocast_enabled("cpu") or not input.is_cpu:
+    device = input.device.type
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
         return None
-    lower = torch.get_autocast_dtype("cpu")
+    lower = torch.get_autocast_dtype(device)
     doubles = [t.dtype == torch.float64 for t in (input, carried, *weights) if t is not None]
     if all(doubles):
         return None
@@ -48,7 +50,7 @@ def autocast_dtype(
             f"{dtype_name(lower)}: autocast leaves float64 tensors alone, here only some of "
             "input, states and weights are float64"
         )
-    if kind.name.startswith("rnn"):
+    if device == "cuda" or kind.name.startswith("rnn"):
         return lower
     if fused and lower == torch.bfloat16 and input.dtype in (torch.float32, torch.bfloat16):
         return lower

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from seqkern import dispatch
 from seqkern.backends import Explanation
 from seqkern.dispatch import runs_directly
+from seqkern.recurrent import device_operators
+
+TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 __all__ = ["choose", "explanation", "refusals", "runs_directly"]
 
@@ -41,11 +45,11 @@ def explanation(call: str, input: Tensor, others: Sequence[Tensor | None]) -> Ex
 
 def refusals(input: Tensor, others: Sequence[Tensor | None]) -> dict[str, str]:
     """For each backend why it cannot run a call with these tensors; "" where it can."""
-    absent = dispatch.no_kernel("recurrent")
     return {
         "cpu": dispatch.cpu_refusal(input, others),
-        "triton": absent,
-        "cuda": absent,
+        "triton": device_operators.refusal(input.device)
+        or dispatch.triton_refusal(input, others, TRITON_DTYPES),
+        "cuda": dispatch.no_kernel("recurrent"),
         "torch": "",
         "reference": "",
     }
@@ -60,6 +64,8 @@ def _automatic(refused: dict[str, str], input: Tensor, others: Sequence[Tensor |
 def _weakness(backend: str, chosen: str) -> str:
     if backend == "reference":
         return "this is a slow loop, the specification"
+    if backend == "triton":
+        return "its kernels have not been measured on a GPU yet"
     if chosen == "reference":
         return "PyTorch's operator fails under some transforms"
     return "seqkern's kernels come first wherever they can run the call"

@@ -109,7 +109,7 @@ def run_layer(
     batch_sizes: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One layer on a backend already chosen: "cpu", "torch" or "reference"."""
+    """One layer on a backend already chosen: "cpu", "triton", "torch" or "reference"."""
     if backend == "torch":
         return torch_backend.layer(kind, x, state, weights, batch_sizes, reverse)
     if batch_sizes is not None and None in state:
@@ -119,7 +119,7 @@ def run_layer(
         with without_autocast(x.device.type):
             return _wide_reference(kind, x, state, weights, batch_sizes, reverse)
     try:
-        if x.dtype == torch.float16:
+        if x.dtype == torch.float16 and backend == "cpu":
             return _by_float32(kind, x, state, weights, packed, batch_sizes, reverse)
         return kind.kernel(x, state, weights, packed, batch_sizes, reverse)
     except RuntimeError:

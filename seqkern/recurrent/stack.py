@@ -54,7 +54,7 @@ def run(
             casting.fused_lstm(kind, input, batch_sizes, projected),
         )
         if dtype is not None:
-            lower = torch.get_autocast_dtype("cpu") if projected else None
+            lower = torch.get_autocast_dtype(input.device.type) if projected else None
             packed = None  # packed in another dtype
             input = input.to(dtype)
             flat_weights = [w.to(dtype) for w in flat_weights]

@@ -1,0 +1,75 @@
+"""Launches of the forward loop over time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from seqkern.recurrent import triton_loops
+from seqkern.recurrent.triton_kernels_resident import forward_resident
+from seqkern.recurrent.triton_kernels_steps import forward_step, project
+from seqkern.recurrent.triton_kernels_streamed import forward_streamed
+from seqkern.recurrent.triton_loops import CELLS, ROWS, Call
+
+
+class ForwardArguments(NamedTuple):
+    """See `triton_kernels_tiles` for all of them."""
+
+    gates: Tensor  # (rows, stride): the input's projection, becomes the activated gates with save
+    bias: Tensor  # float32
+    state: Tensor  # float32 (batch, hidden): c_0 becomes c_n; h_0 of a GRU
+    cells: Tensor  # float32 (rows, hidden) with save
+    cell_output: Tensor | None  # with a projection: (rows, hidden) with save, else (batch, hidden)
+    save: bool
+
+
+def run(call: Call, arguments: ForwardArguments) -> None:
+    """Fills call.output, and what `arguments` says."""
+    loops = {"resident": _resident, "streamed": _streamed, "steps": _steps}
+    loops[triton_loops.preferred(call)](call, arguments)
+
+
+def _resident(call: Call, a: ForwardArguments) -> None:
+    _one_launch(forward_resident, call, a, triton_loops.resident_config(call))
+
+
+def _streamed(call: Call, a: ForwardArguments) -> None:
+    _one_launch(forward_streamed, call, a, triton_loops.streamed_config(call))
+
+
+def _one_launch(kernel, call: Call, a: ForwardArguments, config: dict) -> None:  # type: ignore
+    steps = call.steps
+    projected = call.w_hr is not None
+    kernel[(triton.cdiv(steps.batch, ROWS),)](
+        a.gates, a.gates.stride(0), a.bias, call.h0, call.w_hh,
+        call.w_hr if projected else call.w_hh, a.state, a.cells,
+        a.cell_output if projected else call.output, call.output,
+        steps.on_device(call.output.device) if steps.ragged else a.bias,
+        steps.batch, len(steps), int(steps.reverse), int(a.save), call.hidden, call.width,
+        CELL=CELLS[call.kind], PROJECTED=projected, RAGGED=steps.ragged, **config,
+    )  # fmt: skip
+
+
+def _steps(call: Call, a: ForwardArguments) -> None:
+    config = triton_loops.step_config(call)
+    constants = {"CELL": CELLS[call.kind], "JOINING": call.steps.ragged, **config}
+    hidden, width = call.hidden, call.width
+    unit_tiles = triton.cdiv(hidden, config["BLOCK_U"])
+    column_tiles = triton.cdiv(width, config["BLOCK_U"])
+    projected = call.w_hr is not None
+    out = a.cell_output if projected else call.output
+    for step in call.steps:
+        batch_tiles = triton.cdiv(step.alive, config["BLOCK_B"])
+        out_row = step.now if not projected or a.save else 0
+        forward_step[(unit_tiles, batch_tiles)](
+            a.gates, a.gates.stride(0), a.bias, call.h0, call.w_hh, a.state, a.cells, out,
+            call.output, step.now, step.earlier, out_row, step.alive, step.before, hidden, width,
+            int(a.save), **constants,
+        )  # fmt: skip
+        if projected:
+            project[(column_tiles, batch_tiles)](
+                out, call.w_hr, call.output, out_row, step.now, step.alive, hidden, width, **config
+            )
