@@ -116,7 +116,7 @@ def rnn_cell_forward(
     b_hh: Tensor | None,
     relu: bool,
 ) -> Tensor:
-    kind = RNN_RELU if relu else RNN_TANH, Kind
+    kind = RNN_RELU if relu else RNN_TANH
     layer = _layer(kind, input, h0, None, w_ih, w_hh, b_ih, b_hh)
     return triton_layer.forward(layer, b_ih, b_hh, False).output
 
@@ -131,7 +131,7 @@ def rnn_cell_backward(
     relu: bool,
     needs: int,
 ) -> tuple[Tensor | None, ...]:
-    kind = RNN_RELU if relu else RNN_TANH, Kind
+    kind = RNN_RELU if relu else RNN_TANH
     layer = _layer(kind, input, h0, None, w_ih, w_hh)
     wanted, b_ih, b_hh = _needs(needs)
     grads = triton_layer.backward(layer, grad_h, None, None, h, None, None, None, wanted)

@@ -60,7 +60,7 @@ class Layer:
         self.kind = kind
         self.steps = Steps(input, batch_sizes, reverse)
         self.lead = input.shape[:-1]
-        self.input = input.contiguous().view(-1, input.shape[-1])
+        self.input = input.contiguous().view(self.steps.rows, input.shape[-1])
         self.w_ih = w_ih.contiguous()
         self.w_hh = w_hh.contiguous()
         self.w_hr = None if w_hr is None else w_hr.contiguous()
@@ -81,7 +81,7 @@ class Layer:
         return self.input.new_empty(shape, dtype=dtype)
 
     def call(self, output: Tensor) -> Call:
-        rows = output.view(-1, self.width)
+        rows = output.view(self.steps.rows, self.width)
         return Call(self.kind.name, self.steps, self.h0, self.w_hh, self.w_hr, rows)
 
     def saved(self, name: str, tensor: Tensor, *shape: int, wide: bool = False) -> Tensor:
@@ -136,7 +136,7 @@ def forward(layer: Layer, b_ih: Tensor | None, b_hh: Tensor | None, save: bool) 
             )
 
         def saved(tensor: Tensor, keep: bool) -> Tensor:
-            return tensor.view(*layer.lead, -1) if keep else tensor.new_empty(0)
+            return tensor.view(*layer.lead, tensor.shape[1]) if keep else tensor.new_empty(0)
 
         return Forward(
             output,
@@ -225,10 +225,8 @@ def backward(
             grads,
             layer.new(steps.rows, width) if projected else None,
         )
-        if steps.rows:
-            grad_h0 = triton_backward.run(call, arguments)
-        else:
-            grad_h0 = torch.zeros_like(layer.h0)
+        empty = steps.rows == 0
+        grad_h0 = torch.zeros_like(layer.h0) if empty else triton_backward.run(call, arguments)
         w_hr = None
         if needs.w_hr and arguments.grad_projected is not None and cell_output is not None:
             w_hr = torch.mm(arguments.grad_projected.t(), cell_output.view(-1, hidden))
@@ -269,7 +267,7 @@ def _input_gates(layer: Layer, grads: Tensor) -> Tensor:
 
 def _input_gradient(layer: Layer, grads: Tensor) -> Tensor:
     weights = layer.w_ih.roll(layer.hidden, 0) if layer.kind is GRU else layer.w_ih
-    return torch.mm(_input_gates(layer, grads), weights).view(*layer.lead, -1)
+    return torch.mm(_input_gates(layer, grads), weights).view(*layer.lead, weights.shape[1])
 
 
 def _input_weights(layer: Layer, grads: Tensor) -> Tensor:

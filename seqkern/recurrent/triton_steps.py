@@ -67,6 +67,8 @@ class Steps:
 
     def first_rows(self, per_row: Tensor) -> Tensor:
         """Of a (row, feature) tensor the row of each sequence's first step, (batch, feature)."""
+        if not self.ragged:
+            return per_row[self.first[0] : self.first[0] + self.batch]
         parts = []
         for s in range(len(self)):
             step = self[s]
@@ -75,7 +77,10 @@ class Steps:
         return torch.cat(parts)
 
     def last_rows(self, per_row: Tensor) -> Tensor:
-        """Of a (row, feature) tensor the row of each sequence's last step, (batch, feature)."""
+        """Of a (row, feature) tensor the row of each sequence's last step, (batch, feature); a
+        copy."""
+        if not self.ragged:
+            return per_row[self.first[-1] : self.first[-1] + self.batch].clone()
         parts = []
         for s in reversed(range(len(self))):
             step = self[s]
@@ -85,6 +90,9 @@ class Steps:
 
     def states_before(self, output: Tensor, h0: Tensor) -> Tensor:
         """For each row the state before its step, from all states and the initial ones."""
+        if not self.ragged:
+            last = self.rows - self.batch
+            return torch.cat([output[self.batch :], h0] if self.reverse else [h0, output[:last]])
         parts = []
         for s in reversed(range(len(self))) if self.reverse else range(len(self)):
             step = self[s]
