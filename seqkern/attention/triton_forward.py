@@ -1,0 +1,279 @@
+"""Attention forward in Triton: one program for a tile of queries of one head.
+
+FlashAttention-2's order (Dao 2023): queries stay, keys stream by, the softmax is kept as a running
+maximum and a running sum. Tiles of keys that no query of the tile looks at are skipped, those
+that all look at do not ask.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from seqkern import triton_support
+from seqkern.attention import fake
+from seqkern.attention.triton_operands import (
+    Operands,
+    lines_of,
+    operands,
+    padded,
+    precision,
+    programs,
+    rows_of,
+    sinks_of,
+)
+from seqkern.attention.triton_settings import forward_tiles
+from seqkern.attention.triton_tiles import (
+    any_nan,
+    kept,
+    kept_at,
+    limits,
+    logits,
+    product,
+    rows_at,
+    sequence,
+    spans,
+    store_rows,
+)
+
+
+@triton.jit
+def _absorb(
+    total, top, mass, q, key, value, scores, dropout, window, b, h, kv, i, j0, first_k,
+    queries, keys, low, high, lane,
+    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
+    VALUE_PADDED: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
+    FOLDED: tl.constexpr, PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """One tile of keys: (weighted sum, maximum, sum of exponentials) with these keys in them."""
+    j = j0 + tl.arange(0, TILE)[None, :]
+    k = rows_at(key, b, kv, first_k + j0, first_k + keys, TILE, WIDTH, PADDED, MASKED)
+    s = product(q, tl.trans(k), PRECISION, INTERPRETED)
+    s, looks, _ = logits(
+        s, scores, b, h, i, j, queries, keys, low, high, window, CAUSAL, MASKED, FOLDED
+    )
+    EXCLUDES: tl.constexpr = MASKED or scores.mask is not None or scores.bias is not None
+    if EXCLUDES:
+        s = tl.where(looks, s, -float("inf"))
+    if FOLDED:
+        higher = tl.maximum(top, tl.max(s, axis=1) * scores.scale)
+    else:
+        higher = tl.maximum(top, tl.max(s, axis=1))
+    finite = higher
+    if EXCLUDES:  # a row may have seen nothing yet
+        finite = tl.where(higher == -float("inf"), 0.0, higher)
+    if FOLDED:
+        p = tl.exp2(s * scores.scale - finite[:, None])
+    else:
+        p = tl.exp2(s - finite[:, None])
+    shrink = tl.exp2(top - finite)
+    mass = mass * shrink + tl.sum(p, axis=1)
+    if dropout is not None:
+        p = tl.where(kept(dropout, lane, i, j0, TILE), p, 0.0)
+    v = rows_at(value, b, kv, first_k + j0, first_k + keys, TILE, VALUE_WIDTH, VALUE_PADDED, MASKED)
+    total = total * shrink[:, None] + product(p.to(v.dtype), v, PRECISION, INTERPRETED)
+    return total, higher, mass
+
+
+@triton.jit
+def _sweep(
+    total, top, mass, start, stop, q, key, value, scores, dropout, window, b, h, kv, i, first_k,
+    queries, keys, low, high, lane,
+    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
+    VALUE_PADDED: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
+    FOLDED: tl.constexpr, PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """`_absorb` for the keys `start` to `stop`."""
+    for j0 in range(start, stop, TILE):
+        total, top, mass = _absorb(
+            total, top, mass, q, key, value, scores, dropout, window, b, h, kv, i, j0, first_k,
+            queries, keys, low, high, lane,
+            WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, TILE, CAUSAL, MASKED, FOLDED,
+            PRECISION, INTERPRETED,
+        )  # fmt: skip
+    return total, top, mass
+
+
+@triton.jit
+def _apart(
+    top, start, stop, query, key, value, scores, dropout, window, b, h, kv, i0, first_q, first_k,
+    queries, keys, low, high, lane,
+    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
+    VALUE_PADDED: tl.constexpr, QUERIES: tl.constexpr, CAUSAL: tl.constexpr, FOLDED: tl.constexpr,
+):  # fmt: skip
+    """The weighted sum once more, key by key. 0 * NaN is NaN, so that in a product the NaN of one
+    key reaches every query of the tile; here it stays with those that look at it."""
+    i = i0 + tl.arange(0, QUERIES)[:, None]
+    top = tl.where(top == -float("inf"), 0.0, top)[:, None]
+    total = tl.zeros((QUERIES, VALUE_PADDED), tl.float32)
+    q = rows_at(query, b, h, first_q + i0, first_q + queries, QUERIES, WIDTH, PADDED, True)
+    for j in range(start, stop):
+        k = rows_at(key, b, kv, first_k + j, first_k + keys, 1, WIDTH, PADDED, False)
+        s = tl.sum(q.to(tl.float32) * k.to(tl.float32), axis=1)[:, None]
+        s, looks, _ = logits(
+            s, scores, b, h, i, j + i * 0, queries, keys, low, high, window, CAUSAL, True, FOLDED
+        )
+        if FOLDED:
+            s = s * scores.scale
+        p = tl.exp2(s - top)
+        if dropout is not None:
+            p = tl.where(kept_at(dropout, lane, i, j), p, 0.0)
+        v = rows_at(value, b, kv, first_k + j, first_k + keys, 1, VALUE_WIDTH, VALUE_PADDED, False)
+        total += tl.where(looks, p * v.to(tl.float32), 0.0)
+    return total
+
+
+@triton.jit(do_not_specialize=["sizes", "window", "dropout"])
+def attention_forward_kernel(
+    query, key, value, output, lse, scores, sinks, window, dropout, packed, sizes,
+    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
+    VALUE_PADDED: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
+    FOLDED: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """Programs: tiles of QUERIES of every head of every sequence, the last tile, which causal
+    attention gives most keys, first."""
+    tiles = tl.cdiv(sizes.queries, QUERIES)
+    tile = tiles - 1 - tl.program_id(0) % tiles
+    h = tl.program_id(0) // tiles % sizes.heads
+    b = tl.program_id(0) // tiles // sizes.heads
+    kv = h // sizes.group
+    first_q, first_k, queries, keys = sequence(packed, sizes, b)
+    i0 = tile * QUERIES
+    if i0 < queries:
+        low, high = limits(window, queries, keys, CAUSAL)
+        i = i0 + tl.arange(0, QUERIES)[:, None]
+        lane = b * sizes.heads + h
+        q = rows_at(query, b, h, first_q + i0, first_q + queries, QUERIES, WIDTH, PADDED, True)
+        top = tl.full((QUERIES,), -float("inf"), tl.float32)
+        mass = tl.zeros((QUERIES,), tl.float32)
+        total = tl.zeros((QUERIES, VALUE_PADDED), tl.float32)
+        HAS_LOW: tl.constexpr = window.left is not None
+        HAS_HIGH: tl.constexpr = CAUSAL or window.right is not None
+        ALWAYS_MASKED: tl.constexpr = scores.mask is not None or scores.bias is not None
+        last = tl.minimum(i0 + QUERIES, queries) - 1
+        start, full, edge, end = spans(i0, last, keys, low, high, HAS_LOW, HAS_HIGH, KEYS)
+        if ALWAYS_MASKED:
+            total, top, mass = _sweep(
+                total, top, mass, start, end, q, key, value, scores, dropout, window, b, h, kv, i,
+                first_k, queries, keys, low, high, lane,
+                WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED,
+                PRECISION, INTERPRETED,
+            )  # fmt: skip
+        else:
+            if HAS_LOW:
+                total, top, mass = _sweep(
+                    total, top, mass, start, full, q, key, value, scores, dropout, window, b, h,
+                    kv, i, first_k, queries, keys, low, high, lane,
+                    WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED,
+                    PRECISION, INTERPRETED,
+                )  # fmt: skip
+            total, top, mass = _sweep(
+                total, top, mass, full, edge, q, key, value, scores, dropout, window, b, h, kv, i,
+                first_k, queries, keys, low, high, lane,
+                WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, False, FOLDED,
+                PRECISION, INTERPRETED,
+            )  # fmt: skip
+            total, top, mass = _sweep(
+                total, top, mass, edge, end, q, key, value, scores, dropout, window, b, h, kv, i,
+                first_k, queries, keys, low, high, lane,
+                WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED,
+                PRECISION, INTERPRETED,
+            )  # fmt: skip
+        if ALWAYS_MASKED or HAS_LOW or HAS_HIGH:
+            if any_nan(total):  # perhaps from keys that some query does not look at
+                total = _apart(
+                    top, start, end, query, key, value, scores, dropout, window, b, h, kv, i0,
+                    first_q, first_k, queries, keys, low, high, lane,
+                    WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, QUERIES, CAUSAL, FOLDED,
+                )  # fmt: skip
+        if sinks is not None:
+            sink = tl.load(sinks.at + h) * 1.4426950408889634
+            higher = tl.maximum(top, sink)
+            finite = tl.where(higher == -float("inf"), 0.0, higher)
+            total = total * tl.exp2(top - finite)[:, None]
+            mass = mass * tl.exp2(top - finite) + tl.exp2(sink - finite)
+            top = higher
+        if dropout is not None:
+            total = total * dropout.factor
+        mass = tl.where(mass == 0, 1.0, mass)  # of a row that saw nothing: top is -inf
+        total = total / mass[:, None]
+        store_rows(
+            output, b, h, first_q + i0, first_q + queries, total, QUERIES, VALUE_WIDTH, VALUE_PADDED
+        )
+        r = i0 + tl.arange(0, QUERIES)
+        at = lse.at + b.to(tl.int64) * lse.batch + h.to(tl.int64) * lse.head + first_q
+        tl.store(at + r, (top + tl.log2(mass)) * 0.6931471805599453, mask=r < queries)
+
+
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    alibi_slopes: Tensor | None,
+    sinks: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    seed: Tensor | None,
+    scale: float,
+    softcap: float,
+    dropout_p: float,
+    is_causal: bool,
+    window_left: int,
+    window_right: int,
+) -> tuple[Tensor, Tensor]:
+    """`fake.attention_forward` by the kernel.
+
+    Raises:
+        RuntimeError: the arguments do not fit together, or the call is larger than can be counted.
+    """
+    arguments = (
+        query, key, value, mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
+        scale, softcap, dropout_p, is_causal, window_left, window_right,
+    )  # fmt: skip
+    call = operands(*arguments[:6], *arguments[7:])
+    output, lse = fake.attention_forward(*arguments)
+    with triton_support.on_device_of(query):
+        _launch(call, query, sinks, output, lse)
+    return output, lse
+
+
+def _launch(
+    call: Operands, query: Tensor, sinks: Tensor | None, output: Tensor, lse: Tensor
+) -> None:
+    sizes = call.sizes
+    width = max(padded(call.width), padded(call.value_width))
+    capability = triton_support.capability(query.device)
+    tiles = forward_tiles(capability, width, query.dtype, call.crowded)
+    count = triton.cdiv(sizes.queries, tiles.queries) * sizes.heads * call.batch
+    if not count:
+        return
+    attention_forward_kernel[programs(count)](
+        call.query,
+        call.key,
+        call.value,
+        rows_of(output, call.packed is not None, []),
+        lines_of(lse),
+        call.scores,
+        sinks_of(sinks, sizes.heads),
+        call.window,
+        call.dropout,
+        call.packed,
+        sizes,
+        WIDTH=call.width,
+        VALUE_WIDTH=call.value_width,
+        PADDED=padded(call.width),
+        VALUE_PADDED=padded(call.value_width),
+        QUERIES=tiles.queries,
+        KEYS=tiles.keys,
+        CAUSAL=call.is_causal,
+        FOLDED=call.folded,
+        PRECISION=precision(query),
+        INTERPRETED=triton_support.INTERPRETED,
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+    )

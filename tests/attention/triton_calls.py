@@ -1,0 +1,69 @@
+"""A call for every configuration in which the Triton kernels of attention ship."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqkern.attention.triton_forward import forward
+
+WIDTHS = (16, 32, 64, 128, 256)
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def tensors(width: int, dtype: torch.dtype, queries: int, keys: int) -> dict[str, Any]:
+    shapes = {"query": (2, 4, queries, width), "key": (2, 2, keys, width)}
+    shapes["value"] = shapes["key"]
+    return {name: torch.empty(s, dtype=dtype, device="meta") for name, s in shapes.items()}
+
+
+def extras(dtype: torch.dtype, queries: int, keys: int) -> dict[str, Any]:
+    """Everything that a call can have."""
+
+    def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    return {
+        "mask": meta(2, 1, queries, keys, dtype=torch.bool),
+        "bias": meta(1, 4, queries, keys, dtype=dtype),
+        "alibi_slopes": meta(4),
+        "sinks": meta(4),
+        "seed": meta(dtype=torch.int64),
+        "softcap": 5.0,
+        "dropout_p": 0.1,
+        "is_causal": True,
+        "window": (100, 20),
+    }
+
+
+def _forward(
+    width: int, dtype: torch.dtype, queries: int = 1024, keys: int = 1024, **options: Any
+) -> None:
+    given = tensors(width, dtype, queries, keys)
+    names = ("mask", "bias", "alibi_slopes", "sinks", "cu_seqlens_q", "cu_seqlens_k", "seed")
+    forward(
+        *given.values(),
+        *(options.get(name) for name in names),
+        0.1,
+        options.get("softcap", 0.0),
+        options.get("dropout_p", 0.0),
+        options.get("is_causal", False),
+        *options.get("window", (-1, -1)),
+    )
+
+
+def calls() -> dict[str, Callable[[], object]]:
+    found: dict[str, Callable[[], object]] = {}
+    for width in WIDTHS:
+        for name, dtype in DTYPES.items():
+            variants: dict[str, dict[str, Any]] = {"plain": {}, "causal": {"is_causal": True}}
+            if name != "float16":
+                variants["everything"] = extras(dtype, 1024, 1024)
+            for what, options in variants.items():
+                found[f"forward {width} {name} {what}"] = lambda w=width, d=dtype, o=options: (
+                    _forward(w, d, **o)
+                )
+    return found
