@@ -81,10 +81,11 @@ def _keys_of_queries(
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
     FOLDED: tl.constexpr, SLOPES: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """The part of the keys `start` to `stop` in dQ / scale, and in minus the gradient of the slope
     for each query."""
-    for j0 in range(start, stop, TILE):
+    for j0 in tl.range(start, stop, TILE, num_stages=STAGES):
         j = j0 + tl.arange(0, TILE)[None, :]
         k = rows_at(key, b, kv, first_k + j0, first_k + keys, TILE, WIDTH, PADDED, MASKED)
         s = product(q, tl.trans(k), PRECISION, INTERPRETED)
@@ -124,7 +125,7 @@ def _keys_apart(
     stop_q = first_q + queries
     q = rows_at(query, b, h, first_q + i0, stop_q, QUERIES, WIDTH, PADDED, True)
     do = rows_at(grad_output, b, h, first_q + i0, stop_q, QUERIES, VALUE_WIDTH, VALUE_PADDED, True)
-    for j in range(start, stop):
+    for j in tl.range(start, stop, num_stages=1):
         k = rows_at(key, b, kv, first_k + j, first_k + keys, 1, WIDTH, PADDED, False)
         v = rows_at(value, b, kv, first_k + j, first_k + keys, 1, VALUE_WIDTH, VALUE_PADDED, False)
         s = tl.sum(q.to(tl.float32) * k.to(tl.float32), axis=1)[:, None]
@@ -167,7 +168,7 @@ def attention_backward_queries_kernel(
         do = rows_at(
             grad_output, b, h, first_q + i0, stop, QUERIES, VALUE_WIDTH, VALUE_PADDED, True
         )
-        l = logsumexp_at(lse, b, h, first_q, i, queries)
+        top = logsumexp_at(lse, b, h, first_q, i, queries)
         d = line_at(delta, b, h, first_q, i, queries, 0.0)
         total = tl.zeros((QUERIES, PADDED), tl.float32)
         slope = tl.zeros((QUERIES,), tl.float32)
@@ -177,33 +178,34 @@ def attention_backward_queries_kernel(
         SLOPES: tl.constexpr = slope_parts is not None
         last = tl.minimum(i0 + QUERIES, queries) - 1
         start, full, edge, end = spans(i0, last, keys, low, high, HAS_LOW, HAS_HIGH, KEYS)
+        EDGE: tl.constexpr = None if ALWAYS_MASKED else 1
         if ALWAYS_MASKED:
             full = end
             edge = end
         if ALWAYS_MASKED or HAS_LOW:
             total, slope = _keys_of_queries(
-                total, slope, start, full, q, do, l, d, key, value, grad_bias, scores, dropout,
+                total, slope, start, full, q, do, top, d, key, value, grad_bias, scores, dropout,
                 window, b, h, kv, i, first_k, queries, keys, low, high, lane,
                 WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED, SLOPES,
-                PRECISION, INTERPRETED,
+                PRECISION, INTERPRETED, EDGE,
             )  # fmt: skip
         if not ALWAYS_MASKED:
             total, slope = _keys_of_queries(
-                total, slope, full, edge, q, do, l, d, key, value, grad_bias, scores, dropout,
+                total, slope, full, edge, q, do, top, d, key, value, grad_bias, scores, dropout,
                 window, b, h, kv, i, first_k, queries, keys, low, high, lane,
                 WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, False, FOLDED, SLOPES,
-                PRECISION, INTERPRETED,
+                PRECISION, INTERPRETED, None,
             )  # fmt: skip
             total, slope = _keys_of_queries(
-                total, slope, edge, end, q, do, l, d, key, value, grad_bias, scores, dropout,
+                total, slope, edge, end, q, do, top, d, key, value, grad_bias, scores, dropout,
                 window, b, h, kv, i, first_k, queries, keys, low, high, lane,
                 WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED, SLOPES,
-                PRECISION, INTERPRETED,
+                PRECISION, INTERPRETED, 1,
             )  # fmt: skip
         if ALWAYS_MASKED or HAS_LOW or HAS_HIGH:
             if any_nan(total):  # perhaps from keys that some query does not look at
                 total = _keys_apart(
-                    start, end, query, grad_output, l, d, key, value, scores, dropout, window,
+                    start, end, query, grad_output, top, d, key, value, scores, dropout, window,
                     b, h, kv, i0, first_q, first_k, queries, keys, low, high, lane,
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, QUERIES, CAUSAL, FOLDED,
                 )  # fmt: skip
@@ -221,11 +223,12 @@ def _queries_of_keys(
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, TILE: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
     MASKED: tl.constexpr, FOLDED: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """The part of the queries `start` to `stop` of one head in dK / scale and dV. Tiles stand
     upright, (keys, queries), so that both products take them as they are."""
     j = j0 + tl.arange(0, KEYS)[:, None]
-    for i0 in range(start, stop, TILE):
+    for i0 in tl.range(start, stop, TILE, num_stages=STAGES):
         i = i0 + tl.arange(0, TILE)[None, :]
         q = rows_at(query, b, h, first_q + i0, first_q + queries, TILE, WIDTH, PADDED, MASKED)
         s = product(k, tl.trans(q), PRECISION, INTERPRETED)
@@ -233,8 +236,8 @@ def _queries_of_keys(
             s, scores, b, h, i, j, queries, keys, low, high, window, CAUSAL, MASKED, FOLDED
         )
         # Beyond the queries the log-sum-exp is infinite, and the probability 0.
-        l = logsumexp_at(lse, b, h, first_q, i, queries)
-        p = probabilities(s, looks, l, scores, MASKED, FOLDED)
+        top = logsumexp_at(lse, b, h, first_q, i, queries)
+        p = probabilities(s, looks, top, scores, MASKED, FOLDED)
         do = rows_at(
             grad_output, b, h, first_q + i0, first_q + queries, TILE, VALUE_WIDTH, VALUE_PADDED,
             MASKED,
@@ -285,6 +288,7 @@ def attention_backward_keys_kernel(
         last = tl.minimum(j0 + KEYS, keys) - 1
         # Key j is looked at by the queries j - high to j - low.
         start, full, edge, end = spans(j0, last, queries, -high, -low, HAS_HIGH, HAS_LOW, QUERIES)
+        EDGE: tl.constexpr = None if ALWAYS_MASKED else 1
         if ALWAYS_MASKED:
             full = end
             edge = end
@@ -296,20 +300,20 @@ def attention_backward_keys_kernel(
                     grad_k, grad_v, start, full, k, v, query, grad_output, lse, delta, scores,
                     dropout, window, b, h, j0, first_q, queries, keys, low, high, lane,
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, QUERIES, KEYS, CAUSAL, True, FOLDED,
-                    PRECISION, INTERPRETED,
+                    PRECISION, INTERPRETED, EDGE,
                 )  # fmt: skip
             if not ALWAYS_MASKED:
                 grad_k, grad_v = _queries_of_keys(
                     grad_k, grad_v, full, edge, k, v, query, grad_output, lse, delta, scores,
                     dropout, window, b, h, j0, first_q, queries, keys, low, high, lane,
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, QUERIES, KEYS, CAUSAL, False, FOLDED,
-                    PRECISION, INTERPRETED,
+                    PRECISION, INTERPRETED, None,
                 )  # fmt: skip
                 grad_k, grad_v = _queries_of_keys(
                     grad_k, grad_v, edge, end, k, v, query, grad_output, lse, delta, scores,
                     dropout, window, b, h, j0, first_q, queries, keys, low, high, lane,
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, QUERIES, KEYS, CAUSAL, True, FOLDED,
-                    PRECISION, INTERPRETED,
+                    PRECISION, INTERPRETED, 1,
                 )  # fmt: skip
         if grad_key is not None:
             store_rows(grad_key, b, kv, first_k + j0, stop, grad_k * scale, KEYS, WIDTH, PADDED)

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from seqkern import triton_support
-from seqkern.attention import fake
+from seqkern.attention import fake, triton_decode
 from seqkern.attention.triton_operands import (
     Operands,
     lines_of,
@@ -24,106 +24,15 @@ from seqkern.attention.triton_operands import (
     sinks_of,
 )
 from seqkern.attention.triton_settings import forward_tiles
+from seqkern.attention.triton_softmax import apart, sweep
 from seqkern.attention.triton_tiles import (
     any_nan,
-    kept,
-    kept_at,
     limits,
-    logits,
-    product,
     rows_at,
     sequence,
     spans,
     store_rows,
 )
-
-
-@triton.jit
-def _absorb(
-    total, top, mass, q, key, value, scores, dropout, window, b, h, kv, i, j0, first_k,
-    queries, keys, low, high, lane,
-    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
-    VALUE_PADDED: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
-    FOLDED: tl.constexpr, PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):  # fmt: skip
-    """One tile of keys: (weighted sum, maximum, sum of exponentials) with these keys in them."""
-    j = j0 + tl.arange(0, TILE)[None, :]
-    k = rows_at(key, b, kv, first_k + j0, first_k + keys, TILE, WIDTH, PADDED, MASKED)
-    s = product(q, tl.trans(k), PRECISION, INTERPRETED)
-    s, looks, _ = logits(
-        s, scores, b, h, i, j, queries, keys, low, high, window, CAUSAL, MASKED, FOLDED
-    )
-    EXCLUDES: tl.constexpr = MASKED or scores.mask is not None or scores.bias is not None
-    if EXCLUDES:
-        s = tl.where(looks, s, -float("inf"))
-    if FOLDED:
-        higher = tl.maximum(top, tl.max(s, axis=1) * scores.scale)
-    else:
-        higher = tl.maximum(top, tl.max(s, axis=1))
-    finite = higher
-    if EXCLUDES:  # a row may have seen nothing yet
-        finite = tl.where(higher == -float("inf"), 0.0, higher)
-    if FOLDED:
-        p = tl.exp2(s * scores.scale - finite[:, None])
-    else:
-        p = tl.exp2(s - finite[:, None])
-    shrink = tl.exp2(top - finite)
-    mass = mass * shrink + tl.sum(p, axis=1)
-    if dropout is not None:
-        p = tl.where(kept(dropout, lane, i, j0, TILE), p, 0.0)
-    v = rows_at(value, b, kv, first_k + j0, first_k + keys, TILE, VALUE_WIDTH, VALUE_PADDED, MASKED)
-    total = total * shrink[:, None] + product(p.to(v.dtype), v, PRECISION, INTERPRETED)
-    return total, higher, mass
-
-
-@triton.jit
-def _sweep(
-    total, top, mass, start, stop, q, key, value, scores, dropout, window, b, h, kv, i, first_k,
-    queries, keys, low, high, lane,
-    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
-    VALUE_PADDED: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
-    FOLDED: tl.constexpr, PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):  # fmt: skip
-    """`_absorb` for the keys `start` to `stop`."""
-    for j0 in range(start, stop, TILE):
-        total, top, mass = _absorb(
-            total, top, mass, q, key, value, scores, dropout, window, b, h, kv, i, j0, first_k,
-            queries, keys, low, high, lane,
-            WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, TILE, CAUSAL, MASKED, FOLDED,
-            PRECISION, INTERPRETED,
-        )  # fmt: skip
-    return total, top, mass
-
-
-@triton.jit
-def _apart(
-    top, start, stop, query, key, value, scores, dropout, window, b, h, kv, i0, first_q, first_k,
-    queries, keys, low, high, lane,
-    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
-    VALUE_PADDED: tl.constexpr, QUERIES: tl.constexpr, CAUSAL: tl.constexpr, FOLDED: tl.constexpr,
-):  # fmt: skip
-    """The weighted sum once more, key by key. 0 * NaN is NaN, so that in a product the NaN of one
-    key reaches every query of the tile; here it stays with those that look at it."""
-    i = i0 + tl.arange(0, QUERIES)[:, None]
-    top = tl.where(top == -float("inf"), 0.0, top)[:, None]
-    total = tl.zeros((QUERIES, VALUE_PADDED), tl.float32)
-    q = rows_at(query, b, h, first_q + i0, first_q + queries, QUERIES, WIDTH, PADDED, True)
-    for j in range(start, stop):
-        k = rows_at(key, b, kv, first_k + j, first_k + keys, 1, WIDTH, PADDED, False)
-        s = tl.sum(q.to(tl.float32) * k.to(tl.float32), axis=1)[:, None]
-        s, looks, _ = logits(
-            s, scores, b, h, i, j + i * 0, queries, keys, low, high, window, CAUSAL, True, FOLDED
-        )
-        if FOLDED:
-            s = s * scores.scale
-        p = tl.exp2(s - top)
-        if dropout is not None:
-            p = tl.where(kept_at(dropout, lane, i, j), p, 0.0)
-        v = rows_at(value, b, kv, first_k + j, first_k + keys, 1, VALUE_WIDTH, VALUE_PADDED, False)
-        total += tl.where(looks, p * v.to(tl.float32), 0.0)
-    return total
 
 
 @triton.jit(do_not_specialize=["sizes", "window", "dropout"])
@@ -156,38 +65,41 @@ def attention_forward_kernel(
         last = tl.minimum(i0 + QUERIES, queries) - 1
         start, full, edge, end = spans(i0, last, keys, low, high, HAS_LOW, HAS_HIGH, KEYS)
         if ALWAYS_MASKED:
-            total, top, mass = _sweep(
+            total, top, mass = sweep(
                 total, top, mass, start, end, q, key, value, scores, dropout, window, b, h, kv, i,
                 first_k, queries, keys, low, high, lane,
                 WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED,
-                PRECISION, INTERPRETED,
+                PRECISION, INTERPRETED, None,
             )  # fmt: skip
         else:
             if HAS_LOW:
-                total, top, mass = _sweep(
+                total, top, mass = sweep(
                     total, top, mass, start, full, q, key, value, scores, dropout, window, b, h,
                     kv, i, first_k, queries, keys, low, high, lane,
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED,
-                    PRECISION, INTERPRETED,
+                    PRECISION, INTERPRETED, 1,
                 )  # fmt: skip
-            total, top, mass = _sweep(
+            total, top, mass = sweep(
                 total, top, mass, full, edge, q, key, value, scores, dropout, window, b, h, kv, i,
                 first_k, queries, keys, low, high, lane,
                 WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, False, FOLDED,
-                PRECISION, INTERPRETED,
+                PRECISION, INTERPRETED, None,
             )  # fmt: skip
-            total, top, mass = _sweep(
+            total, top, mass = sweep(
                 total, top, mass, edge, end, q, key, value, scores, dropout, window, b, h, kv, i,
                 first_k, queries, keys, low, high, lane,
                 WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED,
-                PRECISION, INTERPRETED,
+                PRECISION, INTERPRETED, 1,
             )  # fmt: skip
         if ALWAYS_MASKED or HAS_LOW or HAS_HIGH:
             if any_nan(total):  # perhaps from keys that some query does not look at
-                total = _apart(
-                    top, start, end, query, key, value, scores, dropout, window, b, h, kv, i0,
-                    first_q, first_k, queries, keys, low, high, lane,
-                    WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, QUERIES, CAUSAL, FOLDED,
+                q = rows_at(
+                    query, b, h, first_q + i0, first_q + queries, QUERIES, WIDTH, PADDED, True
+                )
+                total = apart(
+                    top, start, end, q, key, value, scores, dropout, window, b, h, kv, i, first_k,
+                    queries, keys, low, high, lane,
+                    WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, CAUSAL, FOLDED,
                 )  # fmt: skip
         if sinks is not None:
             sink = tl.load(sinks.at + h) * 1.4426950408889634
@@ -238,7 +150,8 @@ def forward(
     call = operands(*arguments[:6], *arguments[7:])
     output, lse = fake.attention_forward(*arguments)
     with triton_support.on_device_of(query):
-        _launch(call, query, sinks, output, lse)
+        launch = triton_decode.launch if triton_decode.suits(call) else _launch
+        launch(call, query, sinks, output, lse)
     return output, lse
 
 

@@ -111,3 +111,13 @@ def backward_tiles(
     if dtype == torch.float32:
         return _BACKWARD_32_BIT[width]
     return _BACKWARD_16_BIT[direction][width]
+
+
+def decode_tiles(width: int, dtype: torch.dtype) -> Tiles:
+    """Of decoding, where the tile of queries is as small as can be multiplied and memory is what
+    takes time: loads in flight."""
+    if triton_support.INTERPRETED:
+        return _INTERPRETED
+    if dtype == torch.float32:
+        return Tiles(16, 32, 4, 2)
+    return Tiles(16, 64, 4, 3 if width <= 128 else 2)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from seqkern.attention.triton_backward import backward
 from seqkern.attention.triton_forward import forward
 
 WIDTHS = (16, 32, 64, 128, 256)
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
-def tensors(width: int, dtype: torch.dtype, queries: int, keys: int) -> dict[str, Any]:
-    shapes = {"query": (2, 4, queries, width), "key": (2, 2, keys, width)}
-    shapes["value"] = shapes["key"]
-    return {name: torch.empty(s, dtype=dtype, device="meta") for name, s in shapes.items()}
+def tensors(width: int, dtype: torch.dtype, queries: int, keys: int) -> list[Tensor]:
+    """query, key, value."""
+    shapes = ((2, 4, queries, width), (2, 2, keys, width), (2, 2, keys, width))
+    return [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes]
 
 
 def extras(dtype: torch.dtype, queries: int, keys: int) -> dict[str, Any]:
@@ -39,20 +41,28 @@ def extras(dtype: torch.dtype, queries: int, keys: int) -> dict[str, Any]:
     }
 
 
-def _forward(
-    width: int, dtype: torch.dtype, queries: int = 1024, keys: int = 1024, **options: Any
-) -> None:
-    given = tensors(width, dtype, queries, keys)
-    names = ("mask", "bias", "alibi_slopes", "sinks", "cu_seqlens_q", "cu_seqlens_k", "seed")
-    forward(
-        *given.values(),
+def forwards(width: int, dtype: torch.dtype, queries: int = 1024, **options: Any) -> None:
+    query, key, value = tensors(width, dtype, queries, 1024)
+    found = _arguments(options)
+    forward(query, key, value, *found[:3], options.get("sinks"), *found[3:])
+
+
+def backwards(width: int, dtype: torch.dtype, needs: int = 7, **options: Any) -> None:
+    query, key, value = tensors(width, dtype, 1024, 1024)
+    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    backward(query, None, query, key, value, query, lse, *_arguments(options), needs)
+
+
+def _arguments(options: dict[str, Any]) -> list[Any]:
+    names = ("mask", "bias", "alibi_slopes", "cu_seqlens_q", "cu_seqlens_k", "seed")
+    return [
         *(options.get(name) for name in names),
         0.1,
         options.get("softcap", 0.0),
         options.get("dropout_p", 0.0),
         options.get("is_causal", False),
         *options.get("window", (-1, -1)),
-    )
+    ]
 
 
 def calls() -> dict[str, Callable[[], object]]:
@@ -63,7 +73,8 @@ def calls() -> dict[str, Callable[[], object]]:
             if name != "float16":
                 variants["everything"] = extras(dtype, 1024, 1024)
             for what, options in variants.items():
-                found[f"forward {width} {name} {what}"] = lambda w=width, d=dtype, o=options: (
-                    _forward(w, d, **o)
-                )
+                at = f"{width} {name} {what}"
+                found[f"forward {at}"] = partial(forwards, width, dtype, **options)
+                needs = 31 if what == "everything" else 7
+                found[f"backward {at}"] = partial(backwards, width, dtype, needs, **options)
     return found
