@@ -71,10 +71,11 @@ def usage(cubin: bytes) -> dict[str, int]:
 
 
 def parse(report: str) -> dict[str, int]:
-    found = USAGE.search(report)
-    assert found is not None, report
-    spilled = int(found["stack"]) + int(found["local"])
-    return {"registers": int(found["registers"]), "spilled_bytes": spilled}
+    """The most of all functions."""
+    found = [{k: int(v) for k, v in m.groupdict().items()} for m in USAGE.finditer(report)]
+    assert found, report
+    spilled = max(f["stack"] + f["local"] for f in found)
+    return {"registers": max(f["registers"] for f in found), "spilled_bytes": spilled}
 
 
 def main() -> None:

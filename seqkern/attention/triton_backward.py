@@ -230,7 +230,7 @@ def _queries_of_keys(
     j = j0 + tl.arange(0, KEYS)[:, None]
     for i0 in tl.range(start, stop, TILE, num_stages=STAGES):
         i = i0 + tl.arange(0, TILE)[None, :]
-        q = rows_at(query, b, h, first_q + i0, first_q + queries, TILE, WIDTH, PADDED, MASKED)
+        q = rows_at(query, b, h, first_q + i0, first_q + queries, TILE, WIDTH, PADDED, True)
         s = product(k, tl.trans(q), PRECISION, INTERPRETED)
         s, looks, capped = logits(
             s, scores, b, h, i, j, queries, keys, low, high, window, CAUSAL, MASKED, FOLDED
@@ -240,7 +240,7 @@ def _queries_of_keys(
         p = probabilities(s, looks, top, scores, MASKED, FOLDED)
         do = rows_at(
             grad_output, b, h, first_q + i0, first_q + queries, TILE, VALUE_WIDTH, VALUE_PADDED,
-            MASKED,
+            True,
         )  # fmt: skip
         dp = product(v, tl.trans(do), PRECISION, INTERPRETED)
         if dropout is not None:
@@ -289,6 +289,8 @@ def attention_backward_keys_kernel(
         # Key j is looked at by the queries j - high to j - low.
         start, full, edge, end = spans(j0, last, queries, -high, -low, HAS_HIGH, HAS_LOW, QUERIES)
         EDGE: tl.constexpr = None if ALWAYS_MASKED else 1
+        if not HAS_LOW:  # beyond the queries there is no edge: the probability is 0
+            edge = end
         if ALWAYS_MASKED:
             full = end
             edge = end
@@ -309,6 +311,7 @@ def attention_backward_keys_kernel(
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, QUERIES, KEYS, CAUSAL, False, FOLDED,
                     PRECISION, INTERPRETED, None,
                 )  # fmt: skip
+            if HAS_LOW and not ALWAYS_MASKED:
                 grad_k, grad_v = _queries_of_keys(
                     grad_k, grad_v, edge, end, k, v, query, grad_output, lse, delta, scores,
                     dropout, window, b, h, j0, first_q, queries, keys, low, high, lane,
@@ -483,7 +486,7 @@ class _Pass:
     def _keys(self, grad_key: Tensor | None, grad_value: Tensor | None) -> None:
         call, sizes = self.call, self.call.sizes
         constants = self.constants("keys")
-        heads = sizes.heads // sizes.group
+        heads = sizes.heads // max(sizes.group, 1)
         count = triton.cdiv(sizes.keys, constants["KEYS"]) * heads * call.batch
         if count:
             attention_backward_keys_kernel[programs(count)](

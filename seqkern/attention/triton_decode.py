@@ -2,8 +2,8 @@
 
 A tile of queries of each head would leave most of a GPU idle, and read each key once for every head
 that shares it. Here a program takes the queries of all heads that share a key, which are rows of
-one tile, and a part of the keys; a second kernel joins the parts by their log-sum-exps (Dao, Haziza,
-Massa & Sizov 2023, "Flash-Decoding for long-context inference").
+one tile, and a part of the keys; a second kernel joins the parts by their log-sum-exps (Dao,
+Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context inference").
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def launch(
 ) -> None:
     """Fills output and lse, as the forward's launch does."""
     sizes, packed = call.sizes, call.packed is not None
-    kv_heads = sizes.heads // sizes.group
+    kv_heads = sizes.heads // max(sizes.group, 1)
     width = max(padded(call.width), padded(call.value_width))
     tiles = decode_tiles(width, query.dtype)
     wanted = 2 * triton_support.processors(query.device)

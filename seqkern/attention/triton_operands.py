@@ -161,7 +161,7 @@ def operands(
         )
     heads, kv_heads = query.shape[1], key.shape[1]
     _check(
-        kv_heads > 0 and heads % kv_heads == 0,
+        heads % kv_heads == 0 if kv_heads else heads == 0,
         f"the heads of key must divide those of query, got {kv_heads} and {heads}",
     )
     keys_shape = (*key.shape[:-1], query.shape[-1])
@@ -203,7 +203,7 @@ def operands(
         window,
         _dropout(seed, dropout_p),
         starts,
-        Sizes(queries, keys, heads, heads // kv_heads),
+        Sizes(queries, keys, heads, heads // max(kv_heads, 1)),
         batch,
         rows,
         is_causal,
