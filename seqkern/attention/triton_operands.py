@@ -1,8 +1,10 @@
 """What the Triton kernels of attention are handed: tensors as pointers with strides, and numbers.
 
 A kernel takes NamedTuples of these; what a call does not have is None, and compiles to nothing.
-Strides count elements and are 0 where a tensor of one row, head, ... serves all. Sizes that change
-from call to call are plain integers, no part of what a kernel is compiled for.
+Strides count elements and are 0 where a tensor of one row, head, ... serves all. What changes from
+call to call (lengths, windows, seeds) comes in `Operands.numbers` and `Operands.lines`, as plain
+integers, because Triton compiles anew where a number in a tuple becomes 1 or divisible by 16; the
+kernel makes tuples of them.
 """
 
 from __future__ import annotations
@@ -126,6 +128,16 @@ class Operands:
     value_width: int
     made: tuple[Any, ...]
 
+    @property
+    def numbers(self) -> tuple[Any, ...]:
+        """Sizes, Window and Dropout, one by one."""
+        return (*self.sizes, *self.window, *(self.dropout or (None,) * 4))
+
+    @property
+    def lines(self) -> tuple[int, int]:
+        """Strides of batch and head in lse and what is laid out like it, all contiguous."""
+        return (self.sizes.heads * self.rows if self.packed is None else 0, self.rows)
+
 
 def operands(
     query: Tensor,
@@ -220,13 +232,6 @@ def rows_of(tensor: Tensor, packed: bool, made: list[Tensor]) -> Rows:
     tensor = _with_rows(tensor)
     made.append(tensor)
     return _rows(tensor, packed)
-
-
-def lines_of(tensor: Tensor) -> Lines:
-    """(B, H, N) or packed (H, rows), contiguous."""
-    if tensor.dim() == 2:
-        return Lines(tensor, 0, tensor.stride(0))
-    return Lines(tensor, tensor.stride(0), tensor.stride(1))
 
 
 def sinks_of(sinks: Tensor | None, heads: int) -> Numbers | None:
