@@ -158,12 +158,14 @@ def forward(
     Raises:
         RuntimeError: the arguments do not fit together, or the call is larger than can be counted.
     """
-    arguments = (
+    options = (scale, softcap, dropout_p, is_causal, window_left, window_right)
+    call = operands(
+        query, key, value, mask, bias, alibi_slopes, cu_seqlens_q, cu_seqlens_k, seed, *options
+    )
+    output, lse = fake.attention_forward(
         query, key, value, mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
-        scale, softcap, dropout_p, is_causal, window_left, window_right,
+        *options,
     )  # fmt: skip
-    call = operands(*arguments[:6], *arguments[7:])
-    output, lse = fake.attention_forward(*arguments)
     with triton_support.on_device_of(query):
         launch = triton_decode.launch if triton_decode.suits(call) else _launch
         launch(call, query, sinks, output, lse)

@@ -210,7 +210,9 @@ def operands(
         min(window_right, limit) if window_right >= 0 else None,
     )
     return Operands(
-        *(_rows(t, packed is not None) for t in tensors),
+        _rows(tensors[0], packed is not None),
+        _rows(tensors[1], packed is not None),
+        _rows(tensors[2], packed is not None),
         scores,
         window,
         _dropout(seed, dropout_p),
@@ -308,8 +310,11 @@ def _dropout(seed: Tensor | None, dropout_p: float) -> Dropout | None:
     number = 0 if seed.is_meta else int(seed)  # type: ignore[union-attr,arg-type]
     threshold = min(int(dropout_p * 2**32), 2**32 - 1)
     factor = 1 / (1 - dropout_p) if dropout_p < 1 else 0.0
-    words = (number & 0xFFFFFFFF, number >> 32 & 0xFFFFFFFF, threshold)
-    return Dropout(*((w ^ 1 << 31) - (1 << 31) for w in words), factor)
+    low, high, threshold = (
+        (word ^ 1 << 31) - (1 << 31)
+        for word in (number & 0xFFFFFFFF, number >> 32 & 0xFFFFFFFF, threshold)
+    )
+    return Dropout(low, high, threshold, factor)
 
 
 def _packed(
