@@ -91,6 +91,13 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else OLDEST_CAPABILITY
 
 
+def processors(device: torch.device) -> int:
+    """How many programs a device runs at once, at least; a few for the interpreter."""
+    if device.type != "cuda":
+        return 8
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
 def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     """Makes a tensor's GPU the current one: Triton launches there, on torch's current stream."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

@@ -1,4 +1,4 @@
-"""The compiled attention operators as one differentiable function, dense and varlen.
+"""The attention operators of each backend as one differentiable function, dense and varlen.
 
 The autograd.Function stands outside the operator, and a call that needs no gradient does not
 pass through it: a Python-visible autograd costs more than a decoding step. What a forward call
@@ -15,14 +15,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkern import library
+from seqkern import library, triton_support
 from seqkern.attention import fake, reference  # noqa: F401  (fake registers its kernels)
 from seqkern.second_order import differentiable_backward, reference_gradients
 
-# Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
+# Of each backend. Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
+_forward = {
+    "triton": triton_support.operator(
+        fake.attention_forward, "seqkern.attention.triton_forward:forward"
+    )
+}
+_backward = {
+    "triton": triton_support.operator(
+        fake.attention_backward, "seqkern.attention.triton_backward:backward"
+    )
+}
 if library.cpu.loaded:
-    _forward = torch.ops.seqkern.attention_forward.default
-    _backward = torch.ops.seqkern.attention_backward.default
+    _forward["cpu"] = torch.ops.seqkern.attention_forward.default
+    _backward["cpu"] = torch.ops.seqkern.attention_backward.default
 
 _grad_enabled = torch.is_grad_enabled
 
@@ -44,11 +54,13 @@ def attention(
     is_causal: bool,
     window_left: int,
     window_right: int,
+    backend: str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """`reference.attention` by the compiled kernel, or `reference.varlen_attention` where
+    """`reference.attention` by the kernels of a backend, or `reference.varlen_attention` where
     cu_seqlens are given: (output, lse), with their shapes.
 
-    Query, key and value are float32, float64 or bfloat16; bias is of their dtype or float32, slopes
+    Query, key and value are float32, float64 or bfloat16 for "cpu", float32, bfloat16 or float16
+    for "triton"; bias is of their dtype or float32, slopes
     and sinks are float32 (float64 for float64), cu_seqlens int32 or int64. A softcap of 0.0, a
     dropout_p of 0.0 and windows of -1 stand for none. The forward is FlashAttention's algorithm 1,
     the backward its algorithm 4 (Dao et al. 2022).
@@ -70,9 +82,9 @@ def attention(
             )
         return _Attention.apply(
             query, key, value, bias, alibi_slopes, sinks, mask, cu_seqlens_q, cu_seqlens_k, seed,
-            scale, softcap, dropout_p, is_causal, window_left, window_right,
+            backend, scale, softcap, dropout_p, is_causal, window_left, window_right,
         )  # fmt: skip
-    return _forward(
+    return _forward[backend](
         query, key, value, mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
         scale, softcap, dropout_p, is_causal, window_left, window_right,
     )  # fmt: skip
@@ -101,9 +113,10 @@ class _Attention(torch.autograd.Function):
         cu_seqlens_q: Tensor | None,
         cu_seqlens_k: Tensor | None,
         seed: Tensor | None,
+        backend: str,
         *options: Any,
     ) -> tuple[Tensor, Tensor]:
-        output, lse = _forward(
+        output, lse = _forward[backend](
             query, key, value, mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
             *options,
         )  # fmt: skip
@@ -112,7 +125,7 @@ class _Attention(torch.autograd.Function):
             query, key, value, bias, alibi_slopes, sinks, mask, cu_seqlens_q, cu_seqlens_k, seed,
             output, lse,
         )  # fmt: skip
-        ctx.options = options
+        ctx.backend, ctx.options = backend, options
         return output, lse
 
     @staticmethod
@@ -123,7 +136,7 @@ class _Attention(torch.autograd.Function):
             ctx.saved_tensors
         )
         need = ctx.needs_input_grad
-        no_more = (None,) * 10
+        no_more = (None,) * 11
         if grad_output is None and grad_lse is None:
             return (None,) * 6 + no_more
         if differentiable_backward((grad_output, grad_lse)):
@@ -136,7 +149,7 @@ class _Attention(torch.autograd.Function):
         needs = need[0] | need[1] << 1 | need[2] << 2 | need[3] << 3 | need[4] << 4
         d_query = d_key = d_value = d_bias = d_slopes = None
         if needs:
-            d_query, d_key, d_value, d_bias, d_slopes = _backward(
+            d_query, d_key, d_value, d_bias, d_slopes = _backward[ctx.backend](
                 grad_output, grad_lse, query, key, value, output, lse, mask, bias, slopes,
                 cu_q, cu_k, seed, *ctx.options, needs,
             )  # fmt: skip

@@ -11,7 +11,9 @@ from seqkern import dispatch
 from seqkern.backends import Explanation
 from seqkern.dispatch import runs_directly
 
+# What the Triton kernels know. Wider heads do not fit into registers as one tile.
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+TRITON_WIDEST = 256
 
 __all__ = ["choose", "explanation", "refusals", "runs_directly"]
 
@@ -58,11 +60,22 @@ def refusals(query: Tensor, others: Sequence[Tensor | None], extras: str) -> dic
     floating = query.is_floating_point() and query.element_size() > 1
     return {
         "cpu": dispatch.cpu_refusal(query, others),
-        "triton": dispatch.triton_refusal(query, others, TRITON_DTYPES),
+        "triton": _triton_refusal(query, others),
         "cuda": dispatch.no_kernel("attention"),
         "torch": f"PyTorch's attention has no {extras}" if extras else "",
         "reference": "" if floating else f"it needs floating-point numbers, got {query.dtype}",
     }
+
+
+def _triton_refusal(query: Tensor, others: Sequence[Tensor | None]) -> str:
+    refused = dispatch.triton_refusal(query, others, TRITON_DTYPES)
+    if refused:
+        return refused
+    for tensor in (query, *others[:2]):  # with key and value
+        width = tensor.shape[-1] if tensor is not None and tensor.dim() else 0
+        if not 0 < width <= TRITON_WIDEST:
+            return f"heads of 1 to {TRITON_WIDEST} features, this call has {width}"
+    return ""
 
 
 def _automatic(refused: dict[str, str], query: Tensor, others: Sequence[Tensor | None]) -> str:

@@ -36,7 +36,8 @@ def attention(
 
     Args:
         query: (B, H, N, D), any strides. float32, float64, bfloat16, float16 (through float32)
-            on the CPU; on other devices whatever the chosen backend takes.
+            on the CPU; on other devices whatever the chosen backend takes, Triton's kernels
+            float32, bfloat16 and float16.
         key: (B, Hkv, M, D), value: (B, Hkv, M, Dv), dtype of query; Hkv divides H, and H / Hkv
             neighbouring heads of query share one of key and value.
         mask: bool, True where a query looks at a key; 4-D, each dimension that of the scores
@@ -100,12 +101,12 @@ def attention(
                 seed=seed,
             )
     dtype = query.dtype
-    if dtype == torch.float16:  # autograd sees the casts
+    if backend == "cpu" and dtype == torch.float16:  # autograd sees the casts
         query, key, value = query.float(), key.float(), value.float()
         bias = None if bias is None else bias.float()
     output, lse = autograd.attention(
         query, key, value, mask, bias, alibi_slopes, sinks, None, None, seed,
-        scale, softcap, dropout_p, is_causal, window[0], window[1],
+        scale, softcap, dropout_p, is_causal, window[0], window[1], backend,
     )  # fmt: skip
     return output.to(dtype), lse
 
@@ -116,14 +117,19 @@ def default_scale(width: int) -> float:
 
 
 def lowered(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors in the dtype that CPU autocast gives them, where it is on: PyTorch's attention
-    is on its list for the lower precision, which spares float64 and what is not floating."""
-    if not torch._C._is_any_autocast_enabled() or not torch.is_autocast_enabled("cpu"):
+    """The tensors in the dtype that autocast gives them, where it is on: PyTorch's attention is on
+    its list for the lower precision, which spares float64 and what is not floating. The first one
+    says for which device."""
+    kind = "cuda" if tensors[0] is not None and tensors[0].is_cuda else "cpu"
+    if not torch._C._is_any_autocast_enabled() or not torch.is_autocast_enabled(kind):
         return tensors
-    lower = torch.get_autocast_dtype("cpu")
+    lower = torch.get_autocast_dtype(kind)
     return tuple(
         t.to(lower)
-        if t is not None and t.is_cpu and t.is_floating_point() and t.dtype != torch.float64
+        if t is not None
+        and t.device.type == kind
+        and t.is_floating_point()
+        and t.dtype != torch.float64
         else t
         for t in tensors
     )

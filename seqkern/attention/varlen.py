@@ -150,10 +150,10 @@ def attention_varlen(
                 seed=seed,
             )
     dtype = query.dtype
-    if dtype == torch.float16:  # autograd sees the casts
+    if backend == "cpu" and dtype == torch.float16:  # autograd sees the casts
         query, key, value = query.float(), key.float(), value.float()
     output, lse = autograd.attention(
         query, key, value, None, None, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
-        scale, softcap, dropout_p, is_causal, window[0], window[1],
+        scale, softcap, dropout_p, is_causal, window[0], window[1], backend,
     )  # fmt: skip
     return output.to(dtype), lse

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import seqkern
 from seqkern.nn.functional import scaled_dot_product_attention
+from tests.guards import all_guarded
 from tests.parity import TINY, assert_parity
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -189,14 +190,17 @@ def check(
     backend: str = "cpu",
     training: bool = True,
     pooled: bool = False,
+    guards: bool = False,
 ) -> None:
     """Runs a case forward and backward and holds every result to the rule of `tests.parity`.
 
     Where PyTorch has no such option, its side is the textbook in the same dtype, by PyTorch's own
     operators. `pooled` takes all gradients as one vector, for random cases, among which tensors of
-    one or two numbers that nearly cancel turn up.
+    one or two numbers that nearly cancel turn up. `guards` surrounds all tensors with NaN.
     """
     tensors = inputs(case, dtype)
+    if guards:
+        tensors = all_guarded(tensors)
     if not training:
         tensors = {name: t.detach() for name, t in tensors.items()}
     exact = double(tensors)

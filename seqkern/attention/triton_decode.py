@@ -1,0 +1,227 @@
+"""Attention of few queries over many keys in Triton: the keys are split among programs.
+
+A tile of queries of each head would leave most of a GPU idle, and read each key once for every head
+that shares it. Here a program takes the queries of all heads that share a key, which are rows of
+one tile, and a part of the keys; a second kernel joins the parts by their log-sum-exps (Dao,
+Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context inference").
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from seqkern import triton_support
+from seqkern.attention.triton_operands import (
+    Dropout,
+    Operands,
+    Sizes,
+    Window,
+    padded,
+    precision,
+    programs,
+    rows_of,
+    sinks_of,
+)
+from seqkern.attention.triton_settings import tiles_of
+from seqkern.attention.triton_softmax import apart, sweep
+from seqkern.attention.triton_tiles import any_nan, limits, sequence, spans
+
+MOST_ROWS = 64  # queries times heads that share a key
+FEWEST_KEYS = 256  # with less there is nothing to split
+_MOST_PARTS = 64
+
+
+def suits(call: Operands) -> bool:
+    """Whether the call is one of few queries and many keys."""
+    sizes = call.sizes
+    rows = sizes.queries * sizes.group
+    return 0 < rows <= MOST_ROWS and sizes.keys >= FEWEST_KEYS
+
+
+@triton.jit(
+    do_not_specialize=[
+        "most_queries", "most_keys", "heads", "group", "left", "right", "seed_low", "seed_high",
+        "threshold", "factor", "line_batch", "line_head", "line_part", "parts",
+    ]
+)  # fmt: skip
+def attention_decode_kernel(
+    query, key, value, part, part_lse_at, scores, packed, most_queries, most_keys, heads, group,
+    left, right, seed_low, seed_high, threshold, factor, line_batch, line_head, line_part, parts,
+    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
+    VALUE_PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
+    FOLDED: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """Output and log-sum-exp (in units of log 2) over one part of the keys. Programs: the parts of
+    every head of key of every sequence; a part is one more dimension before those of the output."""
+    sizes = Sizes(most_queries, most_keys, heads, group)
+    window = Window(left, right)
+    dropout = None
+    if factor is not None:
+        dropout = Dropout(seed_low, seed_high, threshold, factor)
+    at_part = tl.program_id(0) % parts
+    kv_heads = sizes.heads // sizes.group
+    kv = tl.program_id(0) // parts % kv_heads
+    b = tl.program_id(0) // parts // kv_heads
+    first_q, first_k, queries, keys = sequence(packed, sizes, b)
+    if queries > 0:
+        low, high = limits(window, queries, keys, CAUSAL)
+        r = tl.arange(0, ROWS)[:, None]
+        real = r < queries * sizes.group
+        i = r % queries
+        h = kv * sizes.group + tl.minimum(r // queries, sizes.group - 1)
+        lane = b * sizes.heads + h
+        d = tl.arange(0, PADDED)[None, :]
+        base = query.at + b.to(tl.int64) * query.batch + h.to(tl.int64) * query.head
+        at = base + (first_q + i).to(tl.int64) * query.row + d
+        q = tl.load(at, mask=real & (d < WIDTH), other=0.0)
+        HAS_LOW: tl.constexpr = window.left is not None
+        HAS_HIGH: tl.constexpr = CAUSAL or window.right is not None
+        start, _, _, end = spans(0 * b, queries - 1, keys, low, high, HAS_LOW, HAS_HIGH, KEYS)
+        own = tl.cdiv(tl.cdiv(tl.maximum(end - start, 0), KEYS), parts) * KEYS
+        start += at_part * own
+        end = tl.minimum(end, start + own)
+        top = tl.full((ROWS,), -float("inf"), tl.float32)
+        mass = tl.zeros((ROWS,), tl.float32)
+        total = tl.zeros((ROWS, VALUE_PADDED), tl.float32)
+        total, top, mass = sweep(
+            total, top, mass, start, end, q, key, value, scores, dropout, window, b, h, kv, i,
+            first_k, queries, keys, low, high, lane,
+            WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED,
+            PRECISION, INTERPRETED, None,
+        )  # fmt: skip
+        if scores.mask is not None or scores.bias is not None or HAS_LOW or HAS_HIGH:
+            if any_nan(total):  # perhaps from keys that some query does not look at
+                total = apart(
+                    top, start, end, q, key, value, scores, dropout, window, b, h, kv, i, first_k,
+                    queries, keys, low, high, lane,
+                    WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, CAUSAL, FOLDED,
+                )  # fmt: skip
+        if dropout is not None:
+            total = total * dropout.factor
+        mass = tl.where(mass == 0, 1.0, mass)  # of a row that saw nothing: top is -inf
+        total = total / mass[:, None]
+        d = tl.arange(0, VALUE_PADDED)[None, :]
+        row = (first_q + i).to(tl.int64)
+        base = b.to(tl.int64) * part.batch + h.to(tl.int64) * part.head
+        at = part.at + at_part.to(tl.int64) * part.part + base + row * part.row
+        tl.store(at + d, total, mask=real & (d < VALUE_WIDTH))
+        base = b.to(tl.int64) * line_batch + h.to(tl.int64) * line_head
+        at = part_lse_at + at_part.to(tl.int64) * line_part + base + row
+        tl.store(at, (top + tl.log2(mass))[:, None], mask=real)
+
+
+@triton.jit(do_not_specialize=["rows", "heads", "line_batch", "line_head", "line_part", "parts"])
+def attention_join_kernel(
+    part, part_lse_at, output, lse_at, sinks, rows, heads, line_batch, line_head, line_part, parts,
+    VALUE_WIDTH: tl.constexpr, VALUE_PADDED: tl.constexpr,
+):  # fmt: skip
+    """Joins the parts. Programs: every row of every head in memory."""
+    row = tl.program_id(0) % rows
+    h = tl.program_id(0) // rows % heads
+    b = tl.program_id(0) // rows // heads
+    d = tl.arange(0, VALUE_PADDED)
+    real = d < VALUE_WIDTH
+    base = b.to(tl.int64) * part.batch + h.to(tl.int64) * part.head
+    numbers = part.at + base + row.to(tl.int64) * part.row
+    line = b.to(tl.int64) * line_batch + h.to(tl.int64) * line_head + row
+    logs = part_lse_at + line
+    top = tl.load(logs) * 0.0 - float("inf")
+    mass = 0.0
+    total = tl.zeros((VALUE_PADDED,), tl.float32)
+    if sinks is not None:
+        top = tl.load(sinks.at + h) * 1.4426950408889634
+        mass += tl.where(top == -float("inf"), 0.0, 1.0)
+    for p in range(0, parts):
+        at = tl.cast(p, tl.int64)
+        log = tl.load(logs + at * line_part)
+        higher = tl.maximum(top, log)
+        finite = tl.where(higher == -float("inf"), 0.0, higher)
+        shrink = tl.exp2(top - finite)
+        weight = tl.exp2(log - finite)  # 0 for a part that saw nothing
+        values = tl.load(numbers + at * part.part + d, mask=real, other=0.0)
+        total = total * shrink + values * weight
+        mass = mass * shrink + weight
+        top = higher
+    mass = tl.where(mass == 0, 1.0, mass)
+    base = b.to(tl.int64) * output.batch + h.to(tl.int64) * output.head
+    at = output.at + base + row.to(tl.int64) * output.row + d
+    tl.store(at, (total / mass).to(output.at.dtype.element_ty), mask=real)
+    tl.store(lse_at + line, (top + tl.log2(mass)) * 0.6931471805599453)
+
+
+class PartRows(NamedTuple):
+    """`Rows` with one more dimension in front."""
+
+    at: Any
+    part: int
+    batch: int
+    head: int
+    row: int
+
+
+def launch(
+    call: Operands, query: Tensor, sinks: Tensor | None, output: Tensor, lse: Tensor
+) -> None:
+    """Fills output and lse, as the forward's launch does."""
+    sizes, packed = call.sizes, call.packed is not None
+    kv_heads = sizes.heads // max(sizes.group, 1)
+    width = max(padded(call.width), padded(call.value_width))
+    tiles = tiles_of("decode", triton_support.capability(query.device), width, query.dtype)
+    wanted = 2 * triton_support.processors(query.device)
+    parts = min(
+        triton.cdiv(wanted, max(call.batch * kv_heads, 1)),
+        triton.cdiv(sizes.keys, tiles.keys),
+        _MOST_PARTS,
+    )
+    numbers = query.new_empty((parts, *output.shape), dtype=torch.float32)
+    logs = query.new_empty((parts, *lse.shape), dtype=torch.float32)
+    rows = rows_of(numbers[0], packed, [])
+    part = PartRows(numbers, numbers.stride(0), *rows[1:])
+    lines = (*call.lines, lse.numel())
+    count = parts * kv_heads * call.batch
+    if not count:
+        return
+    attention_decode_kernel[programs(count)](
+        call.query,
+        call.key,
+        call.value,
+        part,
+        logs,
+        call.scores,
+        call.packed,
+        *call.numbers,
+        *lines,
+        parts,
+        WIDTH=call.width,
+        VALUE_WIDTH=call.value_width,
+        PADDED=padded(call.width),
+        VALUE_PADDED=padded(call.value_width),
+        ROWS=padded(sizes.queries * sizes.group),
+        KEYS=tiles.keys,
+        CAUSAL=call.is_causal,
+        FOLDED=call.folded,
+        PRECISION=precision(query),
+        INTERPRETED=triton_support.INTERPRETED,
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+    )
+    joined = call.rows * sizes.heads * (1 if packed else call.batch)
+    attention_join_kernel[programs(joined)](
+        part,
+        logs,
+        rows_of(output, packed, []),
+        lse,
+        sinks_of(sinks, sizes.heads),
+        call.rows,
+        sizes.heads,
+        *lines,
+        parts,
+        VALUE_WIDTH=call.value_width,
+        VALUE_PADDED=padded(call.value_width),
+        num_warps=1,
+    )

@@ -1,0 +1,248 @@
+"""What the Triton kernels of attention do with one tile of queries and keys.
+
+Numbers of queries `i` and keys `j` come as int32 tensors that broadcast to the tile, (queries,
+keys) in the forward and for dQ, (keys, queries) for dK and dV: none of these functions cares which.
+Scores are kept in units of log 2, for which GPUs have an instruction.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def product(a, b, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
+    """a @ b in float32."""
+    if INTERPRETED:  # which multiplies the bits of bfloat16
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, input_precision=PRECISION)
+
+
+@triton.jit
+def rows_at(
+    x, b, h, first, count, COUNT: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
+    CHECKED: tl.constexpr,
+):  # fmt: skip
+    """Rows `first` ... `first` + COUNT - 1 of a `Rows`, (COUNT, PADDED); 0 beyond WIDTH and, where
+    CHECKED, from row `count` on."""
+    r = tl.arange(0, COUNT)[:, None]
+    d = tl.arange(0, PADDED)[None, :]
+    base = b.to(tl.int64) * x.batch + h.to(tl.int64) * x.head + first.to(tl.int64) * x.row
+    at = x.at + base + (r * x.row + d)
+    if CHECKED and PADDED != WIDTH:
+        return tl.load(at, mask=(first + r < count) & (d < WIDTH), other=0.0)
+    elif CHECKED:
+        return tl.load(at, mask=first + r < count, other=0.0)
+    elif PADDED != WIDTH:
+        return tl.load(at, mask=d < WIDTH, other=0.0)
+    else:
+        return tl.load(at)
+
+
+@triton.jit
+def store_rows(
+    x, b, h, first, count, rows, COUNT: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr
+):
+    """Writes what `rows_at` with CHECKED reads."""
+    r = tl.arange(0, COUNT)[:, None]
+    d = tl.arange(0, PADDED)[None, :]
+    base = b.to(tl.int64) * x.batch + h.to(tl.int64) * x.head + first.to(tl.int64) * x.row
+    at = x.at + base + (r * x.row + d)
+    tl.store(at, rows.to(x.at.dtype.element_ty), mask=(first + r < count) & (d < WIDTH))
+
+
+@triton.jit
+def sequence(packed, sizes, b):
+    """(first query row, first key row, queries, keys) of sequence b; the rows are 0 unless the
+    sequences are packed."""
+    if packed is not None:
+        first_q = tl.load(packed.queries + b)
+        first_k = tl.load(packed.keys + b)
+        queries = tl.load(packed.queries + b + 1) - first_q
+        keys = tl.load(packed.keys + b + 1) - first_k
+        return first_q, first_k, queries, keys
+    else:
+        return b * 0, b * 0, b * 0 + sizes.queries, b * 0 + sizes.keys
+
+
+@triton.jit
+def limits(window, queries, keys, CAUSAL: tl.constexpr):
+    """(low, high): query i looks at the keys i + low to i + high; meaningless where unlimited."""
+    low = queries * 0
+    high = queries * 0
+    if window.left is not None:
+        low = keys - queries - window.left
+    if window.right is not None:
+        high = keys - queries + window.right
+        if CAUSAL:
+            high = tl.minimum(high, 0)
+    return low, high
+
+
+@triton.jit
+def tanh(x):
+    """To float32 precision: the series where 1 - exp(-2 |x|) would lose digits."""
+    x2 = x * x
+    series = x2 * (-1382.0 / 155925.0) + 62.0 / 2835.0
+    series = series * x2 - 17.0 / 315.0
+    series = series * x2 + 2.0 / 15.0
+    series = series * x2 - 1.0 / 3.0
+    series = x + x * x2 * series
+    e = tl.exp2(tl.abs(x) * -2.8853900817779268)  # 2 log2(e)
+    far = (1.0 - e) / (1.0 + e)
+    far = tl.where(x < 0, -far, far)
+    return tl.where(tl.abs(x) < 0.3, series, far)
+
+
+@triton.jit
+def pairs_at(x, b, h, i, j, queries, keys, other, MASKED: tl.constexpr):
+    """The element (i, j) of a `Pairs` in every place of the tile; `other` beyond the keys, if the
+    tile is MASKED, and some other query's beyond the queries."""
+    at = x.at + (b.to(tl.int64) * x.batch + h.to(tl.int64) * x.head)
+    at += tl.minimum(i, queries - 1).to(tl.int64) * x.row
+    at += j.to(tl.int64) * x.column  # with a column of 1: neighbours, which are loaded together
+    if MASKED:
+        return tl.load(at, mask=(j < keys) & (i >= 0), other=other)
+    else:
+        return tl.load(at)
+
+
+@triton.jit
+def logits(
+    s, scores, b, h, i, j, queries, keys, low, high, window,
+    CAUSAL: tl.constexpr, MASKED: tl.constexpr, FOLDED: tl.constexpr,
+):  # fmt: skip
+    """From products s = q . k to (logits, looks, tanh of the softcap).
+
+    Logits are in units of log 2; if FOLDED they are `s` itself, and a factor away from it. They
+    are only defined where `looks`, which stands for all unless MASKED (the tile has an
+    edge in it) or there is a mask or a bias. Without a softcap there is no tanh.
+    """
+    looks = j >= 0
+    capped = s
+    if MASKED:
+        looks = j < keys
+        if CAUSAL or window.right is not None:
+            looks = looks & (j <= i + high)
+        if window.left is not None:
+            looks = looks & (j >= i + low)
+    if scores.cap is not None:
+        capped = tanh(s * scores.scale)
+        s = capped * scores.cap
+    elif not FOLDED:
+        s = s * scores.scale
+    if scores.bias is not None:
+        bias = pairs_at(scores.bias, b, h, i, j, queries, keys, 0.0, MASKED).to(tl.float32)
+        s = s + bias * 1.4426950408889634
+        looks = looks & (bias != -float("inf"))
+    if scores.slopes is not None:
+        slope = tl.load(scores.slopes.at + b * scores.slopes.batch + h) * 1.4426950408889634
+        s = s - slope * tl.abs(i + (keys - queries) - j).to(tl.float32)
+    if scores.mask is not None:
+        allowed = pairs_at(scores.mask, b, h, i, j, queries, keys, 0, MASKED) != 0
+        looks = looks & allowed
+    return s, looks, capped
+
+
+@triton.jit
+def store_pairs(x, b, h, i, j, queries, keys, numbers):
+    """Writes a tile to a `Pairs`."""
+    at = x.at + (b.to(tl.int64) * x.batch + h.to(tl.int64) * x.head)
+    at += i.to(tl.int64) * x.row
+    at += j.to(tl.int64) * x.column
+    tl.store(at, numbers.to(x.at.dtype.element_ty), mask=(i < queries) & (j < keys))
+
+
+@triton.jit
+def line_at(x, b, h, first, i, count, other):
+    """Element i of a `Lines`, of which the first stands at `first`; `other` from `count` on."""
+    at = x.at + (b.to(tl.int64) * x.batch + h.to(tl.int64) * x.head + first)
+    return tl.load(at + i, mask=i < count, other=other)
+
+
+@triton.jit
+def logsumexp_at(x, b, h, first, i, count):
+    """In units of log 2; infinite, so that every probability is 0, for a query that looks at
+    nothing and beyond the queries."""
+    found = line_at(x, b, h, first, i, count, float("inf"))
+    return tl.where(found == -float("inf"), float("inf"), found) * 1.4426950408889634
+
+
+@triton.jit
+def probabilities(s, looks, lse, scores, MASKED: tl.constexpr, FOLDED: tl.constexpr):
+    """The softmax again, from what `logits` returned and the log-sum-exp."""
+    if FOLDED:
+        p = tl.exp2(s * scores.scale - lse)
+    else:
+        p = tl.exp2(s - lse)
+    if MASKED or scores.mask is not None or scores.bias is not None:
+        p = tl.where(looks, p, 0.0)
+    return p
+
+
+@triton.jit
+def _unsigned(word):
+    return (tl.full((), 0, tl.int32) + word).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def _words(dropout, lane, i, block):
+    seed = _unsigned(dropout.seed_low).to(tl.uint64)
+    seed = seed | (_unsigned(dropout.seed_high).to(tl.uint64) << 32)
+    return tl.philox(seed, block, i + block * 0, lane + block * 0, block * 0)
+
+
+@triton.jit
+def kept(dropout, lane, i, first, COUNT: tl.constexpr):
+    """Which weights dropout keeps, (queries, COUNT) for the keys from `first` on, a multiple of 4;
+    see `seqkern.attention.philox`.
+
+    Args:
+        lane: b * heads + h, and i: the query; (queries, 1).
+    """
+    block = (first // 4 + tl.arange(0, COUNT // 4))[None, :] + i * 0
+    w0, w1, w2, w3 = _words(dropout, lane, i, block)
+    words = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
+    return words >= _unsigned(dropout.threshold)
+
+
+@triton.jit
+def kept_at(dropout, lane, i, j):
+    """`kept` for one key j, (queries, 1)."""
+    w0, w1, w2, w3 = _words(dropout, lane, i, j // 4 + i * 0)
+    word = j % 4
+    drawn = tl.where(word < 2, tl.where(word == 0, w0, w1), tl.where(word == 2, w2, w3))
+    return drawn >= _unsigned(dropout.threshold)
+
+
+@triton.jit
+def any_nan(x):
+    return tl.sum(tl.where(x != x, 1, 0)) > 0
+
+
+@triton.jit
+def spans(
+    first, last, count, low, high, HAS_LOW: tl.constexpr, HAS_HIGH: tl.constexpr, TILE: tl.constexpr
+):
+    """Which tiles of TILE columns the rows `first` to `last` need, where row r needs the columns
+    max(0, r + low) to min(count - 1, r + high).
+
+    Returns:
+        (start, full, edge, end), multiples of TILE but for the last: no row needs anything
+        before start or from end on, and between full and edge every row needs all.
+    """
+    start = count * 0
+    end = count
+    full = start
+    edge = count // TILE * TILE
+    if HAS_HIGH:
+        end = tl.maximum(tl.minimum(count, last + high + 1), 0)
+        edge = tl.maximum(tl.minimum(count, first + high + 1), 0) // TILE * TILE
+    if HAS_LOW:
+        start = tl.maximum(first + low, 0) // TILE * TILE
+        full = tl.cdiv(tl.maximum(last + low, 0), TILE) * TILE
+    full = tl.minimum(full, tl.maximum(end, start))
+    edge = tl.maximum(edge, full)
+    return start, full, edge, end
