@@ -92,8 +92,8 @@ def step_config(call: Call) -> dict[str, Any]:
     """Few rows: narrow tiles, so that a step is spread over the whole device. Many: tiles that use
     what they read of the weights more often."""
     if call.steps.batch > 2 * ROWS:
-        inner = {"half": 64, "tf32": 32, "fma": 16}[_products(call)]
-        blocks = {"BLOCK_B": 64, "BLOCK_U": 32, "BLOCK_K": inner}
+        rows, inner = {"half": (64, 64), "tf32": (64, 32), "fma": (32, 16)}[_products(call)]
+        blocks = {"BLOCK_B": rows, "BLOCK_U": 32, "BLOCK_K": inner}
     else:
         inner = {"half": 128, "tf32": 64, "fma": 64}[_products(call)]
         blocks = {"BLOCK_B": ROWS, "BLOCK_U": 16, "BLOCK_K": inner}

@@ -35,17 +35,6 @@ def calls() -> dict[str, Callable[[], object]]:
     return {name: partial(train, *arguments) for name, arguments in _calls()}
 
 
-def compiled_in_every_run() -> dict[str, tuple[int, ...]]:
-    """Names of `calls`, and for which architectures. All of them would take minutes: bfloat16 for
-    every kernel, float32 for the LSTM, which has the largest, and the architectures in turn."""
-    names = [
-        name
-        for name in calls()
-        if name.endswith("bfloat16") or (name.startswith("lstm ") and "float16" not in name)
-    ]
-    return {name: ((80, 90, 100)[i % 3],) for i, name in enumerate(names)}
-
-
 def _calls() -> Iterator[tuple[str, tuple]]:
     for loop, (hidden, batch) in LOOPS.items():
         for precision, (dtype, _) in PRECISIONS.items():
