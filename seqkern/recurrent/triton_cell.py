@@ -30,8 +30,7 @@ def _layer(
 def _needs(bits: int) -> tuple[Needs, bool, bool]:
     """For the layer, then for each bias: the cells' bits know both."""
     b_ih, b_hh = bool(bits & 32), bool(bits & 64)
-    each = (bool(bits >> i & 1) for i in range(5))
-    return Needs(*each, b_ih or b_hh, False), b_ih, b_hh
+    return Needs.of(bits & 31 | (32 if b_ih or b_hh else 0)), b_ih, b_hh
 
 
 def _biases(g: triton_layer.Backward, b_ih: bool, b_hh: bool) -> tuple[Tensor | None, ...]:

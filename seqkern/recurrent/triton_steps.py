@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -46,6 +47,9 @@ class Steps:
 
     def __len__(self) -> int:
         return len(self.alive)
+
+    def __iter__(self) -> Iterator[Step]:
+        return (self[s] for s in range(len(self)))
 
     def __getitem__(self, s: int) -> Step:
         last = len(self) - 1
