@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from bench import attention_gpu_cases, gpu
+from bench import attention_gpu_cases, gpu, recurrent_gpu_cases
 
 CPU = torch.device("cpu")
 
@@ -22,6 +22,16 @@ def test_small_cases_run_and_agree():
     assert all(r.ours_ms > 0 and r.ratio == r.theirs_ms / r.ours_ms for r in results)
     text = gpu.table(results)
     assert "| attention forward bf16 d64 64 causal |" in text and "TFLOP/s" in text
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_small_recurrent_cases_run_and_agree(kind):
+    found = recurrent_gpu_cases.comparisons(kind, "f32 5x2x8", (5, 2, 8), torch.float32, CPU)
+    results = [gpu.measure(case, CPU, rounds=3) for case in found]
+    assert [r.name for r in results] == [
+        f"{kind} inference f32 5x2x8", f"{kind} training f32 5x2x8"
+    ]  # fmt: skip
+    assert all(r.ratio == r.theirs_ms / r.ours_ms for r in results)
 
 
 def test_results_that_differ_are_an_error():

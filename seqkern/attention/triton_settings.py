@@ -66,13 +66,13 @@ _16_BIT: dict[str, Table] = {
         256: (Tiles(16, 32, 8, 1), Tiles(32, 32, 8, 1)),
     },
     "keys crowded": {
-        64: _same(32, 64, 8, 1),
+        64: (Tiles(32, 32, 8, 1), Tiles(32, 64, 8, 1)),
         128: _same(32, 32, 8, 1),
         256: _same(16, 32, 8, 1),
     },
     "bias": {
-        64: _same(64, 64, 8, 1),
-        128: _same(64, 32, 8, 1),
+        64: (Tiles(64, 32, 8, 1), Tiles(64, 64, 8, 1)),
+        128: (Tiles(32, 32, 8, 1), Tiles(64, 32, 8, 1)),
         256: _same(32, 32, 8, 1),
     },
     # The tile of queries is as small as can be multiplied, and memory is what takes time.
@@ -85,10 +85,15 @@ _32_BIT: dict[str, Table] = {
         128: _same(32, 32, 8, 1),
         256: _same(16, 16, 8, 1),
     },
+    "forward crowded": {
+        64: _same(16, 32, 8, 1),
+        128: _same(16, 32, 8, 1),
+        256: _same(16, 16, 8, 1),
+    },
     "queries": {64: _same(32, 32, 8, 1), 128: _same(16, 32, 8, 1), 256: _same(16, 16, 8, 1)},
     "keys": {64: _same(16, 32, 8, 1), 128: _same(16, 32, 8, 1), 256: _same(16, 16, 8, 1)},
     "keys crowded": {64: _same(16, 16, 8, 1), 128: _same(16, 16, 8, 1), 256: _same(16, 16, 8, 1)},
-    "bias": {64: _same(32, 32, 4, 1), 128: _same(32, 32, 8, 1), 256: _same(16, 16, 8, 1)},
+    "bias": {64: _same(32, 32, 8, 1), 128: _same(16, 32, 8, 1), 256: _same(16, 16, 8, 1)},
     "decode": {64: _same(16, 32, 4, 1), 128: _same(16, 32, 4, 1), 256: _same(16, 16, 4, 1)},
 }
 
