@@ -38,10 +38,12 @@ test: build ## run the tests
 gpu-test: build ## run the tests of the GPU kernels on the GPU
 	$(PY) -m tests.gpu
 	SEQKERN_TEST_DEVICE=cuda $(PY) -m pytest $(ARGS)
+	@# memcheck and racecheck of one small case for each group of kernels, where the CUDA toolkit is installed
+	if command -v compute-sanitizer; then for tool in memcheck racecheck; do SEQKERN_TEST_DEVICE=cuda compute-sanitizer --tool $$tool \
+	    --error-exitcode 1 $(PY) -m pytest -k sanitizer || exit 1; done; else echo 'compute-sanitizer is not installed: left out'; fi
 
 gpu-bench: build ## measure the GPU kernels against PyTorch and write OUT=FILE.json (default build/bench-gpu.json)
-	$(PY) -m tests.gpu
-	$(PY) -m pytest bench/*_gpu_bench.py --benchmark-enable --benchmark-json=$(OUT) $(ARGS)
+	$(PY) -m bench.gpu $(OUT) $(ARGS)
 
 resources: $(INSTALLED) ## write tests/triton_resources.json anew, after a change to a Triton kernel that is meant
 	$(PY) -m tests.triton_resources

@@ -48,9 +48,11 @@ class Launch:
         return triton.compile(source, target=target, options=options)
 
     def key(self, architecture: int) -> str:
-        """Equal for launches that share one compiled kernel."""
+        """What besides the code decides what is compiled: equal launches share a kernel."""
         source, options = self.source(architecture)
-        return f"{source.hash()} {options['num_warps']} {options['num_stages']}"
+        constants = {path: str(value) for path, value in source.constants.items()}
+        chosen = {name: options[name] for name in ("num_warps", "num_stages")}
+        return f"{self.name} {source.signature} {constants} {source.attrs} {chosen}"
 
 
 @contextmanager

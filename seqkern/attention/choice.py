@@ -42,7 +42,7 @@ def explanation(
         if backend == "cpu":
             return dispatch.cpu_strength(query)
         if backend == "triton":
-            return "fused kernels, second derivatives by the reference"
+            return "fused kernels; second derivatives by the reference"
         if backend == "torch":
             return "PyTorch's own operator for this device and dtype"
         reason = dispatch.transform((query, *others))
@@ -81,13 +81,16 @@ def _triton_refusal(query: Tensor, others: Sequence[Tensor | None]) -> str:
 def _automatic(refused: dict[str, str], query: Tensor, others: Sequence[Tensor | None]) -> str:
     if not refused["cpu"]:
         return "cpu"
-    if query.is_cuda and not refused["triton"]:  # interpreted, it is no choice but a test
-        return "triton"
     transformed = dispatch.transform((query, *others)) and not refused["reference"]
-    return "reference" if refused["torch"] or transformed else "torch"
+    if not refused["torch"] and not transformed:
+        return "torch"
+    # Interpreted, on the CPU, it is no choice but a test.
+    return "triton" if query.is_cuda and not refused["triton"] else "reference"
 
 
 def _weakness(backend: str, chosen: str) -> str:
+    if backend == "triton":
+        return "Triton's kernels have not been measured against it on a GPU yet"
     if backend == "reference":
         return "this is the specification, which keeps all scores in memory"
     if chosen == "reference":

@@ -25,17 +25,19 @@ from seqkern import triton_support
 from seqkern.attention import fake
 from seqkern.attention.triton_bias import grad_bias
 from seqkern.attention.triton_operands import (
+    Dropout,
     Lines,
     Operands,
     Pairs,
-    lines_of,
+    Sizes,
+    Window,
     operands,
     padded,
     precision,
     programs,
     rows_of,
 )
-from seqkern.attention.triton_settings import backward_tiles
+from seqkern.attention.triton_settings import tiles_of
 from seqkern.attention.triton_tiles import (
     any_nan,
     kept,
@@ -54,9 +56,9 @@ from seqkern.attention.triton_tiles import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "heads", "line_batch", "line_head"])
 def attention_delta_kernel(
-    output, grad_output, grad_lse, delta, rows, heads,
+    output, grad_output, grad_lse_at, delta_at, rows, heads, line_batch, line_head,
     VALUE_WIDTH: tl.constexpr, VALUE_PADDED: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
     """delta_i for every row in memory. Programs: tiles of QUERIES of every head."""
@@ -68,9 +70,9 @@ def attention_delta_kernel(
     do = rows_at(grad_output, b, h, i0, rows, QUERIES, VALUE_WIDTH, VALUE_PADDED, True)
     total = tl.sum(o.to(tl.float32) * do.to(tl.float32), axis=1)
     r = i0 + tl.arange(0, QUERIES)
-    if grad_lse is not None:
-        total -= line_at(grad_lse, b, h, 0, r, rows, 0.0)
-    at = delta.at + b.to(tl.int64) * delta.batch + h.to(tl.int64) * delta.head
+    if grad_lse_at is not None:
+        total -= line_at(Lines(grad_lse_at, line_batch, line_head), b, h, 0, r, rows, 0.0)
+    at = delta_at + b.to(tl.int64) * line_batch + h.to(tl.int64) * line_head
     tl.store(at + r, total, mask=r < rows)
 
 
@@ -143,15 +145,29 @@ def _keys_apart(
     return total
 
 
-@triton.jit(do_not_specialize=["sizes", "window", "dropout"])
+@triton.jit(
+    do_not_specialize=[
+        "most_queries", "most_keys", "heads", "group", "left", "right", "seed_low", "seed_high",
+        "threshold", "factor", "line_batch", "line_head",
+    ]
+)  # fmt: skip
 def attention_backward_queries_kernel(
-    query, key, value, grad_output, lse, delta, grad_query, grad_bias, slope_parts,
-    scores, window, dropout, packed, sizes, scale,
+    query, key, value, grad_output, lse_at, delta_at, grad_query, grad_bias, slope_parts, scores,
+    packed, most_queries, most_keys, heads, group, left,
+    right, seed_low, seed_high, threshold, factor,
+    line_batch, line_head, scale,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
     FOLDED: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """Programs: tiles of QUERIES of every head of every sequence, the last tile first."""
+    sizes = Sizes(most_queries, most_keys, heads, group)
+    window = Window(left, right)
+    dropout = None
+    if factor is not None:
+        dropout = Dropout(seed_low, seed_high, threshold, factor)
+    lse = Lines(lse_at, line_batch, line_head)
+    delta = Lines(delta_at, line_batch, line_head)
     tiles = tl.cdiv(sizes.queries, QUERIES)
     tile = tiles - 1 - tl.program_id(0) % tiles
     h = tl.program_id(0) // tiles % sizes.heads
@@ -212,8 +228,7 @@ def attention_backward_queries_kernel(
         if grad_query is not None:
             store_rows(grad_query, b, h, first_q + i0, stop, total * scale, QUERIES, WIDTH, PADDED)
         if slope_parts is not None:
-            at = b.to(tl.int64) * slope_parts.batch + h.to(tl.int64) * slope_parts.head + tile
-            tl.store(slope_parts.at + at, -tl.sum(slope))
+            tl.store(slope_parts + lane.to(tl.int64) * tiles + tile, -tl.sum(slope))
 
 
 @triton.jit
@@ -230,7 +245,7 @@ def _queries_of_keys(
     j = j0 + tl.arange(0, KEYS)[:, None]
     for i0 in tl.range(start, stop, TILE, num_stages=STAGES):
         i = i0 + tl.arange(0, TILE)[None, :]
-        q = rows_at(query, b, h, first_q + i0, first_q + queries, TILE, WIDTH, PADDED, MASKED)
+        q = rows_at(query, b, h, first_q + i0, first_q + queries, TILE, WIDTH, PADDED, True)
         s = product(k, tl.trans(q), PRECISION, INTERPRETED)
         s, looks, capped = logits(
             s, scores, b, h, i, j, queries, keys, low, high, window, CAUSAL, MASKED, FOLDED
@@ -240,7 +255,7 @@ def _queries_of_keys(
         p = probabilities(s, looks, top, scores, MASKED, FOLDED)
         do = rows_at(
             grad_output, b, h, first_q + i0, first_q + queries, TILE, VALUE_WIDTH, VALUE_PADDED,
-            MASKED,
+            True,
         )  # fmt: skip
         dp = product(v, tl.trans(do), PRECISION, INTERPRETED)
         if dropout is not None:
@@ -259,16 +274,30 @@ def _queries_of_keys(
     return grad_k, grad_v
 
 
-@triton.jit(do_not_specialize=["sizes", "window", "dropout"])
+@triton.jit(
+    do_not_specialize=[
+        "most_queries", "most_keys", "heads", "group", "left", "right", "seed_low", "seed_high",
+        "threshold", "factor", "line_batch", "line_head",
+    ]
+)  # fmt: skip
 def attention_backward_keys_kernel(
-    query, key, value, grad_output, lse, delta, grad_key, grad_value,
-    scores, window, dropout, packed, sizes, scale,
+    query, key, value, grad_output, lse_at, delta_at, grad_key, grad_value, scores,
+    packed, most_queries, most_keys, heads, group, left,
+    right, seed_low, seed_high, threshold, factor,
+    line_batch, line_head, scale,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
     FOLDED: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """Programs: tiles of KEYS of every head of key of every sequence, the first tile, which causal
     attention gives most queries, first."""
+    sizes = Sizes(most_queries, most_keys, heads, group)
+    window = Window(left, right)
+    dropout = None
+    if factor is not None:
+        dropout = Dropout(seed_low, seed_high, threshold, factor)
+    lse = Lines(lse_at, line_batch, line_head)
+    delta = Lines(delta_at, line_batch, line_head)
     tiles = tl.cdiv(sizes.keys, KEYS)
     kv_heads = sizes.heads // sizes.group
     j0 = tl.program_id(0) % tiles * KEYS
@@ -289,6 +318,8 @@ def attention_backward_keys_kernel(
         # Key j is looked at by the queries j - high to j - low.
         start, full, edge, end = spans(j0, last, queries, -high, -low, HAS_HIGH, HAS_LOW, QUERIES)
         EDGE: tl.constexpr = None if ALWAYS_MASKED else 1
+        if not HAS_LOW:  # beyond the queries there is no edge: the probability is 0
+            edge = end
         if ALWAYS_MASKED:
             full = end
             edge = end
@@ -309,6 +340,7 @@ def attention_backward_keys_kernel(
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, QUERIES, KEYS, CAUSAL, False, FOLDED,
                     PRECISION, INTERPRETED, None,
                 )  # fmt: skip
+            if HAS_LOW and not ALWAYS_MASKED:
                 grad_k, grad_v = _queries_of_keys(
                     grad_k, grad_v, edge, end, k, v, query, grad_output, lse, delta, scores,
                     dropout, window, b, h, j0, first_q, queries, keys, low, high, lane,
@@ -369,17 +401,19 @@ def _delta(
     call: Operands, output: Tensor, grad_output: Tensor, grad_lse: Tensor | None, lse: Tensor
 ) -> Tensor:
     """delta_i, laid out as lse."""
-    delta, packed, copies = torch.empty_like(lse), call.packed is not None, []
+    delta, packed = torch.empty_like(lse), call.packed is not None
+    copies: list[Tensor] = []
     tile = 64
     count = triton.cdiv(call.rows, tile) * call.sizes.heads * (1 if packed else call.batch)
     if count:
         attention_delta_kernel[programs(count)](
             rows_of(output, packed, copies),
             rows_of(grad_output, packed, copies),
-            None if grad_lse is None else lines_of(grad_lse.contiguous()),
-            lines_of(delta),
+            None if grad_lse is None else grad_lse.contiguous(),
+            delta,
             call.rows,
             call.sizes.heads,
+            *call.lines,
             VALUE_WIDTH=call.value_width,
             VALUE_PADDED=padded(call.value_width),
             QUERIES=tile,
@@ -407,19 +441,17 @@ class _Pass:
             call.key,
             call.value,
             rows_of(grad_output, self.is_packed, self.copies),
-            lines_of(lse),
-            lines_of(delta),
+            lse,
+            delta,
         )
-        self.numbers = (call.scores, call.window, call.dropout, call.packed, call.sizes, scale)
+        self.rest = (call.scores, call.packed, *call.numbers, *call.lines, scale)
         self.query = query
         self.capability = triton_support.capability(query.device)
         self.width = max(padded(call.width), padded(call.value_width))
 
     def constants(self, direction: str) -> dict[str, object]:
         call = self.call
-        tiles = backward_tiles(
-            direction, self.capability, self.width, self.query.dtype, call.crowded
-        )
+        tiles = tiles_of(direction, self.capability, self.width, self.query.dtype, call.crowded)
         return {
             "WIDTH": call.width,
             "VALUE_WIDTH": call.value_width,
@@ -452,10 +484,7 @@ class _Pass:
         if needs & 6:
             self._keys(grad_key if needs & 2 else None, grad_value if needs & 4 else None)
         if needs & 8 and not alone:
-            grad_bias(
-                of_bias, self.of_rows, self.numbers[:3], sizes, self.call.batch,
-                self.constants("bias"),
-            )  # fmt: skip
+            grad_bias(of_bias, self.of_rows, call=self.call, constants=self.constants("bias"))
 
     def _queries(
         self, grad_query: Tensor | None, of_bias: Pairs | None, of_slopes: Tensor | None
@@ -473,8 +502,8 @@ class _Pass:
                 *self.of_rows,
                 None if grad_query is None else rows_of(grad_query, self.is_packed, self.copies),
                 of_bias,
-                None if parts is None else Lines(parts, parts.stride(0), parts.stride(1)),
-                *self.numbers,
+                parts,
+                *self.rest,
                 **constants,
             )
         if of_slopes is not None and parts is not None:
@@ -482,14 +511,17 @@ class _Pass:
 
     def _keys(self, grad_key: Tensor | None, grad_value: Tensor | None) -> None:
         call, sizes = self.call, self.call.sizes
+        for grad in (grad_key, grad_value):
+            if grad is not None and not sizes.heads:  # keys that no head of query uses
+                grad.zero_()
         constants = self.constants("keys")
-        heads = sizes.heads // sizes.group
+        heads = sizes.heads // max(sizes.group, 1)
         count = triton.cdiv(sizes.keys, constants["KEYS"]) * heads * call.batch
         if count:
             attention_backward_keys_kernel[programs(count)](
                 *self.of_rows,
                 None if grad_key is None else rows_of(grad_key, self.is_packed, self.copies),
                 None if grad_value is None else rows_of(grad_value, self.is_packed, self.copies),
-                *self.numbers,
+                *self.rest,
                 **constants,
             )

@@ -13,7 +13,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqkern.attention.triton_operands import Pairs, Sizes, programs
+from seqkern.attention.triton_operands import (
+    Dropout,
+    Lines,
+    Operands,
+    Pairs,
+    Sizes,
+    Window,
+    programs,
+)
 from seqkern.attention.triton_tiles import (
     kept,
     limits,
@@ -27,16 +35,30 @@ from seqkern.attention.triton_tiles import (
 )
 
 
-@triton.jit(do_not_specialize=["sizes", "window", "dropout", "batch", "counts"])
+@triton.jit(
+    do_not_specialize=[
+        "most_queries", "most_keys", "heads", "group", "left", "right", "seed_low", "seed_high",
+        "threshold", "factor", "line_batch", "line_head", "batch", "own_batch",
+        "own_heads",
+    ]
+)  # fmt: skip
 def attention_backward_bias_kernel(
-    query, key, value, grad_output, lse, delta, grad_bias, scores, window, dropout, sizes, batch,
-    counts,
+    query, key, value, grad_output, lse_at, delta_at, grad_bias, scores, most_queries, most_keys,
+    heads, group, left, right, seed_low, seed_high, threshold, factor, line_batch, line_head,
+    batch, own_batch, own_heads,
     ROWS_SHARED: tl.constexpr, COLUMNS_SHARED: tl.constexpr,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
     FOLDED: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
-    """`counts` is the shape of the bias, without what is shared: a program for each tile of it."""
+    """Programs: the tiles of the bias, which is own of own_batch sequences and own_heads heads."""
+    sizes = Sizes(most_queries, most_keys, heads, group)
+    window = Window(left, right)
+    dropout = None
+    if factor is not None:
+        dropout = Dropout(seed_low, seed_high, threshold, factor)
+    lse = Lines(lse_at, line_batch, line_head)
+    delta = Lines(delta_at, line_batch, line_head)
     zero = tl.program_id(0) * 0  # what a number plus it is has methods, interpreted too
     queries = sizes.queries + zero
     keys = sizes.keys + zero
@@ -53,13 +75,13 @@ def attention_backward_bias_kernel(
     rest = rest // own_columns
     first_row = rest % own_rows
     rest = rest // own_rows
-    first_h = rest % counts[1]
-    first_b = rest // counts[1]
+    first_h = rest % own_heads
+    first_b = rest // own_heads
     low, high = limits(window, queries, keys, CAUSAL)
     total = tl.zeros((QUERIES, KEYS), tl.float32)
     # Steps of own sizes: exactly one round where nothing is shared.
-    for b in range(first_b, batch, counts[0]):
-        for h in range(first_h, sizes.heads, counts[1]):
+    for b in range(first_b, batch, own_batch):
+        for h in range(first_h, sizes.heads, own_heads):
             for row in range(first_row, row_tiles, own_rows):
                 for column in range(first_column, column_tiles, own_columns):
                     i0 = row * QUERIES + zero
@@ -118,31 +140,30 @@ def _tile(
 def grad_bias(
     of_bias: Tensor,
     of_rows: tuple[Any, ...],
-    numbers: tuple[Any, ...],
-    sizes: Sizes,
-    batch: int,
+    call: Operands,
     constants: dict[str, Any],
 ) -> None:
     """Fills `of_bias`, whose shape is that of the bias.
 
     Args:
-        of_rows: query, key, value, grad_output, lse, delta; numbers: scores, window, dropout.
+        of_rows: query, key, value, grad_output, lse, delta.
     """
     rows, columns = of_bias.shape[2:]
     shared = (rows == 1, columns == 1)
     tiles = (1 if shared[0] else triton.cdiv(rows, constants["QUERIES"])) * (
         1 if shared[1] else triton.cdiv(columns, constants["KEYS"])
     )
-    if not of_bias.numel() or not min(batch, sizes.heads, sizes.queries, sizes.keys):
+    if not of_bias.numel() or not min(call.batch, *call.sizes):
         of_bias.zero_()
         return
     attention_backward_bias_kernel[programs(of_bias.shape[0] * of_bias.shape[1] * tiles)](
         *of_rows,
         Pairs(of_bias, *of_bias.stride()),
-        *numbers,
-        sizes,
-        batch,
-        tuple(of_bias.shape[:2]),
+        call.scores,
+        *call.numbers,
+        *call.lines,
+        call.batch,
+        *of_bias.shape[:2],
         ROWS_SHARED=shared[0],
         COLUMNS_SHARED=shared[1],
         **constants,

@@ -2,8 +2,8 @@
 
 A tile of queries of each head would leave most of a GPU idle, and read each key once for every head
 that shares it. Here a program takes the queries of all heads that share a key, which are rows of
-one tile, and a part of the keys; a second kernel joins the parts by their log-sum-exps (Dao, Haziza,
-Massa & Sizov 2023, "Flash-Decoding for long-context inference").
+one tile, and a part of the keys; a second kernel joins the parts by their log-sum-exps (Dao,
+Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context inference").
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from torch import Tensor
 
 from seqkern import triton_support
 from seqkern.attention.triton_operands import (
+    Dropout,
     Operands,
-    lines_of,
+    Sizes,
+    Window,
     padded,
     precision,
     programs,
     rows_of,
     sinks_of,
 )
-from seqkern.attention.triton_settings import decode_tiles
+from seqkern.attention.triton_settings import tiles_of
 from seqkern.attention.triton_softmax import apart, sweep
 from seqkern.attention.triton_tiles import any_nan, limits, sequence, spans
 
@@ -41,15 +43,26 @@ def suits(call: Operands) -> bool:
     return 0 < rows <= MOST_ROWS and sizes.keys >= FEWEST_KEYS
 
 
-@triton.jit(do_not_specialize=["sizes", "window", "dropout", "parts"])
+@triton.jit(
+    do_not_specialize=[
+        "most_queries", "most_keys", "heads", "group", "left", "right", "seed_low", "seed_high",
+        "threshold", "factor", "line_batch", "line_head", "line_part", "parts",
+    ]
+)  # fmt: skip
 def attention_decode_kernel(
-    query, key, value, part, part_lse, scores, window, dropout, packed, sizes, parts,
+    query, key, value, part, part_lse_at, scores, packed, most_queries, most_keys, heads, group,
+    left, right, seed_low, seed_high, threshold, factor, line_batch, line_head, line_part, parts,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
     FOLDED: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """Output and log-sum-exp (in units of log 2) over one part of the keys. Programs: the parts of
     every head of key of every sequence; a part is one more dimension before those of the output."""
+    sizes = Sizes(most_queries, most_keys, heads, group)
+    window = Window(left, right)
+    dropout = None
+    if factor is not None:
+        dropout = Dropout(seed_low, seed_high, threshold, factor)
     at_part = tl.program_id(0) % parts
     kv_heads = sizes.heads // sizes.group
     kv = tl.program_id(0) // parts % kv_heads
@@ -97,14 +110,14 @@ def attention_decode_kernel(
         base = b.to(tl.int64) * part.batch + h.to(tl.int64) * part.head
         at = part.at + at_part.to(tl.int64) * part.part + base + row * part.row
         tl.store(at + d, total, mask=real & (d < VALUE_WIDTH))
-        base = b.to(tl.int64) * part_lse.batch + h.to(tl.int64) * part_lse.head
-        at = part_lse.at + at_part.to(tl.int64) * part_lse.part + base + row
+        base = b.to(tl.int64) * line_batch + h.to(tl.int64) * line_head
+        at = part_lse_at + at_part.to(tl.int64) * line_part + base + row
         tl.store(at, (top + tl.log2(mass))[:, None], mask=real)
 
 
-@triton.jit(do_not_specialize=["rows", "heads", "parts"])
+@triton.jit(do_not_specialize=["rows", "heads", "line_batch", "line_head", "line_part", "parts"])
 def attention_join_kernel(
-    part, part_lse, output, lse, sinks, rows, heads, parts,
+    part, part_lse_at, output, lse_at, sinks, rows, heads, line_batch, line_head, line_part, parts,
     VALUE_WIDTH: tl.constexpr, VALUE_PADDED: tl.constexpr,
 ):  # fmt: skip
     """Joins the parts. Programs: every row of every head in memory."""
@@ -115,8 +128,8 @@ def attention_join_kernel(
     real = d < VALUE_WIDTH
     base = b.to(tl.int64) * part.batch + h.to(tl.int64) * part.head
     numbers = part.at + base + row.to(tl.int64) * part.row
-    base = b.to(tl.int64) * part_lse.batch + h.to(tl.int64) * part_lse.head
-    logs = part_lse.at + base + row
+    line = b.to(tl.int64) * line_batch + h.to(tl.int64) * line_head + row
+    logs = part_lse_at + line
     top = tl.load(logs) * 0.0 - float("inf")
     mass = 0.0
     total = tl.zeros((VALUE_PADDED,), tl.float32)
@@ -125,7 +138,7 @@ def attention_join_kernel(
         mass += tl.where(top == -float("inf"), 0.0, 1.0)
     for p in range(0, parts):
         at = tl.cast(p, tl.int64)
-        log = tl.load(logs + at * part_lse.part)
+        log = tl.load(logs + at * line_part)
         higher = tl.maximum(top, log)
         finite = tl.where(higher == -float("inf"), 0.0, higher)
         shrink = tl.exp2(top - finite)
@@ -138,8 +151,7 @@ def attention_join_kernel(
     base = b.to(tl.int64) * output.batch + h.to(tl.int64) * output.head
     at = output.at + base + row.to(tl.int64) * output.row + d
     tl.store(at, (total / mass).to(output.at.dtype.element_ty), mask=real)
-    at = lse.at + b.to(tl.int64) * lse.batch + h.to(tl.int64) * lse.head + row
-    tl.store(at, (top + tl.log2(mass)) * 0.6931471805599453)
+    tl.store(lse_at + line, (top + tl.log2(mass)) * 0.6931471805599453)
 
 
 class PartRows(NamedTuple):
@@ -152,23 +164,15 @@ class PartRows(NamedTuple):
     row: int
 
 
-class PartLines(NamedTuple):
-    """`Lines` with one more dimension in front."""
-
-    at: Any
-    part: int
-    batch: int
-    head: int
-
-
 def launch(
     call: Operands, query: Tensor, sinks: Tensor | None, output: Tensor, lse: Tensor
 ) -> None:
     """Fills output and lse, as the forward's launch does."""
     sizes, packed = call.sizes, call.packed is not None
-    kv_heads = sizes.heads // sizes.group
+    kv_heads = sizes.heads // max(sizes.group, 1)
     width = max(padded(call.width), padded(call.value_width))
-    tiles = decode_tiles(width, query.dtype)
+    capability = triton_support.capability(query.device)
+    tiles = tiles_of("decode", capability, width, query.dtype, call.crowded)
     wanted = 2 * triton_support.processors(query.device)
     parts = min(
         triton.cdiv(wanted, max(call.batch * kv_heads, 1)),
@@ -178,9 +182,8 @@ def launch(
     numbers = query.new_empty((parts, *output.shape), dtype=torch.float32)
     logs = query.new_empty((parts, *lse.shape), dtype=torch.float32)
     rows = rows_of(numbers[0], packed, [])
-    lines = lines_of(logs[0])
     part = PartRows(numbers, numbers.stride(0), *rows[1:])
-    part_lse = PartLines(logs, logs.stride(0), *lines[1:])
+    lines = (*call.lines, lse.numel())
     count = parts * kv_heads * call.batch
     if not count:
         return
@@ -189,12 +192,11 @@ def launch(
         call.key,
         call.value,
         part,
-        part_lse,
+        logs,
         call.scores,
-        call.window,
-        call.dropout,
         call.packed,
-        sizes,
+        *call.numbers,
+        *lines,
         parts,
         WIDTH=call.width,
         VALUE_WIDTH=call.value_width,
@@ -212,12 +214,13 @@ def launch(
     joined = call.rows * sizes.heads * (1 if packed else call.batch)
     attention_join_kernel[programs(joined)](
         part,
-        part_lse,
+        logs,
         rows_of(output, packed, []),
-        lines_of(lse),
+        lse,
         sinks_of(sinks, sizes.heads),
         call.rows,
         sizes.heads,
+        *lines,
         parts,
         VALUE_WIDTH=call.value_width,
         VALUE_PADDED=padded(call.value_width),

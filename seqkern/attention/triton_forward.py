@@ -14,8 +14,11 @@ from torch import Tensor
 from seqkern import triton_support
 from seqkern.attention import fake, triton_decode
 from seqkern.attention.triton_operands import (
+    Dropout,
+    Lines,
     Operands,
-    lines_of,
+    Sizes,
+    Window,
     operands,
     padded,
     precision,
@@ -23,7 +26,7 @@ from seqkern.attention.triton_operands import (
     rows_of,
     sinks_of,
 )
-from seqkern.attention.triton_settings import forward_tiles
+from seqkern.attention.triton_settings import tiles_of
 from seqkern.attention.triton_softmax import apart, sweep
 from seqkern.attention.triton_tiles import (
     any_nan,
@@ -35,15 +38,27 @@ from seqkern.attention.triton_tiles import (
 )
 
 
-@triton.jit(do_not_specialize=["sizes", "window", "dropout"])
+@triton.jit(
+    do_not_specialize=[
+        "most_queries", "most_keys", "heads", "group", "left", "right", "seed_low", "seed_high",
+        "threshold", "factor", "line_batch", "line_head",
+    ]
+)  # fmt: skip
 def attention_forward_kernel(
-    query, key, value, output, lse, scores, sinks, window, dropout, packed, sizes,
+    query, key, value, output, lse_at, scores, sinks, packed, most_queries, most_keys, heads,
+    group, left, right, seed_low, seed_high, threshold, factor, line_batch, line_head,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
     FOLDED: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """Programs: tiles of QUERIES of every head of every sequence, the last tile, which causal
     attention gives most keys, first."""
+    sizes = Sizes(most_queries, most_keys, heads, group)
+    window = Window(left, right)
+    dropout = None
+    if factor is not None:
+        dropout = Dropout(seed_low, seed_high, threshold, factor)
+    lse = Lines(lse_at, line_batch, line_head)
     tiles = tl.cdiv(sizes.queries, QUERIES)
     tile = tiles - 1 - tl.program_id(0) % tiles
     h = tl.program_id(0) // tiles % sizes.heads
@@ -143,12 +158,14 @@ def forward(
     Raises:
         RuntimeError: the arguments do not fit together, or the call is larger than can be counted.
     """
-    arguments = (
+    options = (scale, softcap, dropout_p, is_causal, window_left, window_right)
+    call = operands(
+        query, key, value, mask, bias, alibi_slopes, cu_seqlens_q, cu_seqlens_k, seed, *options
+    )
+    output, lse = fake.attention_forward(
         query, key, value, mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
-        scale, softcap, dropout_p, is_causal, window_left, window_right,
+        *options,
     )  # fmt: skip
-    call = operands(*arguments[:6], *arguments[7:])
-    output, lse = fake.attention_forward(*arguments)
     with triton_support.on_device_of(query):
         launch = triton_decode.launch if triton_decode.suits(call) else _launch
         launch(call, query, sinks, output, lse)
@@ -161,7 +178,7 @@ def _launch(
     sizes = call.sizes
     width = max(padded(call.width), padded(call.value_width))
     capability = triton_support.capability(query.device)
-    tiles = forward_tiles(capability, width, query.dtype, call.crowded)
+    tiles = tiles_of("forward", capability, width, query.dtype, call.crowded)
     count = triton.cdiv(sizes.queries, tiles.queries) * sizes.heads * call.batch
     if not count:
         return
@@ -170,13 +187,12 @@ def _launch(
         call.key,
         call.value,
         rows_of(output, call.packed is not None, []),
-        lines_of(lse),
+        lse,
         call.scores,
         sinks_of(sinks, sizes.heads),
-        call.window,
-        call.dropout,
         call.packed,
-        sizes,
+        *call.numbers,
+        *call.lines,
         WIDTH=call.width,
         VALUE_WIDTH=call.value_width,
         PADDED=padded(call.width),

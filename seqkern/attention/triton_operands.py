@@ -1,8 +1,10 @@
 """What the Triton kernels of attention are handed: tensors as pointers with strides, and numbers.
 
 A kernel takes NamedTuples of these; what a call does not have is None, and compiles to nothing.
-Strides count elements and are 0 where a tensor of one row, head, ... serves all. Sizes that change
-from call to call are plain integers, no part of what a kernel is compiled for.
+Strides count elements and are 0 where a tensor of one row, head, ... serves all. What changes from
+call to call (lengths, windows, seeds) comes in `Operands.numbers` and `Operands.lines`, as plain
+integers, because Triton compiles anew where a number in a tuple becomes 1 or divisible by 16; the
+kernel makes tuples of them.
 """
 
 from __future__ import annotations
@@ -126,6 +128,16 @@ class Operands:
     value_width: int
     made: tuple[Any, ...]
 
+    @property
+    def numbers(self) -> tuple[Any, ...]:
+        """Sizes, Window and Dropout, one by one."""
+        return (*self.sizes, *self.window, *(self.dropout or (None,) * 4))
+
+    @property
+    def lines(self) -> tuple[int, int]:
+        """Strides of batch and head in lse and what is laid out like it, all contiguous."""
+        return (self.sizes.heads * self.rows if self.packed is None else 0, self.rows)
+
 
 def operands(
     query: Tensor,
@@ -161,7 +173,7 @@ def operands(
         )
     heads, kv_heads = query.shape[1], key.shape[1]
     _check(
-        kv_heads > 0 and heads % kv_heads == 0,
+        heads % kv_heads == 0 if kv_heads else heads == 0,
         f"the heads of key must divide those of query, got {kv_heads} and {heads}",
     )
     keys_shape = (*key.shape[:-1], query.shape[-1])
@@ -198,12 +210,14 @@ def operands(
         min(window_right, limit) if window_right >= 0 else None,
     )
     return Operands(
-        *(_rows(t, packed is not None) for t in tensors),
+        _rows(tensors[0], packed is not None),
+        _rows(tensors[1], packed is not None),
+        _rows(tensors[2], packed is not None),
         scores,
         window,
         _dropout(seed, dropout_p),
         starts,
-        Sizes(queries, keys, heads, heads // kv_heads),
+        Sizes(queries, keys, heads, heads // max(kv_heads, 1)),
         batch,
         rows,
         is_causal,
@@ -220,13 +234,6 @@ def rows_of(tensor: Tensor, packed: bool, made: list[Tensor]) -> Rows:
     tensor = _with_rows(tensor)
     made.append(tensor)
     return _rows(tensor, packed)
-
-
-def lines_of(tensor: Tensor) -> Lines:
-    """(B, H, N) or packed (H, rows), contiguous."""
-    if tensor.dim() == 2:
-        return Lines(tensor, 0, tensor.stride(0))
-    return Lines(tensor, tensor.stride(0), tensor.stride(1))
 
 
 def sinks_of(sinks: Tensor | None, heads: int) -> Numbers | None:
@@ -303,8 +310,11 @@ def _dropout(seed: Tensor | None, dropout_p: float) -> Dropout | None:
     number = 0 if seed.is_meta else int(seed)  # type: ignore[union-attr,arg-type]
     threshold = min(int(dropout_p * 2**32), 2**32 - 1)
     factor = 1 / (1 - dropout_p) if dropout_p < 1 else 0.0
-    words = (number & 0xFFFFFFFF, number >> 32 & 0xFFFFFFFF, threshold)
-    return Dropout(*((w ^ 1 << 31) - (1 << 31) for w in words), factor)
+    low, high, threshold = (
+        (word ^ 1 << 31) - (1 << 31)
+        for word in (number & 0xFFFFFFFF, number >> 32 & 0xFFFFFFFF, threshold)
+    )
+    return Dropout(low, high, threshold, factor)
 
 
 def _packed(

@@ -1,10 +1,10 @@
-"""Tile sizes of the Triton kernels of attention, by GPU, width of a head and size of a number.
+"""Tile sizes of the Triton kernels of attention, by kernel, width of a head, dtype and GPU.
 
-Nothing is tuned at run time: the same call takes the same tiles, whatever its batch and lengths, so
-that results do not depend on what ran before (which torch.use_deterministic_algorithms asks for)
-and no new length compiles anything. The sizes are those that FlashAttention-2 and -3 found for
-these widths, brought down where Triton's registers or shared memory would not hold them
-(tests/triton_resources.json records that nothing spills). None has been timed on a GPU yet.
+Nothing is tuned at run time: the same call takes the same tiles whatever its batch and lengths, so
+results do not depend on what ran before (which torch.use_deterministic_algorithms asks for), and no
+new length compiles anything. The sizes start from those that FlashAttention-2 and -3 found for
+these widths and were brought down until neither registers nor shared memory overflow, on any
+architecture, as tests/triton_resources.json records. None has been timed on a GPU yet.
 """
 
 from __future__ import annotations
@@ -27,97 +27,96 @@ class Tiles(NamedTuple):
 
 # Small, so that a test's few rows are several tiles.
 _INTERPRETED = Tiles(32, 32, 4, 1)
-Table = dict[int, Tiles]  # by padded width
 
-# One warpgroup multiplies 64 rows: two of them share a tile of 128.
-_FORWARD_16_BIT: dict[int, Table] = {
-    80: {
-        16: Tiles(128, 64, 4, 3),
-        32: Tiles(128, 64, 4, 3),
-        64: Tiles(128, 64, 4, 3),
-        128: Tiles(128, 64, 8, 2),
-        256: Tiles(64, 32, 8, 2),
+# By padded width, 64 for all up to it: for sm_80 (Ampere, Ada) and for sm_90 and later, where a
+# warpgroup of 4 warps multiplies at least 64 rows at once.
+Table = dict[int, tuple[Tiles, Tiles]]
+
+
+def _same(queries: int, keys: int, warps: int, stages: int) -> tuple[Tiles, Tiles]:
+    tiles = Tiles(queries, keys, warps, stages)
+    return tiles, tiles
+
+
+# "crowded": masks, slopes or random words want registers beside the scores.
+_16_BIT: dict[str, Table] = {
+    "forward": {
+        64: (Tiles(128, 64, 8, 3), Tiles(128, 128, 8, 3)),
+        128: (Tiles(128, 32, 8, 2), Tiles(128, 64, 8, 3)),
+        256: _same(32, 32, 4, 2),
     },
-    90: {
-        16: Tiles(128, 128, 8, 3),
-        32: Tiles(128, 128, 8, 3),
-        64: Tiles(128, 128, 8, 3),
-        128: Tiles(128, 128, 8, 2),
-        256: Tiles(128, 64, 8, 2),
+    "forward crowded": {
+        64: _same(64, 64, 8, 2),
+        128: (Tiles(64, 32, 8, 2), Tiles(64, 64, 8, 2)),
+        256: _same(32, 32, 8, 2),
     },
+    "queries": {
+        64: _same(128, 64, 8, 2),
+        128: _same(64, 64, 8, 2),
+        256: _same(16, 32, 8, 1),
+    },
+    "queries crowded": {
+        64: _same(64, 32, 8, 2),
+        128: _same(64, 32, 8, 2),
+        256: _same(16, 32, 8, 1),
+    },
+    "keys": {
+        64: (Tiles(32, 64, 8, 2), Tiles(64, 64, 8, 2)),
+        128: _same(32, 64, 8, 1),
+        256: (Tiles(16, 32, 8, 1), Tiles(32, 32, 8, 1)),
+    },
+    "keys crowded": {
+        64: (Tiles(32, 32, 8, 1), Tiles(32, 64, 8, 1)),
+        128: _same(32, 32, 8, 1),
+        256: _same(16, 32, 8, 1),
+    },
+    "bias": {
+        64: (Tiles(64, 32, 8, 1), Tiles(64, 64, 8, 1)),
+        128: (Tiles(32, 32, 8, 1), Tiles(64, 32, 8, 1)),
+        256: _same(32, 32, 8, 1),
+    },
+    # The tile of queries is as small as can be multiplied, and memory is what takes time.
+    "decode": {64: _same(16, 64, 4, 3), 128: _same(16, 64, 4, 3), 256: _same(16, 32, 4, 2)},
 }
-_FORWARD_32_BIT: Table = {
-    16: Tiles(64, 64, 4, 2),
-    32: Tiles(64, 64, 4, 2),
-    64: Tiles(64, 64, 8, 2),
-    128: Tiles(64, 32, 8, 2),
-    256: Tiles(32, 32, 8, 1),
+# Without TF32 float32 numbers are multiplied one by one, with all features of a row in registers:
+# heads of more than 64 spill some, whatever the tile.
+_32_BIT: dict[str, Table] = {
+    "forward": {
+        64: _same(32, 32, 8, 1),
+        128: _same(32, 32, 8, 1),
+        256: _same(16, 16, 8, 1),
+    },
+    "forward crowded": {
+        64: _same(16, 32, 8, 1),
+        128: _same(16, 32, 8, 1),
+        256: _same(16, 16, 8, 1),
+    },
+    "queries": {64: _same(32, 32, 8, 1), 128: _same(16, 16, 8, 1), 256: _same(16, 16, 8, 1)},
+    "keys": {64: _same(16, 32, 8, 1), 128: _same(16, 16, 8, 1), 256: _same(16, 16, 8, 1)},
+    "keys crowded": {64: _same(16, 16, 8, 1), 128: _same(16, 16, 8, 1), 256: _same(16, 16, 8, 1)},
+    "bias": {64: _same(16, 32, 8, 1), 128: _same(16, 16, 8, 1), 256: _same(16, 16, 8, 1)},
+    "decode": {64: _same(16, 32, 4, 1), 128: _same(16, 32, 4, 1), 256: _same(16, 16, 4, 1)},
+    "decode crowded": {64: _same(16, 16, 4, 1), 128: _same(16, 16, 4, 1), 256: _same(16, 16, 4, 1)},
 }
 
 
-def forward_tiles(
-    capability: tuple[int, int], width: int, dtype: torch.dtype, crowded: bool
+def tiles_of(
+    kernel: str,
+    capability: tuple[int, int],
+    width: int,
+    dtype: torch.dtype,
+    crowded: bool = False,
 ) -> Tiles:
-    """Of the forward.
+    """Of one kernel: "forward", "decode", "queries" (for dQ), "keys" (for dK and dV), "bias".
 
     Args:
         width: the larger padded one of key and value.
-        crowded: whether masks, slopes or random words want registers too.
+        crowded: what a score passes through takes registers.
     """
     if triton_support.INTERPRETED:
         return _INTERPRETED
-    if dtype == torch.float32:
-        tiles = _FORWARD_32_BIT[width]
-    else:
-        tiles = _FORWARD_16_BIT[90 if capability >= (9, 0) else 80][width]
-    if crowded and tiles.keys > 64:
-        tiles = tiles._replace(keys=64)
-    return tiles
-
-
-_BACKWARD_16_BIT: dict[str, Table] = {
-    "queries": {
-        16: Tiles(128, 64, 8, 2),
-        32: Tiles(128, 64, 8, 2),
-        64: Tiles(128, 64, 8, 2),
-        128: Tiles(128, 64, 8, 1),
-        256: Tiles(64, 32, 8, 1),
-    },
-    "keys": {
-        16: Tiles(64, 128, 8, 2),
-        32: Tiles(64, 128, 8, 2),
-        64: Tiles(64, 128, 8, 2),
-        128: Tiles(64, 64, 8, 1),
-        256: Tiles(32, 64, 8, 1),
-    },
-}
-_BACKWARD_32_BIT: Table = {
-    16: Tiles(32, 32, 4, 1),
-    32: Tiles(32, 32, 4, 1),
-    64: Tiles(32, 32, 4, 1),
-    128: Tiles(32, 32, 4, 1),
-    256: Tiles(16, 32, 8, 1),
-}
-
-
-def backward_tiles(
-    direction: str, capability: tuple[int, int], width: int, dtype: torch.dtype, crowded: bool
-) -> Tiles:
-    """Of a kernel of the backward: "queries" for dQ, "keys" for dK and dV, "bias"."""
-    if triton_support.INTERPRETED:
-        return _INTERPRETED
-    if direction == "bias":
-        direction = "queries"
-    if dtype == torch.float32:
-        return _BACKWARD_32_BIT[width]
-    return _BACKWARD_16_BIT[direction][width]
-
-
-def decode_tiles(width: int, dtype: torch.dtype) -> Tiles:
-    """Of decoding, where the tile of queries is as small as can be multiplied and memory is what
-    takes time: loads in flight."""
-    if triton_support.INTERPRETED:
-        return _INTERPRETED
-    if dtype == torch.float32:
-        return Tiles(16, 32, 4, 2)
-    return Tiles(16, 64, 4, 3 if width <= 128 else 2)
+    table = _32_BIT if dtype == torch.float32 else _16_BIT
+    if crowded:
+        kernel = kernel + " crowded" if kernel + " crowded" in table else kernel
+    older, newer = table[kernel][max(width, 64)]
+    return newer if capability >= (9, 0) else older

@@ -61,8 +61,8 @@ def sweep(
     FOLDED: tl.constexpr, PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """`_absorb` for the keys `start` to `stop`, STAGES tiles of which are under way; None: as many as
-    the launch says. An edge is one tile or two, and not worth registers for that."""
+    """`_absorb` for the keys `start` to `stop`, STAGES tiles of which are under way; None: as many
+    as the launch says. An edge is one tile or two, and not worth registers for that."""
     for j0 in tl.range(start, stop, TILE, num_stages=STAGES):
         total, top, mass = _absorb(
             total, top, mass, q, key, value, scores, dropout, window, b, h, kv, i, j0, first_k,

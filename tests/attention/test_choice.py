@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 import seqkern
-from seqkern.attention import ops
+from seqkern.attention import choice, ops
 from seqkern.nn import functional
 from seqkern.nn.functional import scaled_dot_product_attention as sdpa
 from seqkern.nn.functional import varlen_attention
@@ -156,3 +158,18 @@ def test_wrong_questions():
 
 def test_they_are_part_of_the_functional_api():
     assert {"scaled_dot_product_attention", "varlen_attention"} <= set(functional.__all__)
+
+
+def test_on_a_gpu_triton_runs_what_pytorch_has_not(monkeypatch):
+    class OnAGPU:
+        is_cuda = True
+
+    refused = {"cpu": "on cuda", "triton": "", "torch": "", "reference": ""}
+    query: Any = OnAGPU()
+    monkeypatch.setattr(choice.dispatch, "transform", lambda tensors: "")
+    assert choice._automatic(refused, query, ()) == "torch"
+    refused["torch"] = "PyTorch's attention has no window"
+    assert choice._automatic(refused, query, ()) == "triton"
+    assert choice._automatic(refused | {"triton": "float64"}, query, ()) == "reference"
+    query.is_cuda = False
+    assert choice._automatic(refused, query, ()) == "reference"

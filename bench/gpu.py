@@ -1,0 +1,157 @@
+"""Measures the GPU kernels against PyTorch, both alternately in one process.
+
+    python -m bench.gpu build/bench-gpu.json
+
+Writes every case with medians in milliseconds, ratio (PyTorch's time over ours), what was reached
+in TFLOP/s or GB/s and the target, and prints that as a table. A domain lists its cases in
+`bench/<domain>_gpu_cases.py`, as `cases(device)`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import seqkern
+from tests.gpu import trouble
+
+ROUNDS = 30
+CASES = "_gpu_cases.py"
+DOMAINS = sorted(p.name.removesuffix(CASES) for p in Path(__file__).parent.glob("*" + CASES))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison.
+
+    Attributes:
+        ours, theirs: do the work and return a tensor that both agree on.
+        flops, bytes: what has to be computed and read, 0 where it says nothing.
+        target: the least ratio.
+        tolerance: of the relative distance of the two results.
+    """
+
+    name: str
+    ours: Callable[[], Tensor]
+    theirs: Callable[[], Tensor]
+    flops: float = 0.0
+    bytes: float = 0.0
+    target: float | None = None
+    tolerance: float = 2e-2
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one case; `reached` in TFLOP/s or GB/s, `error` how far the two results are apart."""
+
+    name: str
+    ours_ms: float
+    theirs_ms: float
+    ratio: float
+    reached: str
+    target: float | None
+    error: float
+
+
+def measure(case: Case, device: torch.device, rounds: int = ROUNDS) -> Result:
+    """Compares the results, then times both alternately.
+
+    Raises:
+        AssertionError: the results differ.
+    """
+    mine, other = case.ours().double(), case.theirs().double()
+    error = float((mine - other).norm() / other.norm().clamp_min(1e-30))
+    assert error <= case.tolerance, f"{case.name}: results differ by {error:.2g}"
+    times: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for number in range(rounds + 3):
+        for who, work in (("ours", case.ours), ("theirs", case.theirs)):
+            taken = _milliseconds(work, device)
+            if number >= 3:
+                times[who].append(taken)
+    ours, theirs = (statistics.median(times[who]) for who in ("ours", "theirs"))
+    reached = ""
+    if case.flops:
+        reached = f"{case.flops / ours / 1e9:.0f} TFLOP/s"
+    elif case.bytes:
+        reached = f"{case.bytes / ours / 1e6:.0f} GB/s"
+    return Result(case.name, ours, theirs, theirs / ours, reached, case.target, error)
+
+
+def _milliseconds(work: Callable[[], Tensor], device: torch.device) -> float:
+    if device.type != "cuda":
+        start = time.perf_counter()
+        work()
+        return (time.perf_counter() - start) * 1e3
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    before.record()
+    work()
+    after.record()
+    after.synchronize()
+    return float(before.elapsed_time(after))
+
+
+def table(results: list[Result]) -> str:
+    """In Markdown."""
+    lines = [
+        "| case | ours, ms | PyTorch, ms | ratio | target | reached |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        target = "" if r.target is None else f">= {r.target:g}"
+        numbers = f"{r.ours_ms:.3f} | {r.theirs_ms:.3f} | {r.ratio:.2f} | {target} | {r.reached}"
+        lines.append(f"| {r.name} | {numbers} |")
+    return "\n".join(lines)
+
+
+def cases(device: torch.device) -> Iterator[Case]:
+    for domain in DOMAINS:
+        yield from importlib.import_module(f"bench.{domain}_gpu_cases").cases(device)
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """GB/s, bytes read and bytes written, of the device's own copy of 1 GiB."""
+    source = torch.empty(2**28, dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    best = min(_milliseconds(lambda: target.copy_(source), device) for _ in range(10))
+    return 2 * source.numel() * 4 / best / 1e6
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("-k", default="", help="only cases with this in their name")
+    options = parser.parse_args()
+    reason = trouble()
+    if reason:
+        print(f"This command needs a CUDA GPU, and cannot use one here: {reason}.", file=sys.stderr)
+        return 1
+    device = torch.device("cuda")
+    results = []
+    for case in cases(device):
+        if options.k in case.name:
+            results.append(measure(case, device))
+            print(results[-1], flush=True)
+    record = {
+        "gpu": torch.cuda.get_device_name(),
+        "copy_gbs": copy_bandwidth(device),
+        "installation": seqkern.info(),
+        "results": [asdict(result) for result in results],
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
