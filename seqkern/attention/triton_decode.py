@@ -171,7 +171,8 @@ def launch(
     sizes, packed = call.sizes, call.packed is not None
     kv_heads = sizes.heads // max(sizes.group, 1)
     width = max(padded(call.width), padded(call.value_width))
-    tiles = tiles_of("decode", triton_support.capability(query.device), width, query.dtype)
+    capability = triton_support.capability(query.device)
+    tiles = tiles_of("decode", capability, width, query.dtype, call.crowded)
     wanted = 2 * triton_support.processors(query.device)
     parts = min(
         triton.cdiv(wanted, max(call.batch * kv_heads, 1)),

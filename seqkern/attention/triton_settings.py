@@ -43,7 +43,7 @@ _16_BIT: dict[str, Table] = {
     "forward": {
         64: (Tiles(128, 64, 8, 3), Tiles(128, 128, 8, 3)),
         128: (Tiles(128, 32, 8, 2), Tiles(128, 64, 8, 3)),
-        256: (Tiles(64, 64, 8, 2), Tiles(32, 32, 4, 2)),
+        256: _same(32, 32, 4, 2),
     },
     "forward crowded": {
         64: _same(64, 64, 8, 2),
@@ -53,7 +53,7 @@ _16_BIT: dict[str, Table] = {
     "queries": {
         64: _same(128, 64, 8, 2),
         128: _same(64, 64, 8, 2),
-        256: _same(32, 32, 8, 1),
+        256: _same(16, 32, 8, 1),
     },
     "queries crowded": {
         64: _same(64, 32, 8, 2),
@@ -78,7 +78,8 @@ _16_BIT: dict[str, Table] = {
     # The tile of queries is as small as can be multiplied, and memory is what takes time.
     "decode": {64: _same(16, 64, 4, 3), 128: _same(16, 64, 4, 3), 256: _same(16, 32, 4, 2)},
 }
-# Products of float32 without TF32 are multiplied number by number, in registers.
+# Without TF32 float32 numbers are multiplied one by one, with all features of a row in registers:
+# heads of more than 64 spill some, whatever the tile.
 _32_BIT: dict[str, Table] = {
     "forward": {
         64: _same(32, 32, 8, 1),
@@ -90,11 +91,12 @@ _32_BIT: dict[str, Table] = {
         128: _same(16, 32, 8, 1),
         256: _same(16, 16, 8, 1),
     },
-    "queries": {64: _same(32, 32, 8, 1), 128: _same(16, 32, 8, 1), 256: _same(16, 16, 8, 1)},
-    "keys": {64: _same(16, 32, 8, 1), 128: _same(16, 32, 8, 1), 256: _same(16, 16, 8, 1)},
+    "queries": {64: _same(32, 32, 8, 1), 128: _same(16, 16, 8, 1), 256: _same(16, 16, 8, 1)},
+    "keys": {64: _same(16, 32, 8, 1), 128: _same(16, 16, 8, 1), 256: _same(16, 16, 8, 1)},
     "keys crowded": {64: _same(16, 16, 8, 1), 128: _same(16, 16, 8, 1), 256: _same(16, 16, 8, 1)},
-    "bias": {64: _same(32, 32, 8, 1), 128: _same(16, 32, 8, 1), 256: _same(16, 16, 8, 1)},
+    "bias": {64: _same(16, 32, 8, 1), 128: _same(16, 16, 8, 1), 256: _same(16, 16, 8, 1)},
     "decode": {64: _same(16, 32, 4, 1), 128: _same(16, 32, 4, 1), 256: _same(16, 16, 4, 1)},
+    "decode crowded": {64: _same(16, 16, 4, 1), 128: _same(16, 16, 4, 1), 256: _same(16, 16, 4, 1)},
 }
 
 

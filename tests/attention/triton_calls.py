@@ -19,6 +19,11 @@ EVERY_OPTION = [
 CAUSAL_ONLY = [(16, torch.bfloat16), (32, torch.bfloat16), (64, torch.float16)]
 
 
+# Bytes a thread may spill. Wide heads of float32 that is multiplied exactly do not fit, see
+# triton_settings, nor do all options at once with the widest heads; they are there to be right.
+MAY_SPILL = {"128 float32": 1024, "256 float32": 2048, "256 bfloat16 everything": 512}
+
+
 def tensors(width: int, dtype: torch.dtype, queries: int, keys: int) -> list[Tensor]:
     """query, key, value."""
     shapes = ((2, 4, queries, width), (2, 2, keys, width), (2, 2, keys, width))
