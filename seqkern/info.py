@@ -27,6 +27,7 @@ def info() -> str:
         "CPU library": _state(library.cpu),
         **_cpu_library_details(),
         "CUDA library": _state(library.cuda),
+        "text core": _state(library.text),
         "Triton": _package_version("triton"),
         "GPU": _gpus(),
         "environment": _environment(),
