@@ -13,8 +13,6 @@
 namespace seqkern::text {
 namespace {
 
-// Text, its word numbers and the frequent part of a table fit a second-level cache together.
-constexpr size_t kChunk = 256 * 1024;
 constexpr char kFile[] = "source";
 
 // Where the last white space ends; 0 if there is none. kPadding readable bytes follow.
@@ -42,7 +40,7 @@ size_t shorten(char* text, size_t size) {
 
 }  // namespace
 
-BlockReader::BlockReader(int descriptor) : descriptor_(descriptor) {
+BlockReader::BlockReader(int descriptor, size_t chunk) : descriptor_(descriptor), chunk_(chunk) {
   struct stat status;
   if (fstat(descriptor, &status) != 0) throw FileError(kFile, errno);
   regular_ = S_ISREG(status.st_mode);
@@ -52,11 +50,11 @@ bool BlockReader::next(Block& block) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (at_end_ || cancelled_) return false;
   std::vector<char>& text = block.text;
-  text.resize(rest_.size() + kChunk + kPadding);
+  text.resize(rest_.size() + chunk_ + kPadding);
   std::memcpy(text.data(), rest_.data(), rest_.size());
   size_t size = rest_.size(), cut = 0;
   while (cut == 0) {
-    text.resize(size + kChunk + kPadding);
+    text.resize(size + chunk_ + kPadding);
     const bool first = bytes_read_ == 0;
     const size_t length = read_chunk(text.data() + size);
     size += length;
@@ -65,7 +63,7 @@ bool BlockReader::next(Block& block) {
       std::memmove(text.data(), text.data() + 3, size);
     }
     std::memset(text.data() + size, ' ', kPadding);
-    at_end_ = length < kChunk;
+    at_end_ = length < chunk_;
     if (cancelled_) return false;
     if (at_end_) {
       cut = size;
@@ -81,13 +79,13 @@ bool BlockReader::next(Block& block) {
   return cut != 0;
 }
 
-// Fills `target` with kChunk bytes, fewer only at the end of the text.
+// Fills `target` with chunk_ bytes, fewer only at the end of the text.
 size_t BlockReader::read_chunk(char* target) {
   size_t length = 0;
-  while (length < kChunk && !cancelled_) {
+  while (length < chunk_ && !cancelled_) {
     if (!regular_) wait_for_data();
     if (cancelled_) break;
-    const ssize_t got = ::read(descriptor_, target + length, kChunk - length);
+    const ssize_t got = ::read(descriptor_, target + length, chunk_ - length);
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (got < 0) throw FileError(kFile, errno);
     if (got == 0) break;

@@ -18,8 +18,9 @@ struct Block {
 
 class BlockReader {
  public:
-  // Reads from the descriptor's position on; the caller keeps it open.
-  explicit BlockReader(int descriptor);
+  // Reads from the descriptor's position on; the caller keeps it open. Blocks have about `chunk`
+  // bytes, which is at least 4.
+  BlockReader(int descriptor, size_t chunk);
 
   // Fetches the next block; false at the end of the text or once cancelled. Throws FileError.
   bool next(Block& block);
@@ -32,6 +33,7 @@ class BlockReader {
   void wait_for_data();
 
   int descriptor_;
+  size_t chunk_;
   bool regular_;
   std::atomic<bool> cancelled_{false};
   std::atomic<uint64_t> bytes_read_{0};

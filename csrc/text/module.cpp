@@ -72,8 +72,9 @@ std::vector<T> to_vector(const py::array_t<T, py::array::c_style>& array) {
   return std::vector<T>(array.data(), array.data() + array.size());
 }
 
-uint64_t read_text(Counter& counter, int descriptor, unsigned threads, py::object progress) {
-  BlockReader reader(descriptor);
+uint64_t read_text(Counter& counter, int descriptor, unsigned threads, size_t chunk,
+                   py::object progress) {
+  BlockReader reader(descriptor, chunk);
   watched([&] { counter.read_text(reader, threads); }, [&] { reader.cancel(); },
           [&] {
             if (!progress.is_none()) progress(reader.bytes_read());

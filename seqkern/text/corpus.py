@@ -82,7 +82,8 @@ class EncodedCorpus:
         path = Path(path)
         check = require_text().check_corpus
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # Not blocking, so that a pipe is an error instead of a wait.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 wrong, *numbers = check(descriptor)
             finally:

@@ -7,7 +7,8 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
 from typing import BinaryIO
@@ -23,6 +24,9 @@ Source = str | os.PathLike[str] | Iterable[Iterable[str]]
 Progress = Callable[[int, int], None]
 
 _BETWEEN_REPORTS = 1000  # sentences
+# Bytes that a thread takes at a time: they, their words' numbers and the frequent words fit a
+# second-level cache together.
+CHUNK = 2**18
 
 
 def read_corpus(
@@ -53,8 +57,8 @@ def read_corpus(
         min_count: rarer words are left out.
         max_vocab: at most as many words are kept, the most frequent ones.
         pattern: a regular expression that matches words, for text files; it is given decoded
-            lines, one by one, and `re` decides in one thread. This takes some ten times as long as
-            white space.
+            lines, one by one and each of them whole, and `re` decides in one thread. This takes
+            some twenty times as long as white space.
         max_sentence: a sentence is cut after as many known words.
         path: the encoded corpus, which is written whole or not at all. None: a temporary file in
             `tempfile.gettempdir()`, deleted with the EncodedCorpus.
@@ -133,6 +137,8 @@ class _Encoding:
         self._max_sentence = max_sentence
         self._temporary = path is None
         self._path = _temporary_path() if path is None else Path(path)
+        if isinstance(source, str | os.PathLike) and _same_file(source, self._path):
+            raise ValueError(f"path should not be the text itself; both are {self._path}")
         self._threads = threads or torch.get_num_threads()
         self._progress = progress
 
@@ -158,71 +164,91 @@ class _Encoding:
 
     def _read_file(self, path: Path) -> None:
         try:
-            with open(path, "rb") as file:
-                status = os.fstat(file.fileno())
-                size = status.st_size if S_ISREG(status.st_mode) else 0
-                read = self._match_lines if self._pattern else self._split_lines
-                done = read(file, size)
+            file = open(path, "rb")  # noqa: SIM115  only its errors are to be caught
         except OSError as error:
-            raise self._named(error, path) from error
+            raise file_error("read the text file", path, error) from error
+        with file:
+            status = os.fstat(file.fileno())
+            size = status.st_size if S_ISREG(status.st_mode) else 0
+            read = self._match_lines if self._pattern else self._split_lines
+            done = read(path, file, size)
+        if self._progress is not None:
+            self._progress(done, size)
         if done < size:
             raise TextFileError(
                 f"the text file {path} shrank from {size} to {done} bytes while it was read"
             )
 
-    def _split_lines(self, file: BinaryIO, size: int) -> int:
+    def _split_lines(self, path: Path, file: BinaryIO, size: int) -> int:
         """Words between white space, by the text core; returns the bytes that it read."""
         progress = self._progress
         report = None if progress is None else lambda done: progress(done, size)
-        done: int = self.counter.read_text(file.fileno(), self._threads, report)
+        threads = min(self._threads, size // CHUNK + 1) if size else self._threads
+        with self._naming_files(path):
+            done: int = self.counter.read_text(file.fileno(), threads, CHUNK, report)
         return done
 
-    def _match_lines(self, file: BinaryIO, size: int) -> int:
+    def _match_lines(self, path: Path, file: BinaryIO, size: int) -> int:
         """Words that the pattern matches; returns the bytes that were read."""
         assert self._pattern is not None
         done = 0
-        for number, line in enumerate(file):
+        for number, line in enumerate(_lines(path, file)):
             done += len(line)
             if number == 0:
                 line = line.removeprefix(codecs.BOM_UTF8)
             found = self._pattern.finditer(line.decode("utf-8", "replace"))
-            self.counter.add_sentence([match.group() for match in found if match.group()])
+            with self._naming_files(path):
+                self.counter.add_sentence([match.group() for match in found if match.group()])
             if self._progress is not None and number % _BETWEEN_REPORTS == 0:
                 self._progress(done, size)
         return done
 
     def _read_sentences(self, sentences: Iterable[Iterable[str]]) -> None:
         total = len(sentences) if isinstance(sentences, Sized) else 0
+        number = -1
         for number, sentence in enumerate(sentences):
             if isinstance(sentence, str | bytes):
                 raise TypeError(
                     f"each sentence should be a list of words; sentence {number} is"
                     f" {type(sentence).__name__}: {sentence[:40]!r}"
                 )
-            try:
+            with self._naming_files(None):
                 self.counter.add_sentence(sentence)
-            except OSError as error:
-                raise self._named(error, Path()) from error
             if self._progress is not None and number % _BETWEEN_REPORTS == 0:
                 self._progress(number, total)
+        if self._progress is not None:
+            self._progress(number + 1, total)
 
     def write(self) -> tuple[EncodedCorpus, int, int]:
         """The encoded corpus, and how many words and sentences the text has."""
-        with whole_file(self._path, "the encoded corpus") as descriptor:
-            try:
-                words, sentences, *sizes = self.counter.encode(descriptor, self._max_sentence)
-            except OSError as error:
-                raise self._named(error, self._path) from error
+        with whole_file(self._path, "the encoded corpus") as file, self._naming_files(None):
+            words, sentences, *sizes = self.counter.encode(file, self._max_sentence)
         corpus = EncodedCorpus(self._path, Sizes(*sizes), temporary=self._temporary)
         return corpus, words, sentences
 
-    def _named(self, error: OSError, text: Path) -> OSError:
-        """The text core's error, which says "source", "spool" or "corpus", with the file's name."""
-        if isinstance(error, TextFileError):
-            return error
-        if error.filename in ("spool", "corpus"):
-            return file_error("write the encoded corpus", self._path, error)
-        return file_error("read the text file", text, error)
+    @contextmanager
+    def _naming_files(self, text: Path | None) -> Iterator[None]:
+        """Puts names into the text core's errors, which say "source", "spool" or "corpus". Those of
+        callbacks and of iterables pass as they are."""
+        try:
+            yield
+        except OSError as error:
+            if error.filename in ("spool", "corpus"):
+                raise file_error("write the encoded corpus", self._path, error) from error
+            if error.filename == "source" and text is not None:
+                raise file_error("read the text file", text, error) from error
+            raise
+
+
+def _same_file(one: str | os.PathLike[str], other: Path) -> bool:
+    return os.path.exists(one) and other.exists() and os.path.samefile(one, other)
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    try:
+        yield from file
+    except OSError as error:
+        raise file_error("read the text file", path, error) from error
 
 
 def _temporary_path() -> Path:

@@ -14,6 +14,9 @@ from seqkern.errors import UserError
 class TextFileError(UserError, OSError):
     """A text or corpus file that cannot be read or written; `errno` and `filename` are set."""
 
+    def __str__(self) -> str:
+        return str(self.args[0])  # the sentence; OSError would build one of the number
+
 
 class MissingTextFileError(TextFileError, FileNotFoundError):
     """A text or corpus file that is not there."""
