@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "text/characters.h"
@@ -51,7 +52,7 @@ bool BlockReader::next(Block& block) {
   if (at_end_ || cancelled_) return false;
   std::vector<char>& text = block.text;
   text.resize(rest_.size() + chunk_ + kPadding);
-  std::memcpy(text.data(), rest_.data(), rest_.size());
+  std::copy(rest_.begin(), rest_.end(), text.begin());
   size_t size = rest_.size(), cut = 0;
   while (cut == 0) {
     text.resize(size + chunk_ + kPadding);
