@@ -131,7 +131,7 @@ class Backward {
     T::scores(key_tile.value, in_tile, keys, p_.value_dim, tile.grad_output, 0, vectors, grad);
 
     const uint64_t* keep = nullptr;
-    if (p_.dropout.probability > 0) 
+    if (p_.dropout.probability > 0)
       keep = keep_bits(p_.dropout, static_cast<uint32_t>(b_ * p_.heads + tile.head), r.first_query,
                        r.queries, r.first_key, r.keys, scratch_.keep);
     const auto gradients = T::gradients(scores, grad, scratch_.gradients);

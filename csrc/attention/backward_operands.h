@@ -33,8 +33,8 @@ struct KeyTileMemory {
     constexpr int kKeys = T::kGradientKeys;
     key = carve.take<char>(T::kInPlace ? 0 : T::left_bytes(kKeys, p.dim));
     value = carve.take<char>(T::kInPlace ? 0 : T::left_bytes(kKeys, p.value_dim));
-    key_transposed = carve.take<char>(
-        T::kInPlace && !may_exclude(p) ? 0 : T::transposed_bytes(kKeys, p.dim));
+    key_transposed =
+        carve.take<char>(T::kInPlace && !may_exclude(p) ? 0 : T::transposed_bytes(kKeys, p.dim));
   }
 
   char *key, *value, *key_transposed;
@@ -131,8 +131,7 @@ class BackwardOperands {
             *value = values_.rows + begin * values_.stride;
     if constexpr (T::kInPlace) {
       const auto in_place = T::in_place(key, keys_.stride);
-      if (wild)
-        T::fill_transposed(key, keys_.stride, 0, keys, p_.dim, true, memory.key_transposed);
+      if (wild) T::fill_transposed(key, keys_.stride, 0, keys, p_.dim, true, memory.key_transposed);
       return {in_place, T::in_place(value, values_.stride),
               wild ? T::transposed(memory.key_transposed, keys, p_.dim) : in_place};
     } else {

@@ -228,7 +228,7 @@ class Forward {
       if (rules.transforms()) rules.transform(chunk, vectors, scores, scratch_.bias, nullptr);
       if (allowed) Rules<S>::exclude(allowed + at, chunk.keys, vectors, scores);
       const uint64_t* keep = nullptr;
-      if (p_.dropout.probability > 0) 
+      if (p_.dropout.probability > 0)
         keep = keep_bits(p_.dropout, static_cast<uint32_t>(b_ * p_.heads + head), chunk.first_query,
                          chunk.queries, chunk.first_key, chunk.keys, scratch_.keep);
       if (softmax_chunk<T>(scores, chunk.keys, rules.factors(), keep, first, tile,
