@@ -136,6 +136,25 @@ def test_broadcast_arguments_get_summed_gradients():
         assert torch.autograd.gradcheck(lambda q, k, v, m: sdpa(q, k, v, m), (q, k, v, mask))
 
 
+@pytest.mark.parametrize("right", [False, True])
+def test_every_width_of_a_window(isa, right):
+    """The last query or key that a tile sees is at every place of a tile once."""
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k, v, weight = (torch.randn(1, 1, 200, 8).to(dtype) for _ in range(4))
+        for width in range(65):
+            window = (0, width) if right else (width, 0)
+
+            def run(backend, dtype, tensors=(q, k, v), weight=weight, window=window):
+                inputs = [t.to(dtype).requires_grad_() for t in tensors]
+                with seqkern.use_backend(backend):
+                    output = sdpa(*inputs, window=window)
+                return [output, *torch.autograd.grad(output, inputs, weight.to(dtype))]
+
+            names = [f"{name}, window {window}" for name in ("output", "query", "key", "value")]
+            ours, theirs = run("cpu", dtype), run("reference", dtype)
+            assert_all_parity(ours, theirs, run("reference", torch.float64), names)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(150, 1), (1, 300), (1, 1), (2, 150, 1), (2, 150, 300)], ids=str)
