@@ -141,7 +141,7 @@ def test_every_width_of_a_window(isa, right):
     """The last query or key that a tile sees is at every place of a tile once."""
     for dtype in (torch.float32, torch.bfloat16):
         q, k, v, weight = (torch.randn(1, 1, 200, 8).to(dtype) for _ in range(4))
-        for width in range(65):
+        for width in range(1, 66):  # of a single key no gradient is left
             window = (0, width) if right else (width, 0)
 
             def run(backend, dtype, tensors=(q, k, v), weight=weight, window=window):
