@@ -82,4 +82,7 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
       "attention_dropout_mask(Tensor seed, float dropout_p, int batch, int heads, int queries, int "
       "keys) -> Tensor");
   m.def("lstm_pointwise(Tensor gates, Tensor c) -> (Tensor h, Tensor c_new)");
+
+  // common: the matrix product of our own kernels, a * b + add
+  m.def("matmul(Tensor a, Tensor b, Tensor? add) -> Tensor");
 }

@@ -207,17 +207,18 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
     args.operand_bytes = std::max(args.operand_bytes, product.operand_bytes(layer.batch, depth));
   args.operand = scratch.room(args.operand_bytes * args.split.slots);
 
+  RightFactor input_weights(
+      matrix(layer.w_ih, layer.input_size, layer.gates * hidden, 1, layer.input_size));
   for (size_t chunk = 0; layer.rows > 0 && chunk < ends.size(); ++chunk) {
     args.first_step = chunk ? ends[chunk - 1] : 0;
     args.end_step = ends[chunk];
     const RowRange rows = rows_of(layer, args.first_step, args.end_step);
     args.first_gate_row = keep_gates ? 0 : rows.first;
     if (!unpacked)
-      matmul_out(matrix(gates, rows.count, layer.gates * hidden, gates_stride, 1,
-                        keep_gates ? rows.first * gates_stride : 0),
-                 matrix(layer.input, rows.count, layer.input_size, layer.input_size, 1,
-                        rows.first * layer.input_size),
-                 matrix(layer.w_ih, layer.input_size, layer.gates * hidden, 1, layer.input_size));
+      input_weights.multiply(matrix(gates, rows.count, layer.gates * hidden, gates_stride, 1,
+                                    keep_gates ? rows.first * gates_stride : 0),
+                             matrix(layer.input, rows.count, layer.input_size, layer.input_size, 1,
+                                    rows.first * layer.input_size));
     run_slots(kernels.forward, args);
     args.prepacked_hh = args.prepacked_hr = true;
   }
