@@ -1,9 +1,9 @@
 // The matrix product of one ISA level; compiled once per level.
 //
-// The sum over k is cut into blocks, so that a panel of a block (64 bytes times kPanelVectors for
-// every k) stays in the second-level cache while all rows of A pass over it. A is read in place
-// where its rows are contiguous; else a few tiles of it are packed, k by k. The blocks and the
-// tiles do not depend on the number of threads, nor do the bits of the result.
+// The sum over k is cut into blocks, so that a panel of B stays in the second-level cache while all
+// rows of A pass over it. A is read in place where its rows are contiguous; else a block of its
+// rows is packed, k by k. The blocks do not depend on the number of threads, nor do the bits of the
+// result. (Smaller blocks, for panels that stay in the first-level cache, change nothing.)
 #include "common/fma_tile.h"
 #include "common/matmul_kernels.h"
 
@@ -24,12 +24,42 @@ constexpr int64_t kPanel = kPanelVectors * Vec<T>::kLanes;
 template <class T>
 constexpr int64_t kMostDepth = kDepthBytes / int64_t(sizeof(T));
 
-// Block i of `count` nearly equal ones, each a multiple of four.
-struct DepthBlocks {
+// A range of k in `count` nearly equal parts of at most `most`, each a multiple of four.
+struct DepthParts {
   int64_t depth, count;
 
-  DepthBlocks(int64_t depth_, int64_t most) : depth(depth_), count(ceil_div(depth_, most)) {}
+  DepthParts(int64_t depth_, int64_t most) : depth(depth_), count(ceil_div(depth_, most)) {}
   int64_t begin(int64_t i) const { return smaller(depth, round_up(ceil_div(depth * i, count), 4)); }
+};
+
+// What tiles prefetch beside their work: first the next panel, then the rows of A that will be
+// packed next, a line of each k by one tile.
+template <class T>
+class Fetch {
+ public:
+  Fetch(const T* panel, int64_t panel_size, const T* rows, int64_t rows_stride, int64_t count)
+      : panel_(reinterpret_cast<const char*>(panel)),
+        bytes_(panel_size * int64_t(sizeof(T))),
+        rows_(reinterpret_cast<const char*>(rows)),
+        stride_(rows_stride * int64_t(sizeof(T))),
+        lines_(count * int64_t(sizeof(T)) / kLineBytes) {}
+
+  Ahead during(int64_t depth, int64_t height) {
+    const int lines = ahead_lines(static_cast<int>(height));
+    if (fetched_ < bytes_) {
+      const Ahead ahead = {panel_ + fetched_, kLineBytes};
+      fetched_ += depth * lines * kLineBytes;
+      return ahead;
+    }
+    if (lines == 1 && line_ < lines_) return {rows_ + line_++ * kLineBytes, stride_};
+    return {rows_, 0};
+  }
+
+ private:
+  const char* panel_;
+  int64_t bytes_, fetched_ = 0;
+  const char* rows_;
+  int64_t stride_, lines_, line_ = 0;
 };
 
 // One tile of a product, put into `out` or added to what stands there.
@@ -114,7 +144,7 @@ void pack_panels(const MatrixView& b, int64_t k, int64_t depth, int64_t begin, i
 template <class T>
 void matmul(const MatmulArgs& args, int begin, int end, Barrier& barrier) {
   const MatrixView &a = args.a, &b = args.b;
-  const DepthBlocks blocks(a.columns, kMostDepth<T>);
+  const DepthParts blocks(a.columns, kMostDepth<T>);
   const int64_t panels = ceil_div(b.columns, kPanel<T>), width = panels * kPanel<T>;
   const auto share = [&](int64_t total, int slot) { return total * slot / args.slots; };
 
@@ -137,29 +167,29 @@ void matmul(const MatmulArgs& args, int begin, int end, Barrier& barrier) {
       pack_panels(b, k, depth, share(panels, begin), share(panels, end), packed_b);
       barrier.wait(end - begin);
     }
-    const bool add = args.add || i > 0;
     for (int64_t row = row_begin; row < row_end; row += kBlockRows) {
       const Tiles tiles(smaller(kBlockRows, row_end - row));
       if (!in_place) pack_rows(a, row, tiles, k, depth, packed_a);
+      const T* rows = in_place ? static_cast<const T*>(a.data) + row * a.row_stride + k : packed_a;
+      // What pack_rows will read next, for the first panel to fetch.
+      const bool last_rows = row + kBlockRows >= row_end;
+      const T* next_rows = static_cast<const T*>(a.data) +
+                           (last_rows ? row_begin : row + kBlockRows) * a.row_stride +
+                           (last_rows ? k + depth : k) * a.column_stride;
+      const bool fetch_rows = !in_place && !(last_rows && i + 1 == blocks.count);
       for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
         const T* w = packed_b + panel * depth * kPanel<T>;
+        const T* next = panel + 1 < panel_end ? w + depth * kPanel<T> : nullptr;
+        Fetch<T> fetch(next, next ? depth * kPanel<T> : 0, next_rows, a.column_stride,
+                       fetch_rows && panel == panel_begin ? kBlockRows : 0);
         const int columns = static_cast<int>(smaller(kPanel<T>, b.columns - panel * kPanel<T>));
-        // The first tiles fetch the next panel.
-        const char* next =
-            reinterpret_cast<const char*>(panel + 1 < panel_end ? w + depth * kPanel<T> : w);
-        int64_t fetched = 0;
         for (int64_t t = 0; t < tiles.count; ++t) {
           const int64_t first = tiles.begin(t), height = tiles.begin(t + 1) - first;
-          const T* rows = in_place
-                              ? static_cast<const T*>(a.data) + (row + first) * a.row_stride + k
-                              : packed_a + first * depth;
-          const Ahead ahead = {next + fetched, fetched < depth * kPanel<T> * int64_t(sizeof(T))
-                                                   ? kLineBytes
-                                                   : int64_t(0)};
-          if (ahead.stride) fetched += depth * ahead_lines(static_cast<int>(height)) * kLineBytes;
-          tile<T>(height, rows, in_place ? a.row_stride : 1, in_place ? 1 : height, depth, w, ahead,
+          tile<T>(height, in_place ? rows + first * a.row_stride : rows + first * depth,
+                  in_place ? a.row_stride : 1, in_place ? 1 : height, depth, w,
+                  fetch.during(depth, height),
                   out + (row + first) * args.out_stride + panel * kPanel<T>, args.out_stride,
-                  columns, add);
+                  columns, args.add || i > 0);
         }
       }
     }
