@@ -83,6 +83,6 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
       "keys) -> Tensor");
   m.def("lstm_pointwise(Tensor gates, Tensor c) -> (Tensor h, Tensor c_new)");
 
-  // common: the matrix product of our own kernels, a * b + add
+  // common: a * b + add by our own kernels, for tests (no fake: nothing compiled calls it)
   m.def("matmul(Tensor a, Tensor b, Tensor? add) -> Tensor");
 }
