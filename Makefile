@@ -12,8 +12,9 @@ INSTALLED := $(VENV)/.seqkern-installed
 LINTERS := $(VENV)/.seqkern-linters
 # What runs the kernels in this process or a fork of it: torch.compile and DDP start others, which the runtime does not
 # survive.
-SANITIZED := $(patsubst %,tests/recurrent/test_%.py,parity cells cell_operators freeze torch_cases pointwise) \
-	$(patsubst %,tests/attention/test_%.py,parity robustness varlen dropout decode) tests/text
+SANITIZED := tests/test_matmul.py tests/text \
+	$(patsubst %,tests/recurrent/test_%.py,parity cells cell_operators freeze torch_cases pointwise) \
+	$(patsubst %,tests/attention/test_%.py,parity robustness varlen dropout decode)
 # What the benchmark writes: build/bench.json, or build/bench-DOMAIN.json with BENCH=DOMAIN.
 MEASURED = build/bench$(addprefix -,$(BENCH)).json
 CXX_SOURCES = $(shell find csrc tests/cuda_host -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')

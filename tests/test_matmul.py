@@ -49,7 +49,9 @@ def test_parity(isa, shape, layout, dtype):
 
 
 @pytest.mark.parametrize("layout", ["nn", "tn"])
-@pytest.mark.parametrize("shape", [(700, 1100, 70), (20, 700, 900), (1000, 1000, 3)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(97, 600, 70), (700, 1100, 70), (20, 700, 900), (1000, 1000, 3)], ids=str
+)
 def test_threads_do_not_change_the_bits(isa, shape, layout):
     rows, depth, columns = shape
     a, b = guarded(torch.randn(rows, depth), layout == "tn"), torch.randn(depth, columns)

@@ -24,15 +24,18 @@ struct Ahead {
   int64_t stride;
 };
 
+// With few sums in flight FMA latency would show, so k may be split over so many independent sums.
+constexpr int fma_phases(int rows, int vectors) {
+  return rows * vectors >= 8 ? 1 : rows * vectors >= 4 ? 2 : 4;
+}
+
 // Hands finish(r, v) the sum over k of a[r * a_stride + k * a_step] * w[k * w_stride + v * lanes],
-// for kRows rows and kVectors vectors, all sums held in registers. With few sums in flight FMA
-// latency would show, so k is then split over kPhases independent sums.
-template <int kRows, int kVectors, class C, class W, class Finish>
+// for kRows rows and kVectors vectors, all sums held in registers, kPhases for each.
+template <int kRows, int kVectors, int kPhases, class C, class W, class Finish>
 __attribute__((always_inline)) inline void fma_tile(const C* a, int64_t a_stride, int64_t a_step,
                                                     int64_t depth, const W* w, int64_t w_stride,
                                                     Ahead ahead, const Finish& finish) {
   using V = Vec<C>;
-  constexpr int kPhases = kRows * kVectors >= 8 ? 1 : kRows * kVectors >= 4 ? 2 : 4;
   V sums[kPhases][kRows][kVectors];
 #pragma GCC unroll 64
   for (int i = 0; i < kPhases * kRows * kVectors; ++i) (&sums[0][0][0])[i] = V(C(0));

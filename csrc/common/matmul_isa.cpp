@@ -73,12 +73,13 @@ void tile_of(int64_t rows, const T* a, int64_t a_stride, int64_t a_step, int64_t
     return;
   }
   constexpr int kLanes = Vec<T>::kLanes;
-  fma_tile<kRows, kVectors>(a, a_stride, a_step, depth, w, kPanel<T>, ahead,
-                            [&](int r, int v, Vec<T> total) __attribute__((always_inline)) {
-                              T* to = out + r * out_stride + v * kLanes;
-                              const int n = v < kVectors - 1 ? kLanes : columns - v * kLanes;
-                              store_first(to, add ? total + load_first(to, n) : total, n);
-                            });
+  // One sum each, so that the height of a tile does not show in the bits.
+  fma_tile<kRows, kVectors, 1>(a, a_stride, a_step, depth, w, kPanel<T>, ahead,
+                               [&](int r, int v, Vec<T> total) __attribute__((always_inline)) {
+                                 T* to = out + r * out_stride + v * kLanes;
+                                 const int n = v < kVectors - 1 ? kLanes : columns - v * kLanes;
+                                 store_first(to, add ? total + load_first(to, n) : total, n);
+                               });
 }
 
 template <class T, int kVectors = kPanelVectors>

@@ -13,10 +13,10 @@ template <int kRows, int kVectors, class C, class W>
 inline void fma_tile(const C* a, int64_t a_stride, int64_t depth, const W* w, int64_t w_stride,
                      C* out, const char* ahead) {
   using V = Vec<C>;
-  fma_tile<kRows, kVectors>(a, a_stride, 1, depth, w, w_stride, Ahead{ahead, kLineBytes},
-                            [&](int r, int v, V total) __attribute__((always_inline)) {
-                              store(out + (r * kVectors + v) * V::kLanes, total);
-                            });
+  fma_tile<kRows, kVectors, fma_phases(kRows, kVectors)>(
+      a, a_stride, 1, depth, w, w_stride, Ahead{ahead, kLineBytes},
+      [&](int r, int v, V total)
+          __attribute__((always_inline)) { store(out + (r * kVectors + v) * V::kLanes, total); });
 }
 
 template <int kVectors, class C, class W, int kRows = fma_tile_rows(kVectors)>
