@@ -23,7 +23,7 @@ nodes on the way from the root of the Huffman tree to w, b_j in {0, 1} the branc
 Their gradients, with the error g = sigma(u . h) - label of every term, whose label is 1 for w and 0
 for a negative, or 1 - b_j::
 
-    dloss_e/dh = sum g u        dloss_e/du += g h        dloss_e/dv_i += dloss_e/dh (/ C with `mean`)
+    dloss_e/dh = sum g u      dloss_e/du += g h      dloss_e/dv_i += dloss_e/dh, / C with `mean`
 
 The loss of a batch is the mean of loss_e over the examples that count. `padding_idx` is no word:
 an example with that target, or with no other input words, does not count; as one of several input
