@@ -5,7 +5,7 @@ from seqkern.errors import without_traceback_on_the_command_line
 __version__ = "0.1.0"
 
 with without_traceback_on_the_command_line():
-    from seqkern import nn
+    from seqkern import nn, optim
     from seqkern.backends import explain, use_backend
     from seqkern.info import info
     from seqkern.recurrent.freeze import freeze_, unfreeze_
@@ -17,6 +17,7 @@ __all__ = [
     "freeze_",
     "info",
     "nn",
+    "optim",
     "swap",
     "unfreeze_",
     "unswap",

@@ -18,21 +18,24 @@ FLOORS = (
     ("dispatch", "second_order"),
     ("attention.philox", "attention.seeds"),
     ("recurrent.reference", "recurrent.fake", "attention.reference", "attention.fake"),
-    ("recurrent.autograd", "attention.autograd"),
+    ("embedding.reference", "embedding.fake"),
+    ("recurrent.autograd", "attention.autograd", "embedding.autograd"),
     ("recurrent.kinds", "recurrent.cell_autograd"),
     ("recurrent.checks", "recurrent.choice", "attention.checks", "attention.choice"),
+    ("embedding.checks", "embedding.choice", "embedding.noise", "embedding.huffman"),
+    ("embedding.batch", "embedding.sparse_adam"),
     ("attention.folding",),
     ("attention.masks", "attention.packing", "attention.weights"),
     ("recurrent.casting", "recurrent.torch_backend", "recurrent.freeze"),
     ("attention.torch_backend",),
-    ("recurrent.ops", "attention.ops"),
+    ("recurrent.ops", "attention.ops", "embedding.ops"),
     ("attention.varlen",),
     ("attention.nested",),
     ("attention.dense",),
     ("recurrent.stack", "recurrent.cells"),
-    ("recurrent.modules", "attention.modules"),
+    ("recurrent.modules", "attention.modules", "embedding.modules"),
     ("attention.transformer",),
-    ("nn",),
+    ("nn", "optim"),
     ("text.files", "text.vocabulary", "text.sources"),
     ("text.corpus", "text.samplers", "text.subwords"),
     ("text.encoding",),
@@ -40,7 +43,7 @@ FLOORS = (
     ("demo",),
     ("cli", "__main__"),
 )
-DOMAINS = ("recurrent", "attention")
+DOMAINS = ("recurrent", "attention", "embedding")
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 MODULES = sorted(
@@ -50,6 +53,7 @@ MODULES = sorted(
 MODULES.remove("__init__")  # the face of the whole package
 MODULES.remove("recurrent")  # empty
 MODULES.remove("attention")  # empty
+MODULES.remove("embedding")  # empty
 
 
 def floor(module: str) -> int | None:
@@ -86,7 +90,9 @@ def test_imports_from_below(module):
             assert other is None or other <= own, f"seqkern.{module} imports {name} from above"
 
 
-@pytest.mark.parametrize("module", ["recurrent.reference", "attention.philox"])
+@pytest.mark.parametrize(
+    "module", ["recurrent.reference", "attention.philox", "embedding.reference"]
+)
 def test_the_reference_imports_nothing_but_torch(module):
     roots = {name.partition(".")[0] for name in imports(module)}
     assert roots - set(sys.stdlib_module_names) == {"torch"}

@@ -71,6 +71,7 @@ def objective(
     *,
     mean: bool = True,
     padding_idx: int = -1,
+    sparse: bool = False,
 ) -> Tensor:
     """The loss of a batch, without dimensions, in float32 or float64; see the module's text.
 
@@ -82,11 +83,13 @@ def objective(
         negatives: int64 (E, K), for negative sampling; `paths`, for hierarchical softmax: one of
             them.
         padding_idx: the index that is no word; -1 if every index is one.
+        sparse: the tables' gradients are sparse tensors, as those of `torch.nn.Embedding`; they
+            have no further derivatives.
     """
     wide = torch.promote_types(in_weight.dtype, torch.float32)
     present = inputs != padding_idx
     counts = (targets != padding_idx) & present.any(-1)
-    v = _rows(in_weight, inputs, present).to(wide)
+    v = _rows(in_weight, inputs, present, sparse).to(wide)
     hidden = v.sum(-2)
     if mean:
         hidden = hidden / present.sum(-1, keepdim=True).clamp(min=1)
@@ -98,7 +101,7 @@ def objective(
         keep = (terms != padding_idx) & counts[:, None]
     else:
         terms, labels, keep = path_terms(paths, targets, counts)
-    u = _rows(out_weight, terms, keep).to(wide)
+    u = _rows(out_weight, terms, keep, sparse).to(wide)
     scores = (u * hidden[:, None]).sum(-1)
     losses = -F.logsigmoid(torch.where(labels, scores, -scores))
     total = torch.where(keep, losses, 0).sum()
@@ -116,23 +119,29 @@ def path_terms(paths: Paths, targets: Tensor, counts: Tensor) -> tuple[Tensor, T
 
 
 def bag_sum(
-    weight: Tensor, offsets: Tensor, rows: Tensor, words: Tensor, *, mean: bool = True
+    weight: Tensor,
+    offsets: Tensor,
+    rows: Tensor,
+    words: Tensor,
+    *,
+    mean: bool = True,
+    sparse: bool = False,
 ) -> Tensor:
     """The vectors (n, d) of `words` (n,), in the dtype of weight: each the sum or mean of the rows
     rows[offsets[w]:offsets[w + 1]] of weight, counted as often as they stand there; 0 for an empty
-    bag."""
+    bag. `sparse` as in `objective`."""
     wide = torch.promote_types(weight.dtype, torch.float32)
     first, lengths = offsets[words], offsets[words + 1] - offsets[words]
     owner = torch.repeat_interleave(torch.arange(len(words), device=words.device), lengths)
     within = torch.arange(len(owner), device=words.device) - (lengths.cumsum(0) - lengths)[owner]
-    entries = weight[rows[first[owner] + within].long()].to(wide)
+    entries = F.embedding(rows[first[owner] + within].long(), weight, sparse=sparse).to(wide)
     total = entries.new_zeros(len(words), weight.shape[1]).index_add(0, owner, entries)
     if mean:
         total = total / lengths.clamp(min=1)[:, None]
     return total.to(weight.dtype)
 
 
-def _rows(weight: Tensor, indices: Tensor, keep: Tensor) -> Tensor:
+def _rows(weight: Tensor, indices: Tensor, keep: Tensor, sparse: bool) -> Tensor:
     """The rows of weight, 0 where they are left out."""
-    found = weight[torch.where(keep, indices, 0)]
+    found = F.embedding(torch.where(keep, indices, 0), weight, sparse=sparse)
     return torch.where(keep[..., None], found, 0)
