@@ -93,7 +93,7 @@ Batch batch_of(const Tensor& in_weight, const Tensor& out_weight, const Tensor& 
   c.inputs_each = inputs.size(1);
   c.targets = static_cast<const int64_t*>(b.targets.const_data_ptr());
   c.negatives = static_cast<const int64_t*>(data(b.negatives));
-  c.offsets = static_cast<const int64_t*>(data(b.offsets));
+  if (!negatives) c.offsets = static_cast<const int64_t*>(data(b.offsets));
   c.nodes = static_cast<const int32_t*>(data(b.nodes));
   c.codes = static_cast<const uint8_t*>(data(b.codes));
   c.terms = terms;
@@ -119,7 +119,7 @@ int64_t Batch::counted() const {
 // The row of out_weight that term t of an example that counts reads.
 uint32_t Batch::term_row(int64_t e, int64_t t) const {
   const int64_t target = call.targets[e];
-  if (call.negatives) {
+  if (!call.offsets) {
     const int64_t word = t == 0 ? target : call.negatives[e * (call.terms - 1) + t - 1];
     return word == call.padding_idx ? kNoRow : static_cast<uint32_t>(word);
   }

@@ -152,7 +152,7 @@ inline int64_t term_rows(const ObjectiveCall& call, int64_t e, ExampleScratch<S>
     scratch.signs[count] = label ? T(1) : T(-1);
     scratch.columns[count++] = column;
   };
-  if (call.negatives) {
+  if (!call.offsets) {
     add(target, true, 0);
     const int64_t* negatives = call.negatives + e * (call.terms - 1);
     for (int64_t k = 0; k < call.terms - 1; ++k)
@@ -175,7 +175,7 @@ inline void prefetch_example(const ObjectiveCall& call, int64_t e) {
   }
   const int64_t target = call.targets[e];
   if (target == call.padding_idx) return;
-  if (!call.negatives) {  // the nodes near the root are in the cache: the last ones of the path
+  if (call.offsets) {  // the nodes near the root are in the cache: the last ones of the path
     const int64_t end = call.offsets[target + 1];
     for (int64_t place = larger(call.offsets[target], end - 8); place < end; ++place)
       prefetch_row(out + call.nodes[place] * call.out_stride, call.dim);

@@ -18,8 +18,8 @@ struct ObjectiveCall {
   const int64_t* inputs;  // (examples, inputs_each)
   int64_t inputs_each;
   const int64_t* targets;    // (examples)
-  const int64_t* negatives;  // (examples, terms - 1); null: the paths below
-  const int64_t* offsets;    // the path of word w: places offsets[w] to offsets[w + 1]
+  const int64_t* negatives;  // (examples, terms - 1)
+  const int64_t* offsets;    // null: negatives; else word w has places offsets[w] to offsets[w + 1]
   const int32_t* nodes;
   const uint8_t* codes;
   int64_t terms;  // rows of out_weight that an example reads at most
