@@ -53,7 +53,8 @@ def test_shapes_and_dtypes(backend):
          "here [1, any], got [2]", (V, U, ONE, ONE.repeat(2), ONE[None])),
         (RuntimeError, "negatives must have the shape (*context.shape, K), here [1, any], got [1]",
          (V, U, ONE, ONE, ONE)),
-        (RuntimeError, "center must be int64 or int32, got torch.float32", (V, U, ONE.float(), ONE)),
+        (RuntimeError, "center must be int64 or int32, got torch.float32",
+         (V, U, ONE.float(), ONE)),
         (TypeError, "context must be a Tensor of indices, not list", (V, U, ONE, [1])),
         (TypeError, "in_weight must be a Tensor, not int", (3, U, ONE, ONE)),
         (RuntimeError, "in_weight must be floating-point numbers of shape (rows, features), got "
