@@ -121,7 +121,7 @@ class _Textbook:
     def __init__(self, batch: list[Any], options: tuple[int, bool, int]) -> None:
         self.inputs, self.targets, self.negatives, *paths = batch
         self.paths = None if paths[0] is None else reference.Paths(*paths)
-        _, self.mean, self.padding_idx = options
+        self.terms, self.mean, self.padding_idx = options
 
     def __call__(self, in_weight: Tensor, out_weight: Tensor) -> tuple[Tensor]:
         return (
@@ -134,6 +134,7 @@ class _Textbook:
                 self.paths,
                 mean=self.mean,
                 padding_idx=self.padding_idx,
+                longest=self.terms,
             ),
         )
 

@@ -27,23 +27,26 @@ class Batch:
     """Rows of the output table that an example reads at most: 1 + K, or the longest path."""
     mean: bool
     padding_idx: int
-    """-1 for none."""
-    names: tuple[str, str]
-    """What the caller calls the inputs and the targets."""
+    """`checks.NO_PADDING` for none."""
+    given: tuple[tuple[str, Tensor], tuple[str, Tensor], Tensor | None]
+    """Inputs and targets by the caller's names and in his shapes, and negatives: for errors."""
 
     def check_ranges(self, in_weight: Tensor, out_weight: Tensor) -> None:
-        """Raises IndexError for an index that is out of range, under the caller's names."""
-        of_inputs, of_targets = self.names
+        """Raises IndexError for an index that is out of range, as the caller calls it."""
+        of_inputs, of_targets, negatives = self.given
         padding = self.padding_idx
-        checks.in_range(
-            of_inputs, self.inputs, in_weight.shape[0], padding, "the rows of in_weight"
-        )
+        checks.in_range(*of_inputs, in_weight.shape[0], padding, "the rows of in_weight")
         words, what = out_weight.shape[0], "the rows of out_weight"
         if self.paths is not None:
             words, what = self.paths.offsets.shape[0] - 1, "the words that paths lead to"
-        checks.in_range(of_targets, self.targets, words, padding, what)
-        if self.negatives is not None:
-            checks.in_range("negatives", self.negatives, words, padding, what)
+        checks.in_range(*of_targets, words, padding, what)
+        if negatives is not None:
+            checks.in_range("negatives", negatives, words, padding, what)
+
+    def check_paths(self, out_weight: Tensor) -> None:
+        """Raises RuntimeError if the paths do not fit together or into out_weight."""
+        if self.paths is not None and not torch.compiler.is_compiling():
+            checks.path_tensors(*self.paths, out_weight.shape[0])
 
 
 def skipgram(
@@ -67,6 +70,7 @@ def skipgram(
     )
     shape = context.shape
     wide = context.dim() > center.dim()
+    given = (("center", center), ("context", context), negatives)
     if negatives is not None:
         negatives = checks.indices("negatives", negatives, device)
         shapes = [("(*context.shape, K)", (*shape, -1))]
@@ -85,7 +89,7 @@ def skipgram(
         *_terms(negatives, paths),
         True,
         checks.padding(padding_idx, in_weight.shape[0]),
-        ("center", "context"),
+        given,
     )
 
 
@@ -106,6 +110,7 @@ def cbow(
     center = checks.indices("center", center, device)
     context = checks.indices("context", context, device)
     checks.same_shape("context", context, (("(*center.shape, C)", (*center.shape, -1)),))
+    given = negatives
     if negatives is not None:
         negatives = checks.indices("negatives", negatives, device)
         checks.same_shape("negatives", negatives, (("(*center.shape, K)", (*center.shape, -1)),))
@@ -117,7 +122,7 @@ def cbow(
         *_terms(negatives, paths),
         mean,
         checks.padding(padding_idx, in_weight.shape[0]),
-        ("context", "center"),
+        (("context", context), ("center", center), given),
     )
 
 

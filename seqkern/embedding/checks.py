@@ -11,6 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+NO_PADDING = -(2**63)
+"""The `padding_idx` of the operators where every index is a word."""
+
 
 def indices(name: str, value: Tensor, device: torch.device) -> Tensor:
     """The tensor as int64.
@@ -75,14 +78,14 @@ def table_(name: str, table: Tensor) -> None:
 
 
 def padding(padding_idx: int | None, words: int) -> int:
-    """`padding_idx` as a row number, -1 for none; negative ones count from the end, as in
+    """`padding_idx` as a row number, NO_PADDING for none; negative ones count from the end, as in
     `torch.nn.functional.embedding`.
 
     Raises:
         ValueError: it is not in [-words, words).
     """
     if padding_idx is None:
-        return -1
+        return NO_PADDING
     if not -words <= padding_idx < words:
         raise ValueError(f"padding_idx must be in [{-words}, {words}), got {padding_idx}")
     return padding_idx % words

@@ -75,12 +75,12 @@ def alias_table(weights: Tensor) -> AliasTable:
         wanted = (1 - scaled[small]).cumsum(0)
         offered = (scaled[large] - 1).cumsum(0)
         # A small entry takes from the large one that has something left when its turn comes.
-        before = wanted - (1 - scaled[small])
+        before = torch.cat([wanted.new_zeros(1), wanted[:-1]])
         giver = torch.searchsorted(offered, before, right=True).clamp(max=len(large) - 1)
         thresholds[small] = scaled[small]
         aliases[small] = large[giver]
         # A large entry that a small one leaves below the mean is filled up by the next large one.
-        taker = torch.searchsorted(wanted, offered, right=True)
+        taker = torch.searchsorted(wanted, offered)
         ends = (taker < len(small)) & (
             torch.arange(len(large), device=taker.device) + 1 < len(large)
         )

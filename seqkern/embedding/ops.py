@@ -106,12 +106,13 @@ def objective(in_weight: Tensor, out_weight: Tensor, examples: Batch, sparse: bo
             )  # fmt: skip
         except RuntimeError:
             b.check_ranges(in_weight, out_weight)
+            b.check_paths(out_weight)
             raise
     b.check_ranges(in_weight, out_weight)
     with without_autocast(in_weight.device.type):
         return reference.objective(
             in_weight, out_weight, b.inputs, b.targets, b.negatives, b.paths,
-            mean=b.mean, padding_idx=b.padding_idx, sparse=sparse,
+            mean=b.mean, padding_idx=b.padding_idx, sparse=sparse, longest=b.terms,
         )  # fmt: skip
 
 
@@ -135,6 +136,7 @@ def update_(in_weight: Tensor, out_weight: Tensor, examples: Batch, lr: float) -
             )  # fmt: skip
         except RuntimeError:
             b.check_ranges(in_weight, out_weight)
+            b.check_paths(out_weight)
             raise
     return _update_by_gradients(in_weight, out_weight, b, lr)
 
@@ -151,7 +153,7 @@ def _update_by_gradients(
     counts = (examples.inputs != examples.padding_idx).any(-1)
     counts = counts & (examples.targets != examples.padding_idx)
     for table, grad in zip(tables, grads, strict=True):
-        table.sub_(grad * (lr * counts.sum()))
+        table.sub_(grad * (lr * counts.sum().to(loss.dtype)))
     return loss.detach()
 
 
@@ -186,11 +188,11 @@ def bag_sum(
         try:
             vectors = autograd.bag_sum(_with_rows(weight), offsets, rows, flat, mean, sparse)
         except RuntimeError:
-            checks.in_range("words", words, offsets.shape[0] - 1, 0, "the bags")
+            checks.in_range("words", words, offsets.shape[0] - 1, checks.NO_PADDING, "the bags")
             checks.bag_tensors(offsets, rows, weight.shape[0])
             raise
     else:
-        checks.in_range("words", words, offsets.shape[0] - 1, -1, "the bags")
+        checks.in_range("words", words, offsets.shape[0] - 1, checks.NO_PADDING, "the bags")
         with without_autocast(weight.device.type):
             vectors = reference.bag_sum(weight, offsets, rows, flat, mean=mean, sparse=sparse)
     return vectors.reshape(*words.shape, weight.shape[1])

@@ -72,6 +72,7 @@ def objective(
     mean: bool = True,
     padding_idx: int = -1,
     sparse: bool = False,
+    longest: int | None = None,
 ) -> Tensor:
     """The loss of a batch, without dimensions, in float32 or float64; see the module's text.
 
@@ -82,9 +83,10 @@ def objective(
         targets: int64 (E,).
         negatives: int64 (E, K), for negative sampling; `paths`, for hierarchical softmax: one of
             them.
-        padding_idx: the index that is no word; -1 if every index is one.
+        padding_idx: the index that is no word, in the range or not.
         sparse: the tables' gradients are sparse tensors, as those of `torch.nn.Embedding`; they
             have no further derivatives.
+        longest: the nodes of the longest path, where the caller knows them.
     """
     wide = torch.promote_types(in_weight.dtype, torch.float32)
     present = inputs != padding_idx
@@ -100,7 +102,7 @@ def objective(
         labels = torch.arange(terms.shape[-1], device=terms.device) == 0
         keep = (terms != padding_idx) & counts[:, None]
     else:
-        terms, labels, keep = path_terms(paths, targets, counts)
+        terms, labels, keep = path_terms(paths, targets, counts, longest)
     u = _rows(out_weight, terms, keep, sparse).to(wide)
     scores = (u * hidden[:, None]).sum(-1)
     losses = -F.logsigmoid(torch.where(labels, scores, -scores))
@@ -108,9 +110,13 @@ def objective(
     return total / counts.sum().clamp(min=1)
 
 
-def path_terms(paths: Paths, targets: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def path_terms(
+    paths: Paths, targets: Tensor, counts: Tensor, longest: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Nodes, labels (1 - code) and which of them exist, each (E, longest path)."""
-    longest = int((paths.offsets[1:] - paths.offsets[:-1]).max()) if len(paths.offsets) > 1 else 0
+    if longest is None:
+        lengths = torch.diff(paths.offsets)
+        longest = int(lengths.max()) if len(lengths) else 0
     words = torch.where(counts, targets, 0)[:, None]
     places = paths.offsets[words] + torch.arange(longest, device=targets.device)
     keep = (places < paths.offsets[words + 1]) & counts[:, None]

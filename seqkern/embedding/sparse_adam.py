@@ -68,7 +68,9 @@ class SparseAdam(torch.optim.SparseAdam):
             state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
         state["step"] += 1
         assert param.grad is not None
-        grad = param.grad.coalesce()
+        grad = param.grad
+        if not grad.is_coalesced() and not _rises(grad._indices()[0]):
+            grad = grad.coalesce()
         values = -grad._values() if group.get("maximize", False) else grad._values()
         if values.numel() == 0:
             return
@@ -104,6 +106,12 @@ class SparseAdam(torch.optim.SparseAdam):
         finally:
             for param, grad in others:
                 param.grad = grad
+
+
+def _rises(rows: Tensor) -> bool:
+    """Whether the rows rise, each there once. PyTorch forgets that a gradient is coalesced when it
+    accumulates it into `.grad`, and to coalesce it once more would sort and copy all of it."""
+    return bool((rows[1:] > rows[:-1]).all())
 
 
 def _refusal(param: Tensor) -> str:

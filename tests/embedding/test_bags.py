@@ -106,13 +106,15 @@ def test_vectors_of_strings():
     unseen = torch.stack([weight[4 + r] for r in rows("catsup")]).mean(0)
     torch.testing.assert_close(known_and_not[1], unseen)
     torch.testing.assert_close(known_and_not[0], made(torch.tensor(2)))
-    assert not known_and_not[2].any() if not rows("") else True
+    assert rows("") == [] or known_and_not[2].any()
     assert made.vectors([]).shape == (0, 6)
     summed = SubwordEmbedding.from_words(words, 6, Letters(), mean=False, sparse=True)
     summed.load_state_dict(made.state_dict())
     torch.testing.assert_close(summed(torch.tensor(2)), 4 * made(torch.tensor(2)))
     summed(torch.tensor([2, 2])).sum().backward()
-    assert summed.weight.grad.is_sparse and summed.weight.grad.is_coalesced()
+    assert summed.weight.grad.is_sparse
+    touched = summed.weight.grad._indices()[0].tolist()
+    assert touched == sorted(set(touched))
 
 
 def test_state():

@@ -27,9 +27,7 @@ def test_out_of_range(backend, bad):
         if not 0 <= bad < 10:
             with pytest.raises(
                 IndexError,
-                match=rf"center\[1, 0\] is {bad}, it should be in \[0, 10\), the rows of in_weight"
-                if backend == "never"
-                else rf"center\[.*\] is {bad}, it should be in \[0, 10\), the rows of in_weight",
+                match=rf"center\[1, 0\] is {bad}, it should be in \[0, 10\), the rows of in_weight",
             ):
                 SF.skipgram_loss(V, U, wrong, right, right[..., None])
             with pytest.raises(IndexError, match=rf"context\[.*\] is {bad}, .* \[0, 10\)"):
@@ -91,7 +89,7 @@ def test_a_tree_that_does_not_fit():
     ]
     every = torch.arange(8)
     for paths in broken:
-        with pytest.raises(RuntimeError, match="path"):
+        with pytest.raises(RuntimeError, match=r"paths\."):
             SF.skipgram_loss(V, U, every, every, paths=paths)
         with pytest.raises(RuntimeError, match=r"paths\."):
             SkipGram(8, 4, hierarchical_softmax=paths)

@@ -41,7 +41,7 @@ def run(cls, start, grads, **options) -> tuple[list[Tensor], torch.optim.Optimiz
         {},
         {"lr": 0.1, "betas": (0.5, 0.6), "eps": 1e-3},
         {"maximize": True},
-        {"lr": torch.tensor(0.02)},
+        {"lr": torch.tensor(0.02, dtype=torch.float64)},
         {"betas": (0.0, 0.0)},
     ],
     ids=str,
