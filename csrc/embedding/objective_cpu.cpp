@@ -316,6 +316,11 @@ Tensor embedding_objective_update_(const Tensor& in_weight, const Tensor& out_we
                                    int64_t padding_idx, double lr) {
   Batch b = batch_of(in_weight, out_weight, inputs, targets, negatives, path_offsets, path_nodes,
                      path_codes, terms, mean, padding_idx);
+  const std::pair<const char*, const Tensor&> tables[] = {{"in_weight", in_weight},
+                                                          {"out_weight", out_weight}};
+  for (const auto& [name, table] : tables)
+    check(table.size(0) <= 1 || table.stride(0) >= table.size(1), name,
+          " should have rows that do not overlap, but they are ", table.stride(0), " apart");
   const Saved saved = empty_saved(b);
   save_to(b.call, saved);
   const double total = run_examples(b);

@@ -40,10 +40,14 @@ Tensor dense_sums(RowSums sums, const RowGroups& groups, int64_t table_rows, Sca
   sums.out = out.mutable_data_ptr();
   sums.out_stride = sums.dim;
   const auto kernel = objective_kernels(storage_of("weight", dtype)).sums_dense;
+  if (groups.size() == 0) {
+    kernel(sums, 0, 0, 0, table_rows);
+    return out;
+  }
   over_groups(sums, groups, out.numel(), [&](int64_t begin, int64_t end) {
     const int64_t first = begin == 0 ? 0 : groups.rows[static_cast<size_t>(begin)];
     const int64_t last = end == groups.size() ? table_rows : groups.rows[static_cast<size_t>(end)];
-    if (begin < end || groups.size() == 0) kernel(sums, begin, end, first, last);
+    if (begin < end) kernel(sums, begin, end, first, last);
   });
   return out;
 }
