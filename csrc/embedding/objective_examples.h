@@ -191,7 +191,7 @@ inline void prefetch_example(const ObjectiveCall& call, int64_t e) {
 template <class S>
 double objective_examples(const ObjectiveCall& call, int64_t begin, int64_t end, char* memory) {
   using T = compute_t<S>;
-  constexpr int64_t kAhead = 6;
+  constexpr int64_t kAhead = 3;
   ExampleScratch<S> scratch(call, memory);
   double total = 0;
   for (int64_t e = begin; e < end; ++e) {
