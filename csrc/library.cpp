@@ -81,6 +81,15 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
   m.def(
       "attention_dropout_mask(Tensor seed, float dropout_p, int batch, int heads, int queries, int "
       "keys) -> Tensor");
+
+  // embedding: the training loop of word vectors over a piece of a corpus
+  m.def(
+      "embedding_train_(Tensor(a!) input_rows, Tensor(b!) output_rows, Tensor tokens, Tensor keep, "
+      "Tensor? noise_thresholds, Tensor? noise_aliases, Tensor? path_offsets, Tensor? path_nodes, "
+      "Tensor? path_codes, Tensor? bag_offsets, Tensor? bag_rows, bool cbow, int window, bool "
+      "shrink_windows, int negatives, bool share_negatives, bool cbow_mean, float lr, float "
+      "final_lr, int seed, int threads, bool deterministic, bool compute_loss) -> Tensor");
+
   m.def("lstm_pointwise(Tensor gates, Tensor c) -> (Tensor h, Tensor c_new)");
 
   // common: a * b + add by our own kernels, for tests (no fake: nothing compiled calls it)

@@ -26,6 +26,8 @@ FLOORS = (
     ("embedding.batch", "embedding.sparse_adam"),
     ("attention.folding",),
     ("attention.masks", "attention.packing", "attention.weights"),
+    ("embedding.reference",),
+    ("embedding.training",),
     ("recurrent.casting", "recurrent.torch_backend", "recurrent.freeze"),
     ("attention.torch_backend",),
     ("recurrent.ops", "attention.ops", "embedding.ops"),

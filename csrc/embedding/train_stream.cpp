@@ -1,0 +1,228 @@
+#include "embedding/train_stream.h"
+
+#include <algorithm>
+
+namespace seqkern {
+
+namespace {
+
+enum Purpose : uint64_t { kKeep, kWindow, kNoise, kPurposes };
+
+}  // namespace
+
+WindowStream::WindowStream(const TextOptions& options, int64_t begin, int64_t end, uint64_t seed,
+                           uint64_t part)
+    : options_(options),
+      begin_(begin),
+      end_(end),
+      position_(begin),
+      keep_random_(seed, part * kPurposes + kKeep),
+      window_random_(seed, part * kPurposes + kWindow),
+      noise_random_(seed, part * kPurposes + kNoise) {}
+
+const Batch& WindowStream::next(int most) {
+  begin_batch(most);
+  while (static_cast<int>(windows_.size()) < most) {
+    if (centre_ == last_ && !read_sentence()) break;
+    emit_centre();
+  }
+  const bool finished = centre_ == last_;
+  batch_.windows = windows_.data();
+  batch_.count = static_cast<int>(windows_.size());
+  batch_.contexts = contexts_.data();
+  batch_.context_weights = context_weights_.data();
+  batch_.targets = targets_.data();
+  batch_.labels = labels_.data();
+  batch_.target_weights = target_weights_.data();
+  batch_.words = words_.data() + base_;
+  batch_.left = (finished ? last_ : std::max(first_, centre_ - options_.window)) - base_;
+  return batch_;
+}
+
+void WindowStream::begin_batch(int most) {
+  if (!windows_.empty()) batch_.entered = windows_.back().entered;
+  batch_.entered -= batch_.left;
+  batch_.first_word += batch_.left;
+  base_ += batch_.left;
+  // Words that have left make room when they are the greater part: each is moved once at most.
+  if (base_ > static_cast<int>(words_.size()) / 2) {
+    words_.erase(words_.begin(), words_.begin() + base_);
+    repeated_.erase(repeated_.begin(), repeated_.begin() + base_);
+    for (int& place : repeated_) place -= base_;
+    first_ -= base_;  // may be negative: the sentence's beginning has left
+    centre_ -= base_;
+    last_ -= base_;
+    base_ = 0;
+  }
+  // The last centre may bring a window for each of its contexts.
+  const size_t reach = 2 * static_cast<size_t>(options_.window);
+  const size_t windows = most + reach;
+  const size_t contexts = windows * reach, targets = windows * options_.max_targets;
+  windows_.clear();
+  windows_.reserve(windows);
+  if (contexts_.size() < contexts) {
+    contexts_.resize(contexts);
+    context_weights_.resize(contexts);
+  }
+  if (targets_.size() < targets) {
+    targets_.resize(targets);
+    labels_.resize(targets);
+    target_weights_.resize(targets);
+  }
+  contexts_used_ = targets_used_ = 0;
+}
+
+// Appends the next sentence that keeps two words or more; false when there is none.
+bool WindowStream::read_sentence() {
+  const int reach = 2 * options_.window;
+  while (position_ < end_) {
+    const int64_t sentence = position_;
+    const int start = last_;
+    int count = start;
+    for (; position_ < end_; ++position_) {
+      const int32_t word = options_.tokens[position_];
+      if (word < 0) break;
+      if (count == static_cast<int>(words_.size())) {
+        words_.resize(2 * count + 64);
+        repeated_.resize(words_.size());
+      }
+      words_[count] = word;
+      const uint64_t limit = static_cast<uint64_t>(options_.keep[word] * 4294967296.0f);
+      count += keep_random_.next32() < limit;
+    }
+    read_ += position_ - sentence;
+    kept_ += count - start;
+    const int64_t length = position_ - sentence;
+    position_ += position_ < end_;  // the sentence end
+    if (count - start < 2) continue;
+    first_ = centre_ = start;
+    last_ = count;
+    const double span = static_cast<double>(end_ - begin_);
+    const double slope = (options_.final_lr - options_.lr) / span;
+    first_lr_ = options_.lr + slope * static_cast<double>(sentence - begin_);
+    lr_step_ = slope * static_cast<double>(length) / (count - start);
+    int latest = -1;
+    for (int p = start; p < count; ++p) {
+      const int32_t word = words_[p];
+      const int stop = std::max(start, p - reach);
+      int q = p - 1;
+      while (q >= stop && words_[q] != word) --q;
+      if (q >= stop) latest = std::max(latest, q);
+      repeated_[p] = latest;
+    }
+    return true;
+  }
+  return false;
+}
+
+// The window, or the windows, of the next centre word.
+void WindowStream::emit_centre() {
+  const int window = options_.window;
+  const int size = options_.shrink_windows
+                       ? 1 + static_cast<int>(window_random_.below(static_cast<uint32_t>(window)))
+                       : window;
+  const int low = std::max(first_, centre_ - size), high = std::min(last_ - 1, centre_ + size);
+  const int first = contexts_used_;
+  int32_t* out = contexts_.data() + first;
+  const int offset = static_cast<int>(batch_.first_word) - base_;
+  for (int p = low; p <= high; ++p) {
+    *out = options_.ring ? (p + offset) & (options_.ring - 1) : words_[p];
+    out += p != centre_;
+  }
+  const int count = high - low;
+  // CBOW adds its contexts up, so that repeated ones need nothing.
+  const bool repeats = options_.ring == 0 && !options_.cbow && repeated_[high] >= low;
+  if (options_.share_negatives || options_.cbow) {
+    pairs_ += options_.cbow ? 1 : count;
+    emit_window(first, count, repeats);
+  } else {
+    pairs_ += count;
+    for (int i = 0; i < count; ++i) emit_window(first + i, 1, false);
+  }
+  contexts_used_ = first + count;
+  ++centre_;
+}
+
+void WindowStream::emit_window(int first_context, int contexts, bool repeats) {
+  Window w{};
+  w.first_context = first_context;
+  w.contexts = contexts;
+  w.entered = std::min(last_, centre_ + options_.window + 1) - base_;
+  w.left = std::max(first_, centre_ - options_.window) - base_;
+  w.lr = static_cast<float>(first_lr_ + lr_step_ * (centre_ - first_));
+  const bool repeated_targets = draw_targets(words_[centre_], w);
+  if (repeats || repeated_targets) merge_repeats(w);
+  windows_.push_back(w);
+}
+
+// Appends a word's targets; whether one is there twice.
+bool WindowStream::draw_targets(int32_t word, Window& w) {
+  w.first_target = targets_used_;
+  int32_t* targets = targets_.data() + targets_used_;
+  uint8_t* labels = labels_.data() + targets_used_;
+  int count = 0;
+  bool repeats = false;
+  if (options_.noise) {
+    targets[0] = word;
+    count = 1;
+    for (int i = 0; i < options_.negatives; ++i) {
+      const auto product =
+          static_cast<unsigned __int128>(noise_random_.next()) * options_.noise_size;
+      const uint32_t entry = static_cast<uint32_t>(product >> 64);
+      const uint32_t fraction = static_cast<uint32_t>(static_cast<uint64_t>(product) >> 32);
+      const AliasEntry& e = options_.noise[entry];
+      const int32_t drawn = static_cast<int32_t>(fraction < e.threshold ? entry : e.alias);
+      targets[count] = drawn;
+      count += drawn != word;
+    }
+    for (int i = 2; i < count; ++i)
+      for (int j = 1; j < i; ++j) repeats |= targets[i] == targets[j];
+    std::fill(labels, labels + count, uint8_t{0});
+    labels[0] = 1;
+  } else {
+    const int64_t begin = options_.path_offsets[word];
+    count = static_cast<int>(options_.path_offsets[word + 1] - begin);
+    for (int i = 0; i < count; ++i) {
+      targets[i] = options_.path_nodes[begin + i];
+      labels[i] = 1 - options_.path_codes[begin + i];
+    }
+  }
+  w.targets = count;
+  targets_used_ += count;
+  return repeats;
+}
+
+namespace {
+
+// Keeps each id's first occurrence and counts the others in its weight; the number that is left.
+int merge(int32_t* ids, float* weights, uint8_t* labels, int count) {
+  int kept = 0;
+  for (int i = 0; i < count; ++i) {
+    int j = 0;
+    while (j < kept && ids[j] != ids[i]) ++j;
+    if (j < kept) {
+      weights[j] += 1;
+      continue;
+    }
+    ids[kept] = ids[i];
+    if (labels) labels[kept] = labels[i];
+    weights[kept++] = 1;
+  }
+  return kept;
+}
+
+}  // namespace
+
+void WindowStream::merge_repeats(Window& w) {
+  w.weighted = true;
+  int32_t* contexts = contexts_.data() + w.first_context;
+  float* weights = context_weights_.data() + w.first_context;
+  if (options_.ring == 0 && !options_.cbow)
+    w.contexts = merge(contexts, weights, nullptr, w.contexts);
+  else
+    std::fill(weights, weights + w.contexts, 1.0f);
+  w.targets = merge(targets_.data() + w.first_target, target_weights_.data() + w.first_target,
+                    labels_.data() + w.first_target, w.targets);
+}
+
+}  // namespace seqkern
