@@ -46,6 +46,9 @@ inline Scratch scratch_at(const TrainCall& call, char* memory) {
   s.row = padded(call.dim, 16);
   s.window.errors =
       reinterpret_cast<float*>(take((contexts * targets + kErrorSlack) * sizeof(float)));
+  s.window.products =
+      reinterpret_cast<float*>(take((contexts * kBlockTargets + kErrorSlack) * sizeof(float)));
+  if (!call.want_loss) s.window.products = nullptr;
   s.window.gradients = reinterpret_cast<float*>(take(contexts * s.row * sizeof(float)));
   s.window.gradient_rows = reinterpret_cast<float**>(take(contexts * sizeof(float*)));
   s.input_rows = reinterpret_cast<void**>(take(contexts * sizeof(void*)));
@@ -164,7 +167,7 @@ inline double update_cbow(const TrainCall& call, const Scratch& s, A* const* row
   float* step = s.step;
   window.a = &mean;
   window.contexts = 1;
-  const double loss = add_window(window, &step, s.window.errors, call.want_loss);
+  const double loss = add_window(window, &step, s.window);
   const float back = call.cbow_mean ? 1.0f : inverse;
   for (int i = 0; i < contexts; ++i) {
     float times = back;
@@ -223,7 +226,7 @@ double run_model(const TrainCall& call, const Batch& batch, char* memory) {
       loss += update_cbow<A, S, kBags>(call, s, inputs, w.contexts, contexts, window);
     } else {
       window.a = inputs;
-      loss += update_window(window, s.window, call.want_loss);
+      loss += update_window(window, s.window);
     }
   }
   if constexpr (kBags)

@@ -8,6 +8,21 @@ namespace {
 
 enum Purpose : uint64_t { kKeep, kWindow, kNoise, kPurposes };
 
+// Windows whose negatives are drawn at once.
+constexpr int kNoiseWindows = 64;
+
+// For each place p the greatest q for which ids[q] stands again in (q, p] less than `reach` + 1
+// places behind q; -1 if there is none. So [q, p] holds a repetition, as far as `reach` can see,
+// just if latest[p] >= q.
+void latest_repeats(const int32_t* ids, int count, int reach, int* latest) {
+  for (int p = 0; p < count; ++p) latest[p] = -1;
+  // By distance instead of by place: loops that the compiler vectorizes. The nearest comes last.
+  for (int distance = std::min(reach, count - 1); distance > 0; --distance)
+    for (int p = distance; p < count; ++p)
+      latest[p] = ids[p] == ids[p - distance] ? p - distance : latest[p];
+  for (int p = 1; p < count; ++p) latest[p] = std::max(latest[p], latest[p - 1]);
+}
+
 }  // namespace
 
 WindowStream::WindowStream(const TextOptions& options, int64_t begin, int64_t end, uint64_t seed,
@@ -48,7 +63,6 @@ void WindowStream::begin_batch(int most) {
   if (base_ > static_cast<int>(words_.size()) / 2) {
     words_.erase(words_.begin(), words_.begin() + base_);
     repeated_.erase(repeated_.begin(), repeated_.begin() + base_);
-    for (int& place : repeated_) place -= base_;
     first_ -= base_;  // may be negative: the sentence's beginning has left
     centre_ -= base_;
     last_ -= base_;
@@ -74,7 +88,6 @@ void WindowStream::begin_batch(int most) {
 
 // Appends the next sentence that keeps two words or more; false when there is none.
 bool WindowStream::read_sentence() {
-  const int reach = 2 * options_.window;
   while (position_ < end_) {
     const int64_t sentence = position_;
     const int start = last_;
@@ -82,8 +95,8 @@ bool WindowStream::read_sentence() {
     for (; position_ < end_; ++position_) {
       const int32_t word = options_.tokens[position_];
       if (word < 0) break;
-      if (count == static_cast<int>(words_.size())) {
-        words_.resize(2 * count + 64);
+      if (count + options_.window >= static_cast<int>(words_.size())) {
+        words_.resize(2 * static_cast<size_t>(count + options_.window) + 64);
         repeated_.resize(words_.size());
       }
       words_[count] = word;
@@ -101,15 +114,8 @@ bool WindowStream::read_sentence() {
     const double slope = (options_.final_lr - options_.lr) / span;
     first_lr_ = options_.lr + slope * static_cast<double>(sentence - begin_);
     lr_step_ = slope * static_cast<double>(length) / (count - start);
-    int latest = -1;
-    for (int p = start; p < count; ++p) {
-      const int32_t word = words_[p];
-      const int stop = std::max(start, p - reach);
-      int q = p - 1;
-      while (q >= stop && words_[q] != word) --q;
-      if (q >= stop) latest = std::max(latest, q);
-      repeated_[p] = latest;
-    }
+    latest_repeats(words_.data() + start, count - start, 2 * options_.window,
+                   repeated_.data() + start);
     return true;
   }
   return false;
@@ -122,16 +128,23 @@ void WindowStream::emit_centre() {
                        ? 1 + static_cast<int>(window_random_.below(static_cast<uint32_t>(window)))
                        : window;
   const int low = std::max(first_, centre_ - size), high = std::min(last_ - 1, centre_ + size);
-  const int first = contexts_used_;
-  int32_t* out = contexts_.data() + first;
-  const int offset = static_cast<int>(batch_.first_word) - base_;
-  for (int p = low; p <= high; ++p) {
-    *out = options_.ring ? (p + offset) & (options_.ring - 1) : words_[p];
-    out += p != centre_;
+  const int first = contexts_used_, count = high - low;
+  // As many as there can be on each side are copied, and those that are not wanted overwritten: a
+  // number of steps that the processor foresees.
+  int32_t* left = contexts_.data() + first;
+  int32_t* right = left + (centre_ - low);
+  const int32_t* words = words_.data();
+  if (options_.ring) {
+    const int offset = static_cast<int>(batch_.first_word) - base_;
+    for (int i = 0; i < window; ++i) left[i] = (low + i + offset) & (options_.ring - 1);
+    for (int i = 0; i < window; ++i) right[i] = (centre_ + 1 + i + offset) & (options_.ring - 1);
+  } else {
+    for (int i = 0; i < window; ++i) left[i] = words[low + i];
+    for (int i = 0; i < window; ++i) right[i] = words[centre_ + 1 + i];
   }
-  const int count = high - low;
+  contexts_used_ = first + count;
   // CBOW adds its contexts up, so that repeated ones need nothing.
-  const bool repeats = options_.ring == 0 && !options_.cbow && repeated_[high] >= low;
+  const bool repeats = options_.ring == 0 && !options_.cbow && repeated_[high] >= low - first_;
   if (options_.share_negatives || options_.cbow) {
     pairs_ += options_.cbow ? 1 : count;
     emit_window(first, count, repeats);
@@ -139,7 +152,6 @@ void WindowStream::emit_centre() {
     pairs_ += count;
     for (int i = 0; i < count; ++i) emit_window(first + i, 1, false);
   }
-  contexts_used_ = first + count;
   ++centre_;
 }
 
@@ -155,41 +167,60 @@ void WindowStream::emit_window(int first_context, int contexts, bool repeats) {
   windows_.push_back(w);
 }
 
-// Appends a word's targets; whether one is there twice.
+// Appends a word's targets; whether one may be there twice.
 bool WindowStream::draw_targets(int32_t word, Window& w) {
   w.first_target = targets_used_;
+  if (!options_.noise) {
+    take_path(word, w);
+    return false;
+  }
+  const int negatives = options_.negatives;
+  if (noise_used_ + negatives > static_cast<int>(noise_.size())) refill_noise();
+  const int32_t* drawn = noise_.data() + noise_used_;
   int32_t* targets = targets_.data() + targets_used_;
   uint8_t* labels = labels_.data() + targets_used_;
-  int count = 0;
-  bool repeats = false;
-  if (options_.noise) {
-    targets[0] = word;
-    count = 1;
-    for (int i = 0; i < options_.negatives; ++i) {
-      const auto product =
-          static_cast<unsigned __int128>(noise_random_.next()) * options_.noise_size;
-      const uint32_t entry = static_cast<uint32_t>(product >> 64);
-      const uint32_t fraction = static_cast<uint32_t>(static_cast<uint64_t>(product) >> 32);
-      const AliasEntry& e = options_.noise[entry];
-      const int32_t drawn = static_cast<int32_t>(fraction < e.threshold ? entry : e.alias);
-      targets[count] = drawn;
-      count += drawn != word;
-    }
-    for (int i = 2; i < count; ++i)
-      for (int j = 1; j < i; ++j) repeats |= targets[i] == targets[j];
-    std::fill(labels, labels + count, uint8_t{0});
-    labels[0] = 1;
-  } else {
-    const int64_t begin = options_.path_offsets[word];
-    count = static_cast<int>(options_.path_offsets[word + 1] - begin);
-    for (int i = 0; i < count; ++i) {
-      targets[i] = options_.path_nodes[begin + i];
-      labels[i] = 1 - options_.path_codes[begin + i];
-    }
+  targets[0] = word;
+  int count = 1;
+  for (int i = 0; i < negatives; ++i) {
+    targets[count] = drawn[i];
+    count += drawn[i] != word;
   }
+  for (int i = 1; i <= negatives; ++i) labels[i] = 0;
+  labels[0] = 1;
+  const bool repeats = noise_repeated_[noise_used_ + negatives - 1] >= noise_used_;
+  noise_used_ += negatives;
   w.targets = count;
   targets_used_ += count;
   return repeats;
+}
+
+void WindowStream::take_path(int32_t word, Window& w) {
+  const int64_t begin = options_.path_offsets[word];
+  const int count = static_cast<int>(options_.path_offsets[word + 1] - begin);
+  for (int i = 0; i < count; ++i) {
+    targets_[targets_used_ + i] = options_.path_nodes[begin + i];
+    labels_[targets_used_ + i] = 1 - options_.path_codes[begin + i];
+  }
+  w.targets = count;
+  targets_used_ += count;
+}
+
+void WindowStream::refill_noise() {
+  const int negatives = options_.negatives, count = kNoiseWindows * negatives;
+  noise_.resize(count);
+  noise_repeated_.resize(count);
+  for (int i = 0; i < count; ++i) {
+    const auto product = static_cast<unsigned __int128>(noise_random_.next()) * options_.noise_size;
+    const uint32_t entry = static_cast<uint32_t>(product >> 64);
+    const uint32_t fraction = static_cast<uint32_t>(static_cast<uint64_t>(product) >> 32);
+    const AliasEntry e = options_.noise[entry];
+    // Without a branch, which would be foreseen no better than a coin: all ones if the fraction is
+    // below the threshold.
+    const uint32_t below = -static_cast<uint32_t>((uint64_t{fraction} - e.threshold) >> 63);
+    noise_[i] = static_cast<int32_t>(e.alias ^ ((e.alias ^ entry) & below));
+  }
+  latest_repeats(noise_.data(), count, negatives - 1, noise_repeated_.data());
+  noise_used_ = 0;
 }
 
 namespace {

@@ -29,6 +29,8 @@ class WindowStream {
   void emit_centre();
   void emit_window(int first_context, int contexts, bool repeats);
   bool draw_targets(int32_t word, Window& window);
+  void take_path(int32_t word, Window& window);
+  void refill_noise();
   void merge_repeats(Window& window);
 
   const TextOptions options_;
@@ -41,9 +43,13 @@ class WindowStream {
   std::vector<int32_t> words_;
   int first_ = 0, last_ = 0, centre_ = 0;
   double first_lr_ = 0, lr_step_ = 0;
-  // For each word the latest place, within two windows before it, of a word that stands again
-  // between there and here: a running maximum over the sentence.
+  // latest_repeats of the words of the sentence, within two windows; from its first word on.
   std::vector<int> repeated_;
+
+  // Negatives that have been drawn and not yet used, from noise_used_ on; latest_repeats of them.
+  std::vector<int32_t> noise_;
+  std::vector<int> noise_repeated_;
+  int noise_used_ = 0;
 
   std::vector<Window> windows_;
   std::vector<int32_t> contexts_, targets_;

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 #include <utility>
 
 #include "embedding/train_lanes.h"
@@ -24,6 +25,9 @@ namespace SEQKERN_ISA {
 constexpr int kBlockTargets = kVectorRegisters == 32 ? 12 : 6;
 constexpr int kTileAccumulators = kVectorRegisters == 32 ? 24 : 12;
 constexpr int kTileContexts = 4;
+
+template <int kValue>
+using Count = std::integral_constant<int, kValue>;
 
 template <class A, class B>
 struct WindowRows {
@@ -42,15 +46,28 @@ struct WindowRows {
 // Working memory of a thread for windows of up to C contexts and T targets.
 struct WindowScratch {
   float* errors;          // C * T + kErrorSlack
+  float* products;        // C * kBlockTargets + kErrorSlack; null: no loss is wanted
   float* gradients;       // (C, dim): used where there is more than one block of targets
   float** gradient_rows;  // C
 };
 constexpr int kErrorSlack = 64;
 
-// The products of kM contexts and kN targets into out[i * kN + j]; up to a vector behind them may
-// be written, too.
+// What makes errors of products, for one block of targets.
+struct ErrorRule {
+  uint32_t labels;  // bit j: of target j
+  float lr;
+};
+
+// x where bit i of `labels` is set, else -x: what the objective takes sigma of.
+inline Vf agreement(uint32_t labels, Vf x) {
+  return Vf(where_bits(labels, x, 0.0f)) - Vf(where_bits(~labels, x, 0.0f));
+}
+
+// The errors of kM contexts and kN targets into out[i * kN + j], and their products into `products`
+// unless it is null; up to a vector behind them may be written, too.
 template <int kM, int kN, class A, class B>
-inline void tile_products(A* const* a, B* const* b, int64_t dim, float* out) {
+inline void tile_errors(A* const* a, B* const* b, int64_t dim, ErrorRule rule, float* out,
+                        float* products) {
   Vf sums[kM * kN];
 #pragma GCC unroll 32
   for (int i = 0; i < kM * kN; ++i) sums[i] = Vf(0.0f);
@@ -65,34 +82,42 @@ inline void tile_products(A* const* a, B* const* b, int64_t dim, float* out) {
       for (int i = 0; i < kM; ++i) sums[i * kN + j] += x[i] * y;
     }
   });
-  constexpr int kCount = kM * kN;
-  if constexpr (kCount > kLanes) {
-    constexpr int kWhole = kCount / kLanes;
+  constexpr int kCount = kM * kN, kVectors = (kCount + kLanes - 1) / kLanes;
+  // The labels repeat from context to context.
+  uint64_t labels = 0;
+#pragma GCC unroll 4
+  for (int i = 0; i < kM; ++i) labels |= uint64_t{rule.labels} << (i * kN);
+  const Vf lr(rule.lr);
+  const auto finish = [&](int v, Vf z) __attribute__((always_inline)) {
+    if (products) SEQKERN_ISA::store(products + v * kLanes, z);
+    const Vf label = where_bits(labels >> (v * kLanes), lr, 0.0f);
+    SEQKERN_ISA::store(out + v * kLanes, label - lr * quick_sigmoid(z));
+  };
 #pragma GCC unroll 8
-    for (int v = 0; v < kWhole; ++v)
-      SEQKERN_ISA::store(out + v * kLanes, horizontal_sums<kLanes>(sums + v * kLanes));
-    if constexpr (kCount % kLanes != 0)
-      SEQKERN_ISA::store(out + kWhole * kLanes,
-                         horizontal_sums<kCount % kLanes>(sums + kWhole * kLanes));
-  } else {
-    SEQKERN_ISA::store(out, horizontal_sums<kCount>(sums));
-  }
+  for (int v = 0; v < kCount / kLanes; ++v) finish(v, horizontal_sums<kLanes>(sums + v * kLanes));
+  if constexpr (kCount % kLanes != 0)
+    finish(kVectors - 1, horizontal_sums<kCount % kLanes>(sums + (kVectors - 1) * kLanes));
 }
 
 template <int kN, class A, class B>
-void products(A* const* a, int contexts, B* const* b, int64_t dim, float* out) {
+void errors(A* const* a, int contexts, B* const* b, int64_t dim, ErrorRule rule, float* out,
+            float* products) {
   constexpr int kFit = kTileAccumulators / kN;
   constexpr int kMost = kFit < kTileContexts ? kFit : kTileContexts;
   const int tiles = (contexts + kMost - 1) / kMost;
-  for (int tile = 0, i = 0; tile < tiles; ++tile) {
-    const int m = (contexts - i + tiles - tile - 1) / (tiles - tile);  // as equal as can be
-    if (m == 1) tile_products<1, kN>(a + i, b, dim, out + i * kN);
+  const auto tile = [&](int i, auto m) __attribute__((always_inline)) {
+    tile_errors<decltype(m)::value, kN>(a + i, b, dim, rule, out + i * kN,
+                                        products ? products + i * kN : nullptr);
+  };
+  for (int t = 0, i = 0; t < tiles; ++t) {
+    const int m = (contexts - i + tiles - t - 1) / (tiles - t);  // as equal as can be
+    if (m == 1) tile(i, Count<1>());
     if constexpr (kMost >= 2)
-      if (m == 2) tile_products<2, kN>(a + i, b, dim, out + i * kN);
+      if (m == 2) tile(i, Count<2>());
     if constexpr (kMost >= 3)
-      if (m == 3) tile_products<3, kN>(a + i, b, dim, out + i * kN);
+      if (m == 3) tile(i, Count<3>());
     if constexpr (kMost >= 4)
-      if (m == 4) tile_products<4, kN>(a + i, b, dim, out + i * kN);
+      if (m == 4) tile(i, Count<4>());
     i += m;
   }
 }
@@ -128,14 +153,14 @@ void update(A* const* a, int contexts, float* const* gradients, B* const* b, con
 
 template <class A, class B>
 struct BlockKernels {
-  void (*products)(A* const*, int, B* const*, int64_t, float*);
+  void (*errors)(A* const*, int, B* const*, int64_t, ErrorRule, float*, float*);
   void (*update)(A* const*, int, float* const*, B* const*, const float*, int64_t);
   void (*add_gradients)(A* const*, int, float* const*, B* const*, const float*, int64_t);
 };
 
 template <class A, class B, int... kCounts>
 constexpr BlockKernels<A, B> kernels_for(int targets, std::integer_sequence<int, kCounts...>) {
-  constexpr BlockKernels<A, B> table[] = {{products<kCounts + 1, A, B>,
+  constexpr BlockKernels<A, B> table[] = {{errors<kCounts + 1, A, B>,
                                            update<kCounts + 1, true, A, B>,
                                            update<kCounts + 1, false, A, B>}...};
   return table[targets - 1];
@@ -158,66 +183,62 @@ inline double minus_log(const float* p, int count) {
   return total;
 }
 
-// Turns a block's products (contexts, targets) into errors; returns the loss if it is wanted.
+// The loss of a block's products (contexts, targets), which are overwritten.
 template <class A, class B>
-inline double errors_of(const WindowRows<A, B>& w, int first, int targets, float* e,
-                        bool want_loss) {
+double loss_of(const WindowRows<A, B>& w, int first, int targets, uint32_t labels,
+               float* products) {
   const int count = w.contexts * targets;
-  uint32_t block = 0;
-  for (int j = 0; j < targets; ++j) block |= uint32_t{w.labels[first + j]} << j;
-  // The labels of as many contexts as begin in one vector, or of one where it is longer.
+  for (int i = 0; i < w.contexts; ++i)
+    for (int j = 0; j < targets; ++j)
+      if (!(labels >> j & 1)) products[i * targets + j] = -products[i * targets + j];
+  for (int p = 0; p < count; p += kLanes) store(products + p, sigmoid(load(products + p)));
+  if (!w.context_weights) return minus_log(products, count);
   double loss = 0;
-  const Vf lr(w.lr);
-  int phase = 0;  // the target that lane 0 stands for
-  for (int p = 0; p < count; p += kLanes) {
-    uint64_t labels = 0;
-    for (int at = -phase; at < kLanes; at += targets)
-      labels |= at < 0 ? uint64_t{block} >> -at : uint64_t{block} << at;
-    phase = (phase + kLanes) % targets;
-    const Vf z = load(e + p);
-    if (want_loss) {
-      float probability[kLanes];
-      store(probability,
-            sigmoid(Vf(where_bits(labels, z, 0.0f)) - Vf(where_bits(~labels, z, 0.0f))));
-      if (!w.context_weights) {
-        loss += minus_log(probability, count - p < kLanes ? count - p : kLanes);
-      } else {
-        for (int i = p; i < count && i < p + kLanes; ++i)
-          loss += minus_log(probability + (i - p), 1) * w.context_weights[i / targets] *
-                  w.target_weights[first + i % targets];
-      }
-    }
-    store(e + p, lr * (where_bits(labels, Vf(1.0f), 0.0f) - sigmoid(z)));
-  }
+  for (int i = 0; i < w.contexts; ++i)
+    for (int j = 0; j < targets; ++j)
+      loss += minus_log(products + i * targets + j, 1) * w.context_weights[i] *
+              w.target_weights[first + j];
+  return loss;
+}
+
+// The errors of a block of targets into e; returns the loss if it is wanted.
+template <class A, class B>
+inline double block_errors(const WindowRows<A, B>& w, int first, int targets,
+                           const BlockKernels<A, B>& kernels, const WindowScratch& scratch,
+                           float* e) {
+  uint32_t labels = 0;
+  for (int j = 0; j < targets; ++j) labels |= uint32_t{w.labels[first + j]} << j;
+  kernels.errors(w.a, w.contexts, w.b + first, w.dim, {labels, w.lr}, e, scratch.products);
   if (w.context_weights)
     for (int i = 0; i < w.contexts; ++i)
       for (int j = 0; j < targets; ++j)
         e[i * targets + j] *= w.context_weights[i] * w.target_weights[first + j];
-  return loss;
+  return scratch.products ? loss_of(w, first, targets, labels, scratch.products) : 0;
 }
 
-// Adds the contexts' steps to `gradients` and makes the targets' steps.
+// Adds the contexts' steps to `gradients` and makes the targets' steps; returns the loss if it is
+// wanted.
 template <class A, class B>
-inline double add_window(const WindowRows<A, B>& w, float* const* gradients, float* errors,
-                         bool want_loss) {
+inline double add_window(const WindowRows<A, B>& w, float* const* gradients,
+                         const WindowScratch& scratch) {
   const int blocks = (w.targets + kBlockTargets - 1) / kBlockTargets;
+  const auto for_each_block = [&](const auto& body) __attribute__((always_inline)) {
+    float* e = scratch.errors;
+    for (int block = 0, j = 0; block < blocks; ++block) {
+      const int n = (w.targets - j + blocks - block - 1) / (blocks - block);
+      body(j, n, block_kernels<A, B>(n), e);
+      e += w.contexts * n;
+      j += n;
+    }
+  };
   double loss = 0;
   // All products before the first change of a row.
-  float* e = errors;
-  for (int block = 0, j = 0; block < blocks; ++block) {
-    const int n = (w.targets - j + blocks - block - 1) / (blocks - block);
-    block_kernels<A, B>(n).products(w.a, w.contexts, w.b + j, w.dim, e);
-    loss += errors_of(w, j, n, e, want_loss);
-    e += w.contexts * n;
-    j += n;
-  }
-  e = errors;
-  for (int block = 0, j = 0; block < blocks; ++block) {
-    const int n = (w.targets - j + blocks - block - 1) / (blocks - block);
-    block_kernels<A, B>(n).add_gradients(w.a, w.contexts, gradients, w.b + j, e, w.dim);
-    e += w.contexts * n;
-    j += n;
-  }
+  for_each_block([&](int j, int n, const BlockKernels<A, B>& kernels, float* e) {
+    loss += block_errors(w, j, n, kernels, scratch, e);
+  });
+  for_each_block([&](int j, int, const BlockKernels<A, B>& kernels, const float* e) {
+    kernels.add_gradients(w.a, w.contexts, gradients, w.b + j, e, w.dim);
+  });
   return loss;
 }
 
@@ -237,18 +258,16 @@ inline void clear_row(float* row, int64_t dim) {
 
 // Makes the step of a window in place; returns its loss if it is wanted.
 template <class A, class B>
-inline double update_window(const WindowRows<A, B>& w, const WindowScratch& scratch,
-                            bool want_loss) {
+inline double update_window(const WindowRows<A, B>& w, const WindowScratch& scratch) {
+  if (w.targets == 0 || w.contexts == 0) return 0;
   if (w.targets <= kBlockTargets) {
-    if (w.targets == 0 || w.contexts == 0) return 0;
     const BlockKernels<A, B> kernels = block_kernels<A, B>(w.targets);
-    kernels.products(w.a, w.contexts, w.b, w.dim, scratch.errors);
-    const double loss = errors_of(w, 0, w.targets, scratch.errors, want_loss);
+    const double loss = block_errors(w, 0, w.targets, kernels, scratch, scratch.errors);
     kernels.update(w.a, w.contexts, nullptr, w.b, scratch.errors, w.dim);
     return loss;
   }
   for (int i = 0; i < w.contexts; ++i) clear_row(scratch.gradient_rows[i], w.dim);
-  const double loss = add_window(w, scratch.gradient_rows, scratch.errors, want_loss);
+  const double loss = add_window(w, scratch.gradient_rows, scratch);
   for (int i = 0; i < w.contexts; ++i) add_to_row(w.a[i], scratch.gradient_rows[i], 1.0f, w.dim);
   return loss;
 }
