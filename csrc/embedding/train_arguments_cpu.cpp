@@ -7,7 +7,7 @@ namespace seqkern {
 
 namespace {
 
-constexpr int64_t kMostWindow = 10000, kMostNegatives = 10000;
+constexpr int64_t kMostWindow = 10000, kMostNegatives = 10000, kMostThreads = 4096;
 constexpr int64_t kMostRows = int64_t(1) << 31;
 
 const char* name_of(ScalarType type) {
@@ -96,6 +96,8 @@ TrainArguments::TrainArguments(const Tensor& input_rows, const Tensor& output_ro
   check(options.window >= 1 && options.window <= kMostWindow, "window should be between 1 and ",
         kMostWindow, ", but it is ", options.window);
   check(options.threads >= 1, "threads should be 1 or more, but it is ", options.threads);
+  check(options.threads <= kMostThreads, "threads should be at most ", kMostThreads, ", but it is ",
+        options.threads);
   for (const auto& [name, lr] :
        {std::pair{"lr", options.lr}, std::pair{"final_lr", options.final_lr}})
     check(lr >= 0 && lr <= 1e30, name,
@@ -106,6 +108,7 @@ TrainArguments::TrainArguments(const Tensor& input_rows, const Tensor& output_ro
   text.cbow = call.cbow = options.cbow;
   call.cbow_mean = options.cbow_mean;
   call.want_loss = options.compute_loss;
+  call.deterministic = options.deterministic;
   text.lr = options.lr;
   text.final_lr = options.final_lr;
 
@@ -117,6 +120,7 @@ TrainArguments::TrainArguments(const Tensor& input_rows, const Tensor& output_ro
     set_noise(options, words, output_rows.size(0));
   else
     set_paths(options, words, output_rows.size(0));
+  if (walks && options.threads > 1 && !options.deterministic) set_top_nodes(words, options.threads);
   set_bags(options, words, input_rows.size(0));
   call.max_contexts = 2 * text.window;
   call.max_targets = text.max_targets;
@@ -182,6 +186,26 @@ void TrainArguments::set_paths(const TrainOptions& options, int64_t words, int64
   text.max_targets = static_cast<int>(longest);
 }
 
+// Leaves the copies out where the paths are not those of one tree.
+void TrainArguments::set_top_nodes(int64_t words, int64_t threads) {
+  // Each thread's copies are that many windows old at most, together some dozens: far fewer than
+  // make a step of the root overshoot.
+  constexpr int64_t kWindows = 64;
+  TopNodes& top = call.top;
+  std::fill(top.rows, top.rows + kTopNodes, -1);
+  for (int64_t w = 0; w < words; ++w) {
+    const int64_t end = std::min(text.path_offsets[w + 1], text.path_offsets[w] + kTopLevels);
+    int slot = 0;
+    for (int64_t i = text.path_offsets[w]; i < end; ++i) {
+      if (top.rows[slot] >= 0 && top.rows[slot] != text.path_nodes[i]) return;
+      top.rows[slot] = text.path_nodes[i];
+      slot = 2 * slot + 2 - text.path_codes[i];
+    }
+  }
+  top.lock = &lock_;
+  top.period = static_cast<int>(std::max<int64_t>(1, kWindows / threads));
+}
+
 void TrainArguments::set_bags(const TrainOptions& options, int64_t words, int64_t input_rows) {
   check(options.bag_offsets.has_value() == options.bag_rows.has_value(),
         "bags.offsets and bags.rows should both be given or both be missing");
@@ -198,8 +222,11 @@ void TrainArguments::set_bags(const TrainOptions& options, int64_t words, int64_
   const int64_t total = options.bag_rows->size(0);
   check_offsets("bags.offsets", call.bag_offsets, words, total, "rows in bags");
   check_range("bags.rows", call.bag_rows, total, input_rows, "input_rows' number of rows");
+  // Within reach of a window; in deterministic training the words of the last sentence give back
+  // their steps only after those of the next have come.
+  const int places = (options.deterministic ? 4 : 2) * (text.window + 1);
   int ring = 1;
-  while (ring < 2 * text.window + 2) ring *= 2;
+  while (ring < places) ring *= 2;
   text.ring = call.ring = ring;
 }
 

@@ -19,7 +19,7 @@ struct TrainOptions {
   bool share_negatives, cbow_mean;
   double lr, final_lr;
   int64_t threads;
-  bool compute_loss;
+  bool deterministic, compute_loss;
 };
 
 // A checked call: keeps what `text` and `call` point into.
@@ -27,6 +27,8 @@ class TrainArguments {
  public:
   TrainArguments(const Tensor& input_rows, const Tensor& output_rows, const Tensor& tokens,
                  const Tensor& keep, const TrainOptions& options);
+  TrainArguments(const TrainArguments&) = delete;
+  TrainArguments& operator=(const TrainArguments&) = delete;
 
   TextOptions text{};
   TrainCall call{};
@@ -38,10 +40,12 @@ class TrainArguments {
   void set_noise(const TrainOptions&, int64_t words, int64_t output_rows);
   void set_paths(const TrainOptions&, int64_t words, int64_t output_rows);
   void set_bags(const TrainOptions&, int64_t words, int64_t input_rows);
+  void set_top_nodes(int64_t words, int64_t threads);
   void check_tokens(int64_t words) const;
 
   std::vector<Tensor> kept_;
   std::vector<AliasEntry> noise_;
+  int lock_ = 0;
 };
 
 }  // namespace seqkern

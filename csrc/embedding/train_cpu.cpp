@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "common/barrier.h"
 #include "embedding/train_arguments_cpu.h"
 #include "embedding/train_stream.h"
 
@@ -50,14 +51,86 @@ Counts train_part(const TrainArguments& arguments, int64_t part, int64_t parts, 
   std::vector<char> memory(static_cast<size_t>(kernels.scratch_bytes(arguments.call) + kAlignment));
   char* scratch = aligned(memory.data());
   double loss = 0;
+  kernels.begin(arguments.call, scratch);
   for (const int most = batch_windows(text);;) {
     const Batch& batch = stream.next(most);
     if (batch.count == 0) break;
     loss += kernels.run(arguments.call, batch, scratch);
   }
+  kernels.finish(arguments.call, scratch);
   Counts counts;
   counts.add(stream, loss);
   return counts;
+}
+
+// Deterministic training cuts the text into so many strands, however many threads there are. In
+// each round every strand proposes the step of its next window, all from the tables as they stand,
+// and then the steps are added in the strands' order. More strands: more work between two barriers,
+// but more steps from the same tables.
+constexpr int kStrands = 16;
+
+struct Strand {
+  WindowStream stream;
+  std::vector<char> memory;
+  char* scratch;
+  const Batch* batch = nullptr;
+  int window = 0;
+  double loss = 0;
+
+  bool finished() const { return batch->count == 0; }
+};
+
+std::vector<Counts> train_strands(const TrainArguments& arguments, int threads, uint64_t seed) {
+  const TextOptions& text = arguments.text;
+  const TrainCall& call = arguments.call;
+  const TrainKernels& kernels = train_kernels(arguments.storage);
+  const int most = batch_windows(text);
+  std::vector<Strand> strands;
+  strands.reserve(kStrands);
+  for (int i = 0; i < kStrands; ++i) {
+    const int64_t begin = part_begin(text, i, kStrands), end = part_begin(text, i + 1, kStrands);
+    strands.push_back({WindowStream(text, begin, end, seed, static_cast<uint64_t>(i)),
+                       std::vector<char>(static_cast<size_t>(kernels.scratch_bytes(call)) + 64),
+                       nullptr});
+    strands.back().scratch = aligned(strands.back().memory.data());
+    kernels.begin(call, strands.back().scratch);
+  }
+  Barrier barrier(threads);
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    const int owned = static_cast<int>(end - begin);
+    for (bool more = true; more;) {
+      for (int i = 0; i < kStrands; ++i) {
+        Strand& s = strands[i];
+        if (i % threads < begin || i % threads >= end) continue;
+        if (!s.batch || (!s.finished() && ++s.window == s.batch->count)) {
+          s.batch = &s.stream.next(most);
+          s.window = 0;
+        }
+        if (!s.finished()) s.loss += kernels.propose(call, *s.batch, s.window, s.scratch);
+      }
+      barrier.wait(owned);
+      more = false;
+      for (const Strand& s : strands) {
+        if (s.finished()) continue;
+        more = true;
+        for (int64_t owner = begin; owner < end; ++owner)
+          kernels.accept(call, *s.batch, s.window, s.scratch, static_cast<int>(owner), threads);
+      }
+      barrier.wait(owned);
+    }
+  });
+  std::vector<Counts> counts(kStrands);
+  for (int i = 0; i < kStrands; ++i) counts[i].add(strands[i].stream, strands[i].loss);
+  return counts;
+}
+
+std::vector<Counts> train_parts(const TrainArguments& arguments, int64_t threads, uint64_t seed) {
+  std::vector<Counts> parts(static_cast<size_t>(threads));
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part)
+      parts[part] = train_part(arguments, part, threads, seed);
+  });
+  return parts;
 }
 
 // (4,) float64: words, kept, pairs, sum of losses.
@@ -73,13 +146,12 @@ Tensor embedding_train_(const Tensor& input_rows, const Tensor& output_rows, con
       input_rows, output_rows, tokens, keep,
       {noise_thresholds, noise_aliases, path_offsets, path_nodes, path_codes, bag_offsets, bag_rows,
        cbow, window, shrink_windows, negatives, share_negatives, cbow_mean, lr, final_lr, threads,
-       compute_loss});
-  check(!deterministic, "deterministic training is not there yet");
-  std::vector<Counts> parts(static_cast<size_t>(threads));
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part)
-      parts[part] = train_part(arguments, part, threads, static_cast<uint64_t>(seed));
-  });
+       deterministic, compute_loss});
+  const std::vector<Counts> parts =
+      deterministic
+          ? train_strands(arguments, static_cast<int>(std::min<int64_t>(threads, kStrands)),
+                          static_cast<uint64_t>(seed))
+          : train_parts(arguments, threads, static_cast<uint64_t>(seed));
   Counts all;
   for (const Counts& part : parts) {
     all.words += part.words;

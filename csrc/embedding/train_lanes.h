@@ -62,8 +62,7 @@ struct First {
 // 2^f, |f| <= 1/2, is the minimax one for relative error, within 1e-7.
 inline Vf quick_sigmoid(Vf x) {
 #if defined(__AVX512F__)
-  // Above 126 the reciprocal's correction would be infinity times zero.
-  const Vf t = at_most(126.0f, x * Vf(-1.44269504f));
+  const Vf t = clamp(x * Vf(-1.44269504f), -126.0f, 126.0f);
   const Vf n = Vf::raw(_mm512_roundscale_ps(t.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   const Vf f = t - n, f2 = f * f;
   const Vf low = Vf(1.0f) + f * Vf(0.69314698f);

@@ -12,11 +12,20 @@ are taken of the rows as they stand before its step, and rows that occur twice g
   the mean. With `cbow_mean=False` the sum predicts, and each row gets its gradient divided by
   their number. (So do word2vec.c and gensim; the gradients of the objective are the other way
   round.)
-- Bags (fastText, Bojanowski et al. 2017): a word's input row is the mean over its bag, of which each
-  row gets the whole gradient. With CBOW the mean is over the rows of all bags. The composite row is
-  made when the word comes within reach of a window and given back to the table when it leaves, so
-  that words which share an n-gram do not see each other's steps until then.
+- Bags (fastText, Bojanowski et al. 2017): a word's input row is the mean over its bag, each row of
+  which gets the whole gradient. With CBOW the mean is over the rows of all bags. The composite row
+  is made when the word comes within reach of a window and given back to the table when it leaves,
+  so that words which share an n-gram do not see each other's steps until then.
 - A negative that is the centre word itself is left out.
+
+Several threads train parts of the tokens without locks (Hogwild: Niu, Recht, Re & Wright 2011). In
+hierarchical softmax every path begins at the root, so each thread works on copies of the upper four
+levels of the tree and adds what they have gained to the table every few windows.
+
+The deterministic mode cuts the tokens into 16 strands, for any number of threads. In each round
+every strand makes the step of its next window on copies of the rows as they stand, and the steps
+are then added to the tables in the strands' order: a batch of 16 windows from as many places in the
+text. It takes about twice the time.
 """
 
 from __future__ import annotations
@@ -129,10 +138,10 @@ def train_(
             threads each one goes all the way, over its own part.
         seed: of all random numbers. Calls with different seeds draw different ones.
         threads: parts into which the tokens are cut at sentence ends, each trained by a thread of
-            its own, without locks (Niu, Recht, Re & Wright 2011); at most torch.get_num_threads()
-            of them run at a time, which is also the number if none is given. With one thread the
-            same seed gives the same bits.
-        deterministic: gives the same bits for any number of threads.
+            its own, from 1 to 4,096; at most torch.get_num_threads() of them run at a time, which
+            is also the number if none is given. With one thread the same seed gives the same bits.
+        deterministic: gives the same bits for any number of threads, though not those of
+            `deterministic=False`, and not the same for every instruction-set level.
         compute_loss: adds up the loss, at some cost.
 
     Raises:
