@@ -8,6 +8,10 @@ namespace {
 
 enum Purpose : uint64_t { kKeep, kWindow, kNoise, kPurposes };
 
+// Words of a longest sentence; what is longer is cut, so that places fit an int and memory is
+// bounded.
+constexpr int kLongestSentence = 1 << 20;
+
 // Windows whose negatives are drawn at once.
 constexpr int kNoiseWindows = 64;
 
@@ -94,7 +98,7 @@ bool WindowStream::read_sentence() {
     int count = start;
     for (; position_ < end_; ++position_) {
       const int32_t word = options_.tokens[position_];
-      if (word < 0) break;
+      if (word < 0 || count - start == kLongestSentence) break;
       if (count + options_.window >= static_cast<int>(words_.size())) {
         words_.resize(2 * static_cast<size_t>(count + options_.window) + 64);
         repeated_.resize(words_.size());
@@ -106,7 +110,7 @@ bool WindowStream::read_sentence() {
     read_ += position_ - sentence;
     kept_ += count - start;
     const int64_t length = position_ - sentence;
-    position_ += position_ < end_;  // the sentence end
+    position_ += position_ < end_ && options_.tokens[position_] < 0;  // the sentence end
     if (count - start < 2) continue;
     first_ = centre_ = start;
     last_ = count;

@@ -25,7 +25,7 @@ levels of the tree and adds what they have gained to the table every few windows
 The deterministic mode cuts the tokens into 16 strands, for any number of threads. In each round
 every strand makes the step of its next window on copies of the rows as they stand, and the steps
 are then added to the tables in the strands' order: a batch of 16 windows from as many places in the
-text. It takes about twice the time.
+text. It takes two to three times as long.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def train_(
             are those that `bags` names. Contiguous rows, whose stride may exceed d. Rows of whole
             cache lines (64 bytes) are fastest.
         output_rows: the same for words (with `noise`) or inner nodes (with `paths`).
-        tokens: int32 (n,), word ids from 0 to V - 1; -1 ends a sentence.
+        tokens: int32 (n,), word ids from 0 to V - 1; -1 ends a sentence, and so does its 2^20th
+            kept word.
         model: "skipgram" or "cbow".
         keep: float32 (V,), the probability that an occurrence of the word is kept.
         noise: negative sampling: the distribution of negatives.

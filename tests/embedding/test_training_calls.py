@@ -249,6 +249,16 @@ def test_long_sentences_span_batches():
     assert tally.pairs == 2 * 20_000 - 2
 
 
+def test_very_long_sentences_are_cut():
+    """After 2^20 words: as if a sentence ended there."""
+    longest = 2**20
+    tokens = torch.zeros(2 * longest + 5, dtype=torch.int32)
+    rows = torch.zeros(WORDS, 1)
+    tally = run(given(input_rows=rows, output_rows=rows.clone(), tokens=tokens, window=1))
+    assert tally[:2] == (len(tokens), len(tokens))
+    assert tally.pairs == 2 * (len(tokens) - 3)
+
+
 def test_the_operator_by_opcheck():
     a = given(tokens=ids(1, 2, 3, -1, 4, 5))
     arguments = (
