@@ -26,7 +26,6 @@ FLOORS = (
     ("embedding.batch", "embedding.sparse_adam"),
     ("attention.folding",),
     ("attention.masks", "attention.packing", "attention.weights"),
-    ("embedding.reference",),
     ("embedding.training",),
     ("recurrent.casting", "recurrent.torch_backend", "recurrent.freeze"),
     ("attention.torch_backend",),
