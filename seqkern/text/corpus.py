@@ -48,10 +48,22 @@ class EncodedCorpus:
         vocabulary_size: every id is below.
         path: the file.
         temporary: whether `close` deletes it.
+        text_words, text_sentences: how many words and sentences the text has, unknown words
+            included; None for an opened file, which does not say.
     """
 
-    def __init__(self, path: Path, sizes: Sizes, *, temporary: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        sizes: Sizes,
+        *,
+        temporary: bool,
+        text_words: int | None = None,
+        text_sentences: int | None = None,
+    ) -> None:
         self.path = path
+        self.text_words = text_words
+        self.text_sentences = text_sentences
         self.num_tokens = sizes.words
         self.num_sentences = sizes.sentences
         self.vocabulary_size = sizes.vocabulary

@@ -84,9 +84,13 @@ def read_corpus(
     with _Encoding(source, pattern, max_sentence, path, threads, progress) as encoding:
         encoding.read()
         words, counts = encoding.counter.choose(least, most)
-        corpus, total_words, total_sentences = encoding.write()
+        corpus = encoding.write()
+    assert corpus.text_sentences is not None
     vocabulary = Vocabulary(
-        words, torch.from_numpy(counts), total_words=total_words, total_sentences=total_sentences
+        words,
+        torch.from_numpy(counts),
+        total_words=corpus.text_words,
+        total_sentences=corpus.text_sentences,
     )
     return vocabulary, corpus
 
@@ -108,7 +112,7 @@ def encode_corpus(
     with _Encoding(source, pattern, max_sentence, path, threads, progress) as encoding:
         encoding.read()
         encoding.counter.impose(vocabulary.words)
-        return encoding.write()[0]
+        return encoding.write()
 
 
 class _Encoding:
@@ -219,12 +223,17 @@ class _Encoding:
         if self._progress is not None:
             self._progress(number + 1, total)
 
-    def write(self) -> tuple[EncodedCorpus, int, int]:
-        """The encoded corpus, and how many words and sentences the text has."""
+    def write(self) -> EncodedCorpus:
+        """The encoded corpus."""
         with whole_file(self._path, "the encoded corpus") as file, self._naming_files(None):
             words, sentences, *sizes = self.counter.encode(file, self._max_sentence)
-        corpus = EncodedCorpus(self._path, Sizes(*sizes), temporary=self._temporary)
-        return corpus, words, sentences
+        return EncodedCorpus(
+            self._path,
+            Sizes(*sizes),
+            temporary=self._temporary,
+            text_words=words,
+            text_sentences=sentences,
+        )
 
     @contextmanager
     def _naming_files(self, text: Path | None) -> Iterator[None]:
