@@ -28,7 +28,7 @@ help: ## list the commands
 	@echo 'ARGS="..." goes on to the program, e.g. make test ARGS="-k lstm" or make demo ARGS="--text FILE";'
 	@echo 'make bench BENCH=attention (or recurrent) measures one domain'
 
-demo: build ## train a language model with torch.nn.LSTM and with seqkern, compare losses and speed
+demo: build ## train a language model and word vectors, with PyTorch or gensim beside seqkern
 	$(PY) -m seqkern demo $(ARGS)
 
 test: build ## run the tests

@@ -10,8 +10,12 @@ with without_traceback_on_the_command_line():
     from seqkern.info import info
     from seqkern.recurrent.freeze import freeze_, unfreeze_
     from seqkern.swap import swap, unswap
+    from seqkern.word2vec import FastText, KeyedVectors, Word2Vec
 
 __all__ = [
+    "FastText",
+    "KeyedVectors",
+    "Word2Vec",
     "__version__",
     "explain",
     "freeze_",
