@@ -116,6 +116,10 @@ void RightFactor::multiply(const Tensor& out, const Tensor& a) {
   seqkern::multiply(out, a, b_, false, &packed_);
 }
 
+void RightFactor::multiply_add(const Tensor& out, const Tensor& a) {
+  seqkern::multiply(out, a, b_, true, &packed_);
+}
+
 STABLE_TORCH_LIBRARY_IMPL(seqkern, CPU, m) {
   m.impl("matmul", TORCH_BOX(&matmul));
 }

@@ -18,6 +18,8 @@ class RightFactor {
   explicit RightFactor(const Tensor& b) : b_(b) {}
   // out = a * b
   void multiply(const Tensor& out, const Tensor& a);
+  // out += a * b
+  void multiply_add(const Tensor& out, const Tensor& a);
 
  private:
   Tensor b_;

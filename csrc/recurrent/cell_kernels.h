@@ -173,7 +173,8 @@ struct BackwardCell {
     return static_cast<C*>(args.carry) + row * hidden + unit;
   }
   S* grad_gates(int64_t offset, int64_t row, int64_t unit) const {
-    return static_cast<S*>(args.grad_gates) + (offset + row) * args.grad_gates_stride + unit;
+    return static_cast<S*>(args.grad_gates) +
+           (offset - args.first_grad_row + row) * args.grad_gates_stride + unit;
   }
 
   // Row `row` of a per-step tensor (`all`) at the step before s, or of its initial value where the
