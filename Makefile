@@ -13,7 +13,8 @@ INSTALLED := $(VENV)/.seqkern-installed
 LINTERS := $(VENV)/.seqkern-linters
 # What runs the kernels in this process or a fork of it: torch.compile and DDP start others, which the runtime does not
 # survive.
-SANITIZED := $(patsubst %,tests/recurrent/test_%.py,parity cells cell_operators freeze torch_cases pointwise) \
+SANITIZED := tests/test_matmul.py tests/text \
+	$(patsubst %,tests/recurrent/test_%.py,parity cells cell_operators freeze torch_cases pointwise) \
 	$(patsubst %,tests/attention/test_%.py,parity robustness varlen dropout decode)
 # What the benchmark writes: build/bench.json, or build/bench-DOMAIN.json with BENCH=DOMAIN.
 MEASURED = build/bench$(addprefix -,$(BENCH)).json
@@ -28,7 +29,7 @@ help: ## list the commands
 	@echo 'ARGS="..." goes on to the program, e.g. make test ARGS="-k lstm" or make demo ARGS="--text FILE";'
 	@echo 'make bench BENCH=attention (or recurrent) measures one domain'
 
-demo: build ## train a language model with torch.nn.LSTM and with seqkern, compare losses and speed
+demo: build ## train a language model and word vectors, with PyTorch or gensim beside seqkern
 	$(PY) -m seqkern demo $(ARGS)
 
 test: build ## run the tests
@@ -66,11 +67,12 @@ format: $(LINTERS) ## rewrite the sources in the style that lint checks
 # Python itself is not sanitized, so the runtime has to be loaded before it; libstdc++ as well, because the runtime
 # looks for the exception functions when it starts. Python never frees everything: leaks say nothing here. The
 # runtime writes to the file descriptor, which pytest would swallow when the process ends.
-sanitize: $(INSTALLED) ## run the kernels' parity tests on a CPU library with ASAN and UBSAN
-	library=$$($(PY) -m build_tools address,undefined) && \
+sanitize: $(INSTALLED) ## run the kernels' parity tests and the text core's with ASAN and UBSAN
+	built=$$($(PY) -m build_tools address,undefined) && \
 	compiler=$${CXX:-c++} && \
 	export LD_PRELOAD="$$($$compiler -print-file-name=libasan.so) $$($$compiler -print-file-name=libstdc++.so)" && \
-	export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 SEQKERN_CPU_LIBRARY=$$library && \
+	export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 SEQKERN_CPU_LIBRARY=$$built/_cpu.so && \
+	export SEQKERN_TEXT_MODULE=$$built/_text.so && \
 	$(PY) -m pytest --capture=sys $(SANITIZED) $(ARGS)
 
 build: $(INSTALLED) ## bring the compiled libraries up to date
@@ -96,7 +98,7 @@ endif
 
 # Built before it is installed, so that the compiler's progress is seen.
 $(INSTALLED): pyproject.toml setup.py | $(PY)
-	$(PY) -m pip install '$(TORCH)' 'setuptools>=77' 'ninja>=1.11'
+	$(PY) -m pip install '$(TORCH)' 'setuptools>=77' 'ninja>=1.11' 'pybind11>=2.13'
 	$(PY) setup.py -q build_ext --inplace
 	$(PY) -m pip install --no-build-isolation -e '.[test]'
 	@echo '$(TORCH)' > $@

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.dist_info import dist_info
 
@@ -31,7 +30,9 @@ class BuildLibraries(build_ext):
         super().finalize_options()
 
     def get_ext_filename(self, fullname: str) -> str:
-        # No Python version in the name: the libraries do not use Python's C API.
+        if fullname.endswith("_text"):
+            return super().get_ext_filename(fullname)
+        # No Python version in the name: the operator libraries do not use Python's C API.
         return str(Path(*fullname.split("."))) + ".so"
 
     def build_extensions(self) -> None:
@@ -51,15 +52,9 @@ class BuildLibraries(build_ext):
             (package / "_cuda.so").unlink(missing_ok=True)
 
 
-class PythonIndependentWheel(bdist_wheel):
-    def get_tag(self) -> tuple[str, str, str]:
-        return ("py3", "none", super().get_tag()[2])
-
-
 setup(
     ext_modules=[Extension("seqkern._cpu", [])],
     cmdclass={
-        "bdist_wheel": PythonIndependentWheel,
         "build_ext": BuildLibraries,
         "dist_info": CheckTorchFirst,
     },

@@ -65,10 +65,13 @@ ERROR_SHAPE = Shape(1, 8, 4096, 128)
 # One length at a time, for the plots.
 SWEEP = tuple(Shape(1, 4, 2**exponent, 64) for exponent in range(7, 14))
 MEMORY_SWEEP = tuple(Shape(1, 1, 2**exponent, 64) for exponent in range(11, 15))
+# Larger heads, at one length.
+MEMORY_DIMS = tuple(Shape(1, 1, 2**14, dim) for dim in (128, 256))
 
 if settings.QUICK:
     SHAPES, SCORES_SHAPES, SWEEP = SHAPES[:1], SCORES_SHAPES[:1], SWEEP[:2]
     MEMORY_SWEEP = (Shape(1, 1, 256, 64), Shape(1, 1, 512, 64))
+    MEMORY_DIMS = (Shape(1, 1, 256, 128),)
     ERROR_SHAPE = Shape(1, 2, 256, 64)
 
 PADDED = 0.25

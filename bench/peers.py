@@ -7,7 +7,7 @@ import importlib.metadata
 import torch
 
 # Distribution name -> whether it needs a CUDA device
-_OPTIONAL = {"flashrnn": True}
+_OPTIONAL = {"flashrnn": True, "gensim": False}
 
 
 def peers() -> dict[str, str]:

@@ -78,6 +78,8 @@ def markdown(runs: Runs) -> str:
             part = [r for r in chosen if (r["mode"], r["threads"]) == (mode, threads)]
             title = f"## {table}, {mode}, {threads} {'thread' if threads == 1 else 'threads'}\n\n"
             sections.append(title + _ratios(part))
+            if any("words" in record for record in part):
+                sections.append(_words(part))
             sections.append(_details(part))
     for domain in _distinct(record["domain"] for record in runs.peak_memory):
         sections.append(_memory([r for r in runs.peak_memory if r["domain"] == domain], domain))
@@ -133,6 +135,38 @@ def _ratios(records: list[Record]) -> str:
             ]
         )
     return _table(head, rows)
+
+
+def _words(records: list[Record]) -> str:
+    """Words per second of both, what ours should reach, and the most that this machine could do."""
+    head = ["M words/s", "peer", "seqkern", "target", "met", "floor: memory", "arithmetic"]
+    head += ["of it"]
+    rows = []
+    for record in records:
+        theirs, ours = (record["words"] / record[f"{side}_min"] for side in ("peer", "ours"))
+        floors = [
+            record["words"] * record[peak] * 1e9 / record[work] if record[work] else None
+            for work, peak in (("bytes", "memory_gbs"), ("flops", "peak_gflops"))
+        ]
+        least = record["least_words"]
+        floor = floors[1] or floors[0]
+        rows.append(
+            [
+                record["row"],
+                f"{theirs / 1e6:.3f}",
+                f"**{ours / 1e6:.3f}**",
+                "" if least is None else f"≥ {least / 1e6:g}",
+                "" if least is None else "yes" if ours >= least else "**no**",
+                *("" if most is None else f"{most / 1e6:.1f}" for most in floors),
+                "" if floor is None else f"{ours / floor:.2f}",
+            ]
+        )
+    note = (
+        "\nFloors: a word's arithmetic at the speed of PyTorch's matrix product, and its rows' "
+        "traffic at that of memory beyond the caches; where the frequent rows stay in a cache, the "
+        "second can be passed.\n"
+    )
+    return _table(head, rows) + note
 
 
 def _ratio(record: Record | None) -> str:

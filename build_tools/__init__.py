@@ -1,4 +1,4 @@
-"""What setup.py needs to build the two libraries: one question answered by each module."""
+"""What setup.py needs to build the libraries: one question answered by each module."""
 
 
 class BuildError(SystemExit):

@@ -1,4 +1,5 @@
-"""python -m build_tools SANITIZERS: builds the CPU library for `make sanitize`, prints its path."""
+"""python -m build_tools SANITIZERS: builds the CPU library and the text module for `make sanitize`,
+prints the directory that holds them."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """What seqkern's shared libraries are made of: sources, flags, and how they are linked.
 
-torch's own BuildExtension is not used: the sources include neither ATen nor pybind11, so plain
-compiler calls do.
+torch's own BuildExtension is not used: the sources include neither ATen nor torch's Python headers,
+so plain compiler calls do.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from .compiler import find_compiler, host_compiler, isa_levels
 from .cuda import gencode_flags, require_nvcc, wants_cuda
 from .ninja_file import ROOT, Compile, library, rule, run_ninja
+from .text_module import text_lines, text_sources
 from .torch_location import Torch, require_torch
 
 CXX_FLAGS = [
@@ -33,7 +34,8 @@ TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
 def library_names() -> list[str]:
     """The libraries that belong into the package on this machine."""
-    return ["_cpu", "_cuda"] if wants_cuda() else ["_cpu"]
+    cuda = ["_cuda"] if wants_cuda() else []
+    return ["_cpu", *cuda, *(["_text"] if text_sources() else [])]
 
 
 def build_libraries() -> dict[str, Path]:
@@ -42,6 +44,7 @@ def build_libraries() -> dict[str, Path]:
     compiler = find_compiler()
     torch = require_torch()
     lines = _cpu_lines(directory, compiler, torch, [], [])
+    lines += text_lines(directory, compiler, _text_flags([]), [])
     if "_cuda" in library_names():
         lines += _cuda_lines(directory, compiler, torch)
     run_ninja(directory, lines)
@@ -49,19 +52,26 @@ def build_libraries() -> dict[str, Path]:
 
 
 def build_sanitized(sanitizers: str) -> Path:
-    """Builds the CPU library with e.g. "address,undefined", apart from the one that is shipped."""
+    """Builds the CPU library and the text module with e.g. "address,undefined", apart from what is
+    shipped. Returns their directory."""
     directory = Path("build", f"{sysconfig.get_platform()}-sanitize")
     sanitize = f"-fsanitize={sanitizers}"
     # GCC forms FMAs from -O2 on, so other numbers come out than of the shipped library.
     debug = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
-    lines = _cpu_lines(directory, find_compiler(), require_torch(), [sanitize, *debug], [sanitize])
+    compiler = find_compiler()
+    lines = _cpu_lines(directory, compiler, require_torch(), [sanitize, *debug], [sanitize])
+    lines += text_lines(directory, compiler, _text_flags([sanitize, *debug]), [sanitize])
     run_ninja(directory, lines)
-    return ROOT / directory / "_cpu.so"
+    return ROOT / directory
 
 
 def _common_flags(torch: Torch) -> list[str]:
     # Paths of ours are relative, so that a moved or copied tree keeps its objects.
     return [TORCH_TARGET, "-Icsrc", "-isystem", str(torch.include)]
+
+
+def _text_flags(extra: list[str]) -> list[str]:
+    return [*CXX_FLAGS, *extra, *shlex.split(os.environ.get("CXXFLAGS", ""))]
 
 
 def _link_flags(torch: Torch) -> list[str]:

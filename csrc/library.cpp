@@ -81,5 +81,51 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
   m.def(
       "attention_dropout_mask(Tensor seed, float dropout_p, int batch, int heads, int queries, int "
       "keys) -> Tensor");
+
+  // embedding: the training loop of word vectors over a piece of a corpus
+  m.def(
+      "embedding_train_(Tensor(a!) input_rows, Tensor(b!) output_rows, Tensor tokens, Tensor keep, "
+      "Tensor? noise_thresholds, Tensor? noise_aliases, Tensor? path_offsets, Tensor? path_nodes, "
+      "Tensor? path_codes, Tensor? bag_offsets, Tensor? bag_rows, bool cbow, int window, bool "
+      "shrink_windows, int negatives, bool share_negatives, bool cbow_mean, float lr, float "
+      "final_lr, int seed, int threads, bool deterministic, bool compute_loss) -> Tensor");
+
   m.def("lstm_pointwise(Tensor gates, Tensor c) -> (Tensor h, Tensor c_new)");
+
+  // common: a * b + add by our own kernels, for tests (no fake: nothing compiled calls it)
+  m.def("matmul(Tensor a, Tensor b, Tensor? add) -> Tensor");
+  // embedding: a batch of skip-gram or CBOW examples; bags of rows; the optimizer of their tables
+  m.def(
+      "embedding_objective(Tensor in_weight, Tensor out_weight, Tensor inputs, Tensor targets, "
+      "Tensor? negatives, Tensor? path_offsets, Tensor? path_nodes, Tensor? path_codes, int terms, "
+      "bool mean, int padding_idx, bool save) -> (Tensor loss, Tensor scale, Tensor hidden, Tensor "
+      "grad_inputs, Tensor coefficients)");
+  m.def(
+      "embedding_objective_backward(Tensor grad_loss, Tensor scale, Tensor hidden, Tensor "
+      "grad_inputs, Tensor coefficients, Tensor in_weight, Tensor out_weight, Tensor inputs, "
+      "Tensor targets, Tensor? negatives, Tensor? path_offsets, Tensor? path_nodes, Tensor? "
+      "path_codes, int terms, bool mean, int padding_idx, int needs) -> (Tensor grad_in_weight, "
+      "Tensor grad_out_weight)");
+  m.def(
+      "embedding_objective_backward_sparse(Tensor grad_loss, Tensor scale, Tensor hidden, Tensor "
+      "grad_inputs, Tensor coefficients, Tensor in_weight, Tensor out_weight, Tensor inputs, "
+      "Tensor targets, Tensor? negatives, Tensor? path_offsets, Tensor? path_nodes, Tensor? "
+      "path_codes, int terms, bool mean, int padding_idx, int needs) -> (Tensor in_rows, Tensor "
+      "in_values, Tensor out_rows, Tensor out_values)");
+  m.def(
+      "embedding_objective_update_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor inputs, "
+      "Tensor targets, Tensor? negatives, Tensor? path_offsets, Tensor? path_nodes, Tensor? "
+      "path_codes, int terms, bool mean, int padding_idx, float lr) -> Tensor loss");
+  m.def(
+      "embedding_bags(Tensor weight, Tensor offsets, Tensor rows, Tensor words, bool mean) -> "
+      "Tensor");
+  m.def(
+      "embedding_bags_backward(Tensor grad, Tensor weight, Tensor offsets, Tensor rows, Tensor "
+      "words) -> Tensor");
+  m.def(
+      "embedding_bags_backward_sparse(Tensor grad, Tensor weight, Tensor offsets, Tensor rows, "
+      "Tensor words) -> (Tensor rows, Tensor values)");
+  m.def(
+      "sparse_adam_(Tensor(a!) weight, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor rows, "
+      "Tensor values, float beta1, float beta2, float eps, float step_size) -> ()");
 }

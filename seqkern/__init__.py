@@ -5,18 +5,23 @@ from seqkern.errors import without_traceback_on_the_command_line
 __version__ = "0.1.0"
 
 with without_traceback_on_the_command_line():
-    from seqkern import nn
+    from seqkern import nn, optim
     from seqkern.backends import explain, use_backend
     from seqkern.info import info
     from seqkern.recurrent.freeze import freeze_, unfreeze_
     from seqkern.swap import swap, unswap
+    from seqkern.word2vec import FastText, KeyedVectors, Word2Vec
 
 __all__ = [
+    "FastText",
+    "KeyedVectors",
+    "Word2Vec",
     "__version__",
     "explain",
     "freeze_",
     "info",
     "nn",
+    "optim",
     "swap",
     "unfreeze_",
     "unswap",

@@ -46,11 +46,37 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser)
 
 
+def _vectors(options: argparse.Namespace) -> int:
+    from seqkern.word2vec.commands import run_vectors
+
+    return run_vectors(options)
+
+
+def _vectors_arguments(parser: argparse.ArgumentParser) -> None:
+    from seqkern.word2vec.commands import add_vectors_arguments
+
+    add_vectors_arguments(parser)
+
+
+def _nearest(options: argparse.Namespace) -> int:
+    from seqkern.word2vec.commands import run_nearest
+
+    return run_nearest(options)
+
+
+def _nearest_arguments(parser: argparse.ArgumentParser) -> None:
+    from seqkern.word2vec.commands import add_nearest_arguments
+
+    add_nearest_arguments(parser)
+
+
 COMMANDS = {
     "info": Command("print what is installed, built and in use, for a bug report", _info),
     "demo": Command(
         "train a language model with PyTorch and with seqkern, and compare", _demo, _demo_arguments
     ),
+    "vectors": Command("train word vectors on a text file", _vectors, _vectors_arguments),
+    "nearest": Command("print the nearest neighbours of words", _nearest, _nearest_arguments),
 }
 
 

@@ -26,6 +26,7 @@ def info() -> str:
         "CPU library": _state(library.cpu),
         **_cpu_library_details(),
         "CUDA library": _state(library.cuda),
+        "text core": _state(library.text),
         "Triton": triton_support.state(),
         "GPU": _gpus(),
         "environment": _environment(),

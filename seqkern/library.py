@@ -1,18 +1,24 @@
 """Loads the compiled libraries, and says in a sentence why one is not there.
 
-`cpu` holds every operator's schema and the CPU kernels, `cuda` the CUDA kernels. A missing library
-is no error here, because the other backends work without it: `require_cpu` is for those who cannot.
+`cpu` holds every operator's schema and the CPU kernels, `cuda` the CUDA kernels, `text` the Python
+module of the text core. A missing library is no error here, because the rest works without it:
+`require_cpu` and `require_text` are for those who cannot.
 
 Environment: SEQKERN_ISA selects a lower instruction-set level than the machine's best;
-SEQKERN_CPU_LIBRARY names another build of the CPU library, such as a sanitized one.
+SEQKERN_CPU_LIBRARY and SEQKERN_TEXT_MODULE name another build of the CPU library and of the text
+module, such as a sanitized one.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -20,6 +26,7 @@ from seqkern.errors import SettingError
 
 OLDEST_TORCH = (2, 11)
 _HERE = Path(__file__).resolve().parent
+_BUILD = "make build, or: pip install --no-build-isolation ."
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def _load_cpu() -> Library:
     if override and not Path(override).exists():
         return Library(Path(override), f"SEQKERN_CPU_LIBRARY names {override}, which is not there")
     path = Path(override) if override else _HERE / "_cpu.so"
-    return _load(path, "make build, or: pip install --no-build-isolation .")
+    return _load(path, _BUILD)
 
 
 def _load_cuda() -> Library:
@@ -61,6 +68,38 @@ def _load_cuda() -> Library:
     if not cpu.loaded:
         return Library(path, "it needs the CPU library, which holds the operators' schemas")
     return _load(path, "SEQKERN_BUILD_CUDA=1 make build")
+
+
+def _load_text() -> tuple[Library, ModuleType | None]:
+    override = os.environ.get("SEQKERN_TEXT_MODULE")
+    paths = [Path(override)] if override else [_HERE / f"_text{s}" for s in EXTENSION_SUFFIXES]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        return Library(paths[0], _why_no_text_module(override, paths[0])), None
+    try:
+        spec = spec_from_file_location("seqkern._text", path)
+        assert spec is not None and spec.loader is not None  # the suffix is an extension module's
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        return Library(path, f"{path} is there but does not load: {error}"), None
+    sys.modules["seqkern._text"] = module
+    return Library(path), module
+
+
+def _why_no_text_module(override: str | None, path: Path) -> str:
+    if override:
+        return f"SEQKERN_TEXT_MODULE names {override}, which is not there"
+    others = ", ".join(sorted(found.name for found in path.parent.glob("_text.*.so")))
+    built = f"is built for another Python ({others})" if others else "is not built"
+    return f"{path} {built}; in seqkern's source directory: {_BUILD}"
+
+
+def require_text() -> ModuleType:
+    """The text core's module; raises RuntimeError with the reason when it is not loaded."""
+    if _text_module is None:
+        raise RuntimeError(f"seqkern's text core is not loaded: {text.reason}")
+    return _text_module
 
 
 def require_cpu() -> None:
@@ -122,4 +161,5 @@ def _apply_environment() -> None:
 
 cpu = _load_cpu()
 cuda = _load_cuda()
+text, _text_module = _load_text()
 _apply_environment()

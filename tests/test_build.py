@@ -12,6 +12,7 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -260,24 +261,52 @@ def test_cpu_library_uses_only_the_stable_abi():
     assert_stable(ROOT / "seqkern" / "_cpu.so")
 
 
+def test_text_core_knows_nothing_of_torch():
+    module = ROOT / "seqkern" / f"_text{EXTENSION_SUFFIXES[0]}"
+    assert not {n for n in needed_libraries(module) if not RUNTIME_LIBRARY.match(n)}
+    assert not [s for s in undefined_symbols(module) if STABLE_SYMBOL.match(s) or "c10" in s]
+    assert not [n for n in needed_libraries(module) if "torch" in n]
+
+
+def test_text_core_without_pybind11(toy, bare_python):
+    """Asked of an environment that has torch, setuptools and ninja, but no pybind11."""
+    write_tree(toy, {"csrc/text/module.cpp": "int nothing;\n"})
+    (site,) = bare_python.parent.parent.glob("lib/python*/site-packages")
+    write_tree(site, {"torch/__init__.py": "", "torch/version.py": "__version__ = '2.13.0+cpu'\n"})
+    done = run(bare_python, "setup.py", "-q", "build_ext", cwd=toy, SEQKERN_BUILD_CUDA="0")
+    assert done.returncode != 0
+    assert "pybind11 was not found; install it with pip install pybind11" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_wheel(tree, tmp_path):
     pip = [sys.executable, "-m", "pip", "wheel", ".", "--no-build-isolation", "--no-deps"]
     done = run(*pip, "-w", tmp_path, cwd=tree, SEQKERN_BUILD_CUDA="0")
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = tmp_path.glob("*.whl")
-    assert re.fullmatch(r"seqkern-[\d.]+-py3-none-linux_\w+\.whl", wheel.name)
+    # The operator libraries do not depend on Python, but the text core does.
+    assert re.fullmatch(r"seqkern-[\d.]+-cp3\d+-cp3\d+\w*-linux_\w+\.whl", wheel.name)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (metadata,) = (name for name in names if name.endswith("METADATA"))
-        assert "Requires-Dist: torch>=2.11\n" in archive.read(metadata).decode()
+        declared = archive.read(metadata).decode()
+        assert "Requires-Dist: torch>=2.11\n" in declared
+        assert re.search(r"^Requires-Dist: numpy\S+$", declared, re.M)
         archive.extractall(tmp_path / "unpacked")
-    assert {"seqkern/_cpu.so", "seqkern/py.typed", "seqkern/nn/__init__.py"} <= names
+    text_core = f"seqkern/_text{EXTENSION_SUFFIXES[0]}"
+    assert {"seqkern/_cpu.so", text_core, "seqkern/py.typed", "seqkern/nn/__init__.py"} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"seqkern"}
+    assert not [name for name in names if name.startswith("seqkern/_text") and name != text_core]
 
-    program = "from seqkern import library; print(library.cpu.path, library.cpu.loaded)"
+    program = (
+        "from seqkern import library as l; print(l.cpu.path, l.cpu.loaded, l.text.path,"
+        " l.text.loaded)"
+    )
     loaded = run(sys.executable, "-c", program, cwd=tmp_path / "unpacked")
-    assert loaded.stdout.split() == [str(tmp_path / "unpacked/seqkern/_cpu.so"), "True"]
+    unpacked = tmp_path / "unpacked"
+    expected = [str(unpacked / "seqkern/_cpu.so"), "True", str(unpacked / text_core), "True"]
+    assert loaded.stdout.split() == expected
 
 
 def test_sdist_holds_all_that_the_build_needs(tree, tmp_path):

@@ -6,18 +6,23 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import seqkern
 from seqkern.cli import main
 from seqkern.demo.agreement import Agreement
+from seqkern.demo.words import neighbours
 from seqkern.errors import UserError
 from seqkern.models import Alphabet, CharLM
 from seqkern.text import documentation_text, read_text
+from seqkern.word2vec import KeyedVectors
+from tests.word2vec.corpora import as_text, topic_sentences
 
 KOREAN = "동해 물과 백두산이 마르고 닳도록 하느님이 보우하사 우리나라 만세. " * 20
 TINY = ["--steps", "4", "--hidden", "8", "--batch", "2", "--seq", "16", "--threads", "1"]
+TINY += ["--word-epochs", "0"]
 
 
 def demo(folder: Path, *words: str) -> int:
@@ -247,3 +252,46 @@ class TestCharLM:
         model = CharLM(9, hidden=8, layers=2, dropout=0.3)
         report = seqkern.swap(model, verify=torch.randint(9, (3, 10)))
         assert [entry.path for entry in report.swapped] == ["lstm"]
+
+
+class TestWords:
+    @pytest.fixture
+    def text(self, tmp_path: Path) -> Path:
+        path = tmp_path / "words.txt"
+        path.write_text(as_text(topic_sentences(300)), encoding="utf-8")
+        return path
+
+    def test_prints_neighbours_and_speed(
+        self, tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert demo(tmp_path, "--text", str(text), "--word-epochs", "2") == 0
+        shown = capsys.readouterr()
+        assert "words     4,800 words, 30 different ones that occur 5 times" in shown.out
+        assert "skip-gram, 5 negatives, 100 dimensions, window 5, 2 epochs, 1 thread" in shown.out
+        assert "M words/s with vocabulary and encoding" in shown.out
+        assert shown.out.count("0.") > 5 and "epoch 2/2" in shown.err
+        assert ("gensim takes" in shown.out) != ("gensim is not installed" in shown.out)
+
+    def test_without_gensim(
+        self,
+        tmp_path: Path,
+        text: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "gensim.models", None)
+        assert demo(tmp_path, "--text", str(text), "--word-epochs", "1") == 0
+        assert "gensim is not installed; with it its time would stand" in capsys.readouterr().out
+
+    def test_neighbours_are_of_frequent_words(self) -> None:
+        words = [f"word{number}" for number in range(200)]
+        vectors = KeyedVectors.from_arrays(words, np.random.rand(200, 4).astype(np.float32))
+        lines = list(neighbours(vectors))
+        assert [line.split(":")[0] for line in lines] == [f"word{n}" for n in range(30, 35)]
+        assert all(line.count(",") == 3 for line in lines)
+
+    def test_a_short_text(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        text = tmp_path / "short.txt"
+        text.write_text(KOREAN, encoding="utf-8")
+        assert demo(tmp_path, "--text", str(text), "--word-epochs", "1") == 0
+        assert "too few for word vectors" in capsys.readouterr().out

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "seqkern"
 
 # From the ground up. A package without its modules stands for all of them.
 FLOORS = (
-    ("errors", "snapshot", "timing", "comparison"),
+    ("errors", "options", "snapshot", "timing", "comparison"),
     ("library", "backends", "triton_support"),
     ("dispatch", "second_order"),
     ("attention.philox", "attention.seeds", "recurrent.device_operators"),
@@ -29,31 +29,45 @@ FLOORS = (
         "recurrent.triton_backward",
     ),
     ("recurrent.reference", "recurrent.fake", "attention.reference", "attention.fake"),
-    ("recurrent.autograd", "attention.autograd"),
+    ("embedding.reference", "embedding.fake"),
+    ("recurrent.autograd", "attention.autograd", "embedding.autograd"),
     ("recurrent.kinds", "recurrent.cell_autograd"),
     ("recurrent.checks", "recurrent.choice", "attention.checks", "attention.choice"),
     ("attention.triton_operands", "attention.triton_settings", "attention.triton_tiles"),
     ("attention.triton_softmax", "attention.triton_bias"),
     ("attention.triton_decode",),
     ("attention.triton_forward", "attention.triton_backward"),
+    ("embedding.checks", "embedding.choice", "embedding.noise", "embedding.huffman"),
+    ("embedding.batch", "embedding.sparse_adam"),
     ("attention.folding",),
     ("attention.masks", "attention.packing", "attention.weights"),
+    ("embedding.training",),
     ("recurrent.casting", "recurrent.torch_backend", "recurrent.freeze"),
     ("recurrent.triton_layer", "recurrent.triton_cell"),
     ("attention.torch_backend",),
-    ("recurrent.ops", "attention.ops"),
+    ("recurrent.ops", "attention.ops", "embedding.ops"),
     ("attention.varlen",),
     ("attention.nested",),
     ("attention.dense",),
     ("recurrent.stack", "recurrent.cells"),
-    ("recurrent.modules", "attention.modules"),
+    ("recurrent.modules", "attention.modules", "embedding.modules"),
     ("attention.transformer",),
-    ("nn",),
+    ("nn", "optim"),
+    ("text.files", "text.vocabulary", "text.sources"),
+    ("text.corpus", "text.samplers", "text.subwords"),
+    ("text.encoding",),
     ("swap", "verify", "models", "text", "info"),
+    ("word2vec.arguments", "word2vec.atomic", "word2vec.correlation", "word2vec.progress"),
+    ("word2vec.corpora", "word2vec.evaluation", "word2vec.formats", "word2vec.tables"),
+    ("word2vec.keyed_vectors", "word2vec.training"),
+    ("word2vec.subword_vectors", "word2vec.model"),
+    ("word2vec.fasttext",),
+    ("word2vec",),
+    ("word2vec.commands",),
     ("demo",),
     ("cli", "__main__"),
 )
-DOMAINS = ("recurrent", "attention")
+DOMAINS = ("recurrent", "attention", "embedding")
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 MODULES = sorted(
@@ -63,6 +77,7 @@ MODULES = sorted(
 MODULES.remove("__init__")  # the face of the whole package
 MODULES.remove("recurrent")  # empty
 MODULES.remove("attention")  # empty
+MODULES.remove("embedding")  # empty
 
 
 def floor(module: str) -> int | None:
@@ -99,7 +114,9 @@ def test_imports_from_below(module):
             assert other is None or other <= own, f"seqkern.{module} imports {name} from above"
 
 
-@pytest.mark.parametrize("module", ["recurrent.reference", "attention.philox"])
+@pytest.mark.parametrize(
+    "module", ["recurrent.reference", "attention.philox", "embedding.reference"]
+)
 def test_the_reference_imports_nothing_but_torch(module):
     roots = {name.partition(".")[0] for name in imports(module)}
     assert roots - set(sys.stdlib_module_names) == {"torch"}

@@ -108,11 +108,53 @@ def test_cuda_library_with_a_torch_that_lacks_cuda():
     assert library.cuda.reason == f"torch {torch.__version__} is built without CUDA"
 
 
+ASK_FOR_TEXT = """
+from seqkern import info, library
+from seqkern.text import Vocabulary, read_corpus
+print(library.text.loaded, library.text.reason)
+info()
+read_corpus([["a"]])
+"""
+
+
+def test_text_core_is_loaded():
+    assert library.text.loaded, library.text.reason
+    assert library.text.path.exists()
+
+
+def test_text_core_that_is_missing(tmp_path):
+    missing = str(tmp_path / "missing.so")
+    done = run(ASK_FOR_TEXT, SEQKERN_TEXT_MODULE=missing)
+    reason = f"SEQKERN_TEXT_MODULE names {missing}, which is not there"
+    assert done.stdout == f"False {reason}\n"
+    assert f"RuntimeError: seqkern's text core is not loaded: {reason}" in done.stderr
+
+
+def test_text_core_that_is_broken(tmp_path):
+    broken = tmp_path / "broken.so"
+    broken.write_text("not a library")
+    done = run(ASK_FOR_TEXT, SEQKERN_TEXT_MODULE=str(broken))
+    assert done.stdout.startswith(f"False {broken} is there but does not load: ")
+    assert "RuntimeError: seqkern's text core is not loaded" in done.stderr
+
+
+def test_text_core_of_another_python(monkeypatch, tmp_path):
+    monkeypatch.setattr(library, "_HERE", tmp_path)
+    monkeypatch.delenv("SEQKERN_TEXT_MODULE", raising=False)
+    assert "is not built; in seqkern's source directory: make build" in str(
+        library._load_text()[0].reason
+    )
+    (tmp_path / "_text.cpython-39-x86_64-linux-gnu.so").touch()
+    assert "is built for another Python (_text.cpython-39-x86_64-linux-gnu.so)" in str(
+        library._load_text()[0].reason
+    )
+
+
 def test_info_names_what_a_bug_report_needs():
     import seqkern
 
     text = seqkern.info()
     for value in (torch.__version__, seqkern.__version__, library.isa(), str(library.cpu.path)):
         assert value in text
-    for name in ("CPU", "threads", "CUDA library", "Triton", "GPU"):
+    for name in ("CPU", "threads", "CUDA library", "text core", "Triton", "GPU"):
         assert f"\n{name} " in text

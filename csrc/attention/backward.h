@@ -4,9 +4,10 @@
 //   P = exp(S - lse)    dP = dO V^T    dS = P * (dP - delta),  delta = rowsum(dO * O) - grad_lse
 //   dV = P^T dO         dK = scale * dS^T Q                    dQ = scale * dS K
 //
-// A team's member owns every members-th tile of keys; in round r it works with every members-th
-// tile of queries from the (member + r)-th on. So in a round no two members add to the same dQ, dK
-// or dV, and the order of every sum is fixed by the size of the team.
+// Queries are worked on in blocks of tiles. A team's member owns every members-th tile of keys; in
+// round r of a block it works with every members-th tile of queries from the (member + r)-th on. So
+// in a round no two members add to the same dQ, dK or dV, and the order of every sum is fixed by
+// the size of the team.
 #pragma once
 
 #include "attention/backward_operands.h"
@@ -20,8 +21,8 @@ template <class T>
 struct BackwardScratch {
   using C = typename T::C;
 
-  BackwardScratch(const Problem& p, char* memory) {
-    Carve carve(memory);
+  BackwardScratch(const Problem& p, char* memory) : BackwardScratch(p, Carve(memory)) {}
+  BackwardScratch(const Problem& p, Carve carve) : keys(p, carve) {
     constexpr int64_t kTile = T::kGradientKeys * kQueries;
     scores = carve.template take<C>(kTile);
     grad = carve.template take<C>(kTile);
@@ -30,10 +31,11 @@ struct BackwardScratch {
     gradients = carve.template take<char>(T::gradient_bytes());
     rows = carve.template take<C>(kQueries * larger(p.dim, p.value_dim));
     allowed = carve.template take<uint64_t>(T::kGradientKeys);
-    keep = carve.template take<uint64_t>(T::kGradientKeys + 4);
+    keep = carve.template take<uint64_t>(T::kGradientKeys + 3);
     bytes = carve.taken();
   }
 
+  KeyTileMemory<T> keys;
   C *scores, *grad, *slope, *bias, *rows;
   char* gradients;
   uint64_t *allowed, *keep;
@@ -63,61 +65,77 @@ class Backward {
     Barrier& barrier = place_.team.barrier;
     operands_.prepare();
     const int members = place_.team.members;
-    for (int round = 0; round < members; ++round) {
-      for (int m = place_.members.begin; m < place_.members.end; ++m)
-        run_round(m, (m + round) % members, members);
+    const int64_t tiles = operands_.tiles(), block = operands_.block_tiles();
+    for (int64_t first = 0; first < tiles; first += block) {
+      const int64_t end = smaller(first + block, tiles);
+      operands_.take_block(first);
+      for (int round = 0; round < members; ++round) {
+        for (int m = place_.members.begin; m < place_.members.end; ++m)
+          run_round(m, first, end, (m + round) % members);
+        barrier.wait(place_.members.count());
+      }
+      if (call_.grad_query.data) write_grad_query(first, end);
       barrier.wait(place_.members.count());
     }
-    finish();
+    write_grad_key_and_value();
+    if (call_.grad_slopes && place_.members.begin == 0) write_grad_slopes();
     barrier.wait(place_.members.count());
   }
 
  private:
-  void run_round(int member, int first_tile, int members) {
+  // The member's keys with those query tiles of [first, end) that leave the rest `residue` when
+  // counted from the first.
+  void run_round(int member, int64_t first, int64_t end, int residue) {
+    const int members = place_.team.members;
     const int64_t key_tiles = ceil_div(extent_.keys, T::kGradientKeys);
-    const int64_t query_tiles = ceil_div(extent_.queries, kQueries);
-    for (int64_t g = 0; g < group_; ++g) {
+    const int64_t of_head = operands_.tiles_of_head();
+    for (int64_t g = first / of_head; g * of_head < end; ++g) {
       const int64_t head = kv_head_ * group_ + g;
       const Rules<S> rules(p_, b_, head, extent_);
       double slope_sum = 0;
       for (int64_t j = member; j < key_tiles; j += members) {
-        const int64_t first = j * T::kGradientKeys;
-        const int64_t end = smaller<int64_t>(extent_.keys, first + T::kGradientKeys);
-        const Range range = rules.queries_for(first, end);
+        const int64_t first_key = j * T::kGradientKeys;
+        const int64_t end_key = smaller<int64_t>(extent_.keys, first_key + T::kGradientKeys);
+        const Range range = rules.queries_for(first_key, end_key);
         if (range.begin >= range.end) continue;
-        const int64_t last_tile = (range.end - 1) / kQueries;
-        for (int64_t i = first_tile; i < query_tiles; i += members)
-          if (i >= range.begin / kQueries && i <= last_tile)
-            run_tile(rules, head, operands_.tile(g, i), first, end, slope_sum);
+        const int64_t last = smaller(end, g * of_head + ceil_div(range.end, kQueries));
+        int64_t i = larger(first, g * of_head + range.begin / kQueries);
+        i += (residue + members - (i - first) % members) % members;
+        if (i >= last) continue;
+        const KeyTile<T> keys = operands_.key_tile(first_key, end_key, scratch_.keys);
+        for (; i < last; i += members)
+          run_tile(rules, operands_.tile(i), keys, first_key, end_key, slope_sum);
       }
       if (call_.grad_slopes) operands_.slope_sum(member, g) += slope_sum;
     }
   }
 
-  void run_tile(const Rules<S>& rules, int64_t head, const GradientTile<T>& tile, int64_t begin,
-                int64_t end, double& slope_sum) {
+  void run_tile(const Rules<S>& rules, const GradientTile<T>& tile, const KeyTile<T>& key_tile,
+                int64_t first_key, int64_t end, double& slope_sum) {
     // Of the keys only those that some query of the tile may see.
     const Range seen = rules.keys_for(tile.first, tile.first + tile.queries);
-    begin = larger(begin, seen.begin / T::kKeyStep * T::kKeyStep);
+    const int64_t begin = larger(first_key, seen.begin / T::kKeyStep * T::kKeyStep);
     end = smaller(end, seen.end);
     if (begin >= end) return;
-    const int keys = static_cast<int>(end - begin);
+    const int keys = static_cast<int>(end - begin), in_tile = static_cast<int>(begin - first_key);
     const int vectors = static_cast<int>(ceil_div(tile.queries, T::kLanes));
     const Rectangle r{tile.first, tile.queries, begin, keys};
     const Tile kind = rules.classify(r, scratch_.allowed);
     if (kind == Tile::kSkip) return;
 
     C *scores = scratch_.scores, *grad = scratch_.grad;
-    T::scores(operands_.key(), begin, keys, p_.dim, tile.query, 0, vectors, scores);
+    T::scores(key_tile.key, in_tile, keys, p_.dim, tile.query, 0, vectors, scores);
     C* slope = p_.softcap != 0 ? scratch_.slope : nullptr;
     if (rules.transforms()) rules.transform(r, vectors, scores, scratch_.bias, slope);
     if (kind == Tile::kMixed) Rules<S>::exclude(scratch_.allowed, keys, vectors, scores);
-    T::scores(operands_.value(), begin, keys, p_.value_dim, tile.grad_output, 0, vectors, grad);
+    T::scores(key_tile.value, in_tile, keys, p_.value_dim, tile.grad_output, 0, vectors, grad);
 
     const uint64_t* keep = nullptr;
-    if (p_.dropout.probability > 0) keep = kept(head, r);
+    if (p_.dropout.probability > 0)
+      keep = keep_bits(p_.dropout, static_cast<uint32_t>(b_ * p_.heads + tile.head), r.first_query,
+                       r.queries, r.first_key, r.keys, scratch_.keep);
     const auto gradients = T::gradients(scores, grad, scratch_.gradients);
-    differentiate(rules, r, tile, keep, kind == Tile::kMixed || rules.has_bias(), gradients, head,
+    differentiate(rules, r, tile, keep, kind == Tile::kMixed || rules.has_bias(), gradients,
                   slope_sum);
 
     if (call_.grad_value.data)
@@ -127,7 +145,7 @@ class Backward {
       T::add_ds(gradients, keys, tile.queries, tile.query_rows, p_.dim, operands_.grad_key(begin),
                 operands_.grad_key_stride());
     if (call_.grad_query.data) {
-      T::accumulate(operands_.key_transposed(), begin, keys, p_.dim, T::ds_probability(gradients),
+      T::accumulate(key_tile.key_transposed, in_tile, keys, p_.dim, T::ds_probability(gradients),
                     vectors, tile.grad_query, true);
       if (operands_.has_wild())
         operands_.add_wild(r, kind == Tile::kMixed ? scratch_.allowed : nullptr, rules,
@@ -135,20 +153,11 @@ class Backward {
     }
   }
 
-  const uint64_t* kept(int64_t head, const Rectangle& r) {
-    // Counters hold four keys each.
-    const int before = static_cast<int>(r.first_key % 4);
-    uint64_t* keep = scratch_.keep;
-    keep_bits(p_.dropout, static_cast<uint32_t>(b_ * p_.heads + head), r.first_query, r.queries,
-              r.first_key - before, r.keys + before, keep);
-    return keep + before;
-  }
-
   // Scores to P, and grad P to dS. excludes: a score may be minus infinity, and then P and dS are 0
   // whatever dP is.
   void differentiate(const Rules<S>& rules, const Rectangle& r, const GradientTile<T>& tile,
                      const uint64_t* keep, bool excludes, const typename T::Gradients& gradients,
-                     int64_t head, double& slope_sum) {
+                     double& slope_sum) {
     const Factors<C> factors = rules.factors();
     const V factor(factors.log2), minus_infinity(-kInfinity<C>);
     const typename V::raw zero = {};
@@ -201,7 +210,7 @@ class Backward {
       }
     }
     if (!plain) {
-      if (call_.grad_bias.data) add_grad_bias(r, head);
+      if (call_.grad_bias.data) add_grad_bias(r, tile.head);
       if (call_.grad_slopes) slope_sum += slope_gradient(rules, r);
       for (int v = 0; v < vectors; ++v)
         for (int j = 0; j < padded; j += 2) {
@@ -236,8 +245,21 @@ class Backward {
     const Scores& g = call_.grad_bias;
     C* to = static_cast<C*>(const_cast<void*>(g.data)) + b_ * g.batch + head * g.head +
             r.first_query * g.query + r.first_key * g.key;
+    if (g.key == 0) return add_key_sums(r, to, g.query);
     for (int q = 0; q < r.queries; ++q, to += g.query)
-      for (int j = 0; j < r.keys; ++j) to[j * g.key] += scratch_.grad[j * kQueries + q];
+      for (int j = 0; j < r.keys; ++j) to[j] += scratch_.grad[j * kQueries + q];
+  }
+
+  // Sums over the tile's keys, for a bias that is the same for all keys.
+  void add_key_sums(const Rectangle& r, C* to, int64_t stride) const {
+    for (int column = 0; column < r.queries; column += T::kLanes) {
+      V total(C(0));
+      for (int j = 0; j < r.keys; ++j) total += load(scratch_.grad + j * kQueries + column);
+      C sums[T::kLanes];
+      store(sums, total);
+      const int queries = smaller(T::kLanes, r.queries - column);
+      for (int q = 0; q < queries; ++q) to[(column + q) * stride] += sums[q];
+    }
   }
 
   double slope_gradient(const Rules<S>& rules, const Rectangle& r) const {
@@ -249,20 +271,21 @@ class Backward {
     return total;
   }
 
-  void finish() {
-    const int64_t query_tiles = ceil_div(extent_.queries, kQueries);
-    if (call_.grad_query.data)
-      share(place_, group_ * query_tiles, 1, [&](int64_t begin, int64_t end) {
-        C scale[kQueries];
-        for (int q = 0; q < kQueries; ++q) scale[q] = static_cast<C>(p_.scale);
-        for (int64_t i = begin; i < end; ++i) {
-          const GradientTile<T> tile = operands_.tile(i % group_, i / group_);
-          S* to = rows_of<S>(call_.grad_query, b_, kv_head_ * group_ + i % group_,
-                             extent_.first_query + tile.first);
-          T::store_rows(tile.grad_query, scale, tile.queries, p_.dim, scratch_.rows, to,
-                        call_.grad_query.row);
-        }
-      });
+  // Of the tiles [first, end).
+  void write_grad_query(int64_t first, int64_t end) {
+    C scale[kQueries];
+    for (int q = 0; q < kQueries; ++q) scale[q] = static_cast<C>(p_.scale);
+    share(place_, end - first, 1, [&](int64_t from, int64_t to) {
+      for (int64_t i = first + from; i < first + to; ++i) {
+        const GradientTile<T> tile = operands_.tile(i);
+        S* rows = rows_of<S>(call_.grad_query, b_, tile.head, extent_.first_query + tile.first);
+        T::store_rows(tile.grad_query, scale, tile.queries, p_.dim, scratch_.rows, rows,
+                      call_.grad_query.row);
+      }
+    });
+  }
+
+  void write_grad_key_and_value() {
     share(place_, extent_.keys, 1, [&](int64_t begin, int64_t end) {
       if (call_.grad_key.data)
         write_rows(operands_.grad_key(begin), operands_.grad_key_stride(), end - begin, p_.dim,
@@ -275,13 +298,15 @@ class Backward {
                    rows_of<S>(call_.grad_value, b_, kv_head_, extent_.first_key + begin),
                    call_.grad_value.row);
     });
-    if (call_.grad_slopes && place_.members.begin == 0)
-      for (int64_t g = 0; g < group_; ++g) {
-        double total = 0;
-        for (int m = 0; m < place_.team.members; ++m) total += operands_.slope_sum(m, g);
-        static_cast<C*>(call_.grad_slopes)[b_ * p_.heads + kv_head_ * group_ + g] =
-            static_cast<C>(total);
-      }
+  }
+
+  void write_grad_slopes() {
+    for (int64_t g = 0; g < group_; ++g) {
+      double total = 0;
+      for (int m = 0; m < place_.team.members; ++m) total += operands_.slope_sum(m, g);
+      static_cast<C*>(call_.grad_slopes)[b_ * p_.heads + kv_head_ * group_ + g] =
+          static_cast<C>(total);
+    }
   }
 
   static void write_rows(const C* from, int64_t from_stride, int64_t rows, int64_t features,

@@ -21,17 +21,19 @@ Tensor zeros(const Shape& shape, ScalarType dtype) {
   return t;
 }
 
-// The sums of bias's gradient while they grow: like bias, but with a whole last dimension, so that
-// members of a team that work on different keys never meet in one element.
+// The sums of bias's gradient while they grow: like bias, but where its last two dimensions are
+// both broadcast, with a whole last one. Members of a team that work at the same time on different
+// queries and different keys then never meet in one element.
 struct BiasSums {
   Tensor sums;
   Scores view{};
 
   BiasSums(const Tensor& bias, const AttentionArguments& arguments)
-      : sums(zeros({bias.size(0), bias.size(1), bias.size(2), arguments.problem.keys},
+      : sums(zeros({bias.size(0), bias.size(1), bias.size(2),
+                    bias.size(2) == 1 ? arguments.problem.keys : bias.size(3)},
                    arguments.compute_dtype)) {
     const auto stride = [&](int i) { return sums.size(i) == 1 ? 0 : sums.stride(i); };
-    view = {sums.const_data_ptr(), stride(0), stride(1), stride(2), 1};
+    view = {sums.const_data_ptr(), stride(0), stride(1), stride(2), stride(3)};
   }
 
   Tensor gradient(const Tensor& bias) const {

@@ -11,7 +11,7 @@ template <class T>
 struct GradientTile {
   using C = typename T::C;
 
-  int64_t first;
+  int64_t head, first;  // first query
   int queries;
   const char *query, *grad_output;                 // Q^T and dO^T
   typename T::Right query_rows, grad_output_rows;  // Q and dO
@@ -19,6 +19,30 @@ struct GradientTile {
   C* grad_query;                 // dQ^T (dim, kQueries), without scale
 };
 
+// A tile of keys and values as operands, made for one callback: rows count from the tile's first.
+template <class T>
+struct KeyTile {
+  typename T::Left key, value;
+  typename T::Transposed key_transposed;  // without wild numbers
+};
+
+// The scratch of such a tile.
+template <class T>
+struct KeyTileMemory {
+  KeyTileMemory(const Problem& p, Carve& carve) {
+    constexpr int kKeys = T::kGradientKeys;
+    key = carve.take<char>(T::kInPlace ? 0 : T::left_bytes(kKeys, p.dim));
+    value = carve.take<char>(T::kInPlace ? 0 : T::left_bytes(kKeys, p.value_dim));
+    key_transposed =
+        carve.take<char>(T::kInPlace && !may_exclude(p) ? 0 : T::transposed_bytes(kKeys, p.dim));
+  }
+
+  char *key, *value, *key_transposed;
+};
+
+// The queries of a unit are those of its heads, one head's tiles after the other's, and are worked
+// on in blocks of so many tiles that what belongs to them is small beside the keys' sums, and close
+// at hand. dK and dV grow over all blocks.
 template <class T>
 class BackwardOperands {
  public:
@@ -31,6 +55,7 @@ class BackwardOperands {
         p_(call.problem),
         b_(b),
         kv_head_(kv_head),
+        tiles_of_head_(ceil_div(extent.queries, kQueries)),
         extent_(extent),
         place_(place),
         memory_(p_, place.team.members, place.shared),
@@ -42,7 +67,7 @@ class BackwardOperands {
 
   static int64_t bytes(const Problem& p, int members) { return Memory(p, members, nullptr).bytes; }
 
-  // Makes the operands and clears the sums; the team meets at its end.
+  // Finds wild keys and clears the sums; the team meets at its end.
   void prepare() {
     Barrier& barrier = place_.team.barrier;
     const int64_t group = p_.heads / p_.kv_heads;
@@ -52,43 +77,42 @@ class BackwardOperands {
     }
     barrier.wait(place_.members.count());
     share(place_, extent_.keys, kStep, [&](int64_t begin, int64_t end) {
-      const bool wild = searches_ && find_wild(keys_, begin, end, wild_);
-      (void)wild;
-      if constexpr (!T::kInPlace) {
-        fill(keys_, begin, end, memory_.key);
-        fill(values_, begin, end, memory_.value);
-        fill_transposed(begin, end, wild);
-      }
+      if (searches_) find_wild(keys_, begin, end, wild_);
       const int64_t rows = round_up(end, kStep) - begin;
       std::memset(grad_key(begin), 0, rows * grad_key_stride() * sizeof(C));
       std::memset(grad_value(begin), 0, rows * grad_value_stride() * sizeof(C));
     });
-    const int64_t tiles = ceil_div(extent_.queries, kQueries);
-    share(place_, group * tiles, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) fill_tile(i % group, i / group);
-    });
     barrier.wait(place_.members.count());
     has_wild_ = searches_ && wild_.some->load();
-    if (T::kInPlace && has_wild_) {
-      share(place_, extent_.keys, kStep,
-            [&](int64_t begin, int64_t end) { fill_transposed(begin, end, true); });
-      barrier.wait(place_.members.count());
-    }
   }
 
-  GradientTile<T> tile(int64_t g, int64_t i) const {
-    const int64_t at = g * ceil_div(p_.queries, kQueries) + i;
+  int64_t tiles_of_head() const { return tiles_of_head_; }
+  int64_t tiles() const { return p_.heads / p_.kv_heads * tiles_of_head_; }
+  int64_t block_tiles() const { return memory_.block; }
+
+  // Makes the operands of the block that begins at tile `first`; the team meets at its end.
+  void take_block(int64_t first) {
+    first_tile_ = first;
+    share(place_, smaller(memory_.block, tiles() - first), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = first + begin; i < first + end; ++i) fill_tile(i);
+    });
+    place_.team.barrier.wait(place_.members.count());
+  }
+
+  // Tile i of the unit, which is in the block.
+  GradientTile<T> tile(int64_t i) const {
+    const int64_t at = i - first_tile_;
     GradientTile<T> t;
-    t.first = i * kQueries;
+    t.head = kv_head_ * (p_.heads / p_.kv_heads) + i / tiles_of_head_;
+    t.first = i % tiles_of_head_ * kQueries;
     t.queries = static_cast<int>(smaller<int64_t>(kQueries, extent_.queries - t.first));
     t.query = memory_.query + at * memory_.query_bytes;
     t.grad_output = memory_.grad_output + at * memory_.grad_output_bytes;
-    const int64_t head = kv_head_ * (p_.heads / p_.kv_heads) + g;
     const int64_t row = extent_.first_query + t.first;
-    t.query_rows = T::rows(rows_of<S>(p_.query, b_, head, row), p_.query.row, p_.dim,
+    t.query_rows = T::rows(rows_of<S>(p_.query, b_, t.head, row), p_.query.row, p_.dim,
                            memory_.query_rows + at * memory_.query_rows_bytes);
     t.grad_output_rows =
-        T::rows(rows_of<S>(call_.grad_output, b_, head, row), call_.grad_output.row, p_.value_dim,
+        T::rows(rows_of<S>(call_.grad_output, b_, t.head, row), call_.grad_output.row, p_.value_dim,
                 memory_.grad_output_rows + at * memory_.grad_output_rows_bytes);
     t.lse = memory_.lse + at * kQueries;
     t.natural_lse = memory_.natural_lse + at * kQueries;
@@ -97,13 +121,26 @@ class BackwardOperands {
     return t;
   }
 
-  typename T::Left key() const { return left(keys_, memory_.key); }
-  typename T::Left value() const { return left(values_, memory_.value); }
-  typename T::Transposed key_transposed() const {
+  // The operands of keys [begin, end), at most kGradientKeys of them from a multiple of that on.
+  KeyTile<T> key_tile(int64_t begin, int64_t end, const KeyTileMemory<T>& memory) const {
+    bool wild = false;
+    if (has_wild_)
+      for (int64_t j = begin; j < end; ++j) wild |= wild_.rows[j] != 0;
+    const int64_t keys = end - begin;
+    const S *key = keys_.rows + begin * keys_.stride,
+            *value = values_.rows + begin * values_.stride;
     if constexpr (T::kInPlace) {
-      if (!has_wild_) return T::in_place(keys_.rows, keys_.stride);
+      const auto in_place = T::in_place(key, keys_.stride);
+      if (wild) T::fill_transposed(key, keys_.stride, 0, keys, p_.dim, true, memory.key_transposed);
+      return {in_place, T::in_place(value, values_.stride),
+              wild ? T::transposed(memory.key_transposed, keys, p_.dim) : in_place};
+    } else {
+      T::fill_left(key, keys_.stride, 0, keys, p_.dim, memory.key);
+      T::fill_left(value, values_.stride, 0, keys, p_.value_dim, memory.value);
+      T::fill_transposed(key, keys_.stride, 0, keys, p_.dim, wild, memory.key_transposed);
+      return {T::left(memory.key, keys, p_.dim), T::left(memory.value, keys, p_.value_dim),
+              T::transposed(memory.key_transposed, keys, p_.dim)};
     }
-    return T::transposed(memory_.key_transposed, keys_.count, keys_.depth);
   }
 
   C* grad_key(int64_t row) const { return memory_.grad_key + row * grad_key_stride(); }
@@ -128,28 +165,30 @@ class BackwardOperands {
     Memory(const Problem& p, int members, char* memory) {
       Carve carve(memory);
       const int64_t group = p.heads / larger<int64_t>(1, p.kv_heads);
-      const int64_t tiles = group * ceil_div(p.queries, kQueries);
       const int64_t keys = round_up(p.keys, kStep);
-      const bool searches = may_exclude(p);
+      query_bytes = T::right_bytes(p.dim);
+      grad_output_bytes = T::right_bytes(p.value_dim);
+      query_rows_bytes = T::rows_bytes(p.dim);
+      grad_output_rows_bytes = T::rows_bytes(p.value_dim);
+      const int64_t grad_query_count = T::padded_features(p.dim) * kQueries;
+      const int64_t tile_bytes = query_bytes + grad_output_bytes + query_rows_bytes +
+                                 grad_output_rows_bytes +
+                                 grad_query_count * static_cast<int64_t>(sizeof(C));
+      // Every member has some tiles of a block to work with in each round.
+      constexpr int64_t kBlockBytes = 2 << 20, kLeastTiles = 4;
+      const int64_t wanted = larger(members * kLeastTiles, kBlockBytes / tile_bytes);
+      block = smaller(round_up(wanted, members), group * ceil_div(p.queries, kQueries));
       some = carve.template take<std::atomic<int>>(1);
       slope_sums = carve.template take<double>(members * group);
-      wild = carve.template take<uint8_t>(searches ? p.keys : 0);
-      key = carve.template take<char>(T::kInPlace ? 0 : T::left_bytes(p.keys, p.dim));
-      value = carve.template take<char>(T::kInPlace ? 0 : T::left_bytes(p.keys, p.value_dim));
-      key_transposed = carve.template take<char>(
-          T::kInPlace && !searches ? 0 : T::transposed_bytes(p.keys, p.dim));
-      query_bytes = T::right_bytes(p.dim);
-      query = carve.template take<char>(tiles * query_bytes);
-      grad_output_bytes = T::right_bytes(p.value_dim);
-      grad_output = carve.template take<char>(tiles * grad_output_bytes);
-      query_rows_bytes = T::rows_bytes(p.dim);
-      query_rows = carve.template take<char>(tiles * query_rows_bytes);
-      grad_output_rows_bytes = T::rows_bytes(p.value_dim);
-      grad_output_rows = carve.template take<char>(tiles * grad_output_rows_bytes);
-      lse = carve.template take<C>(tiles * kQueries);
-      natural_lse = carve.template take<C>(tiles * kQueries);
-      delta = carve.template take<C>(tiles * kQueries);
-      grad_query = carve.template take<C>(tiles * T::padded_features(p.dim) * kQueries);
+      wild = carve.template take<uint8_t>(may_exclude(p) ? p.keys : 0);
+      query = carve.template take<char>(block * query_bytes);
+      grad_output = carve.template take<char>(block * grad_output_bytes);
+      query_rows = carve.template take<char>(block * query_rows_bytes);
+      grad_output_rows = carve.template take<char>(block * grad_output_rows_bytes);
+      lse = carve.template take<C>(block * kQueries);
+      natural_lse = carve.template take<C>(block * kQueries);
+      delta = carve.template take<C>(block * kQueries);
+      grad_query = carve.template take<C>(block * grad_query_count);
       grad_key = carve.template take<C>(keys * T::padded_features(p.dim));
       grad_value = carve.template take<C>(keys * T::padded_features(p.value_dim));
       bytes = carve.taken();
@@ -157,33 +196,19 @@ class BackwardOperands {
     std::atomic<int>* some;
     double* slope_sums;
     uint8_t* wild;
-    char *key, *value, *key_transposed, *query, *grad_output, *query_rows, *grad_output_rows;
+    char *query, *grad_output, *query_rows, *grad_output_rows;
     int64_t query_bytes, grad_output_bytes, query_rows_bytes, grad_output_rows_bytes;
     C *lse, *natural_lse, *delta, *grad_query, *grad_key, *grad_value;
+    int64_t block;  // tiles
     int64_t bytes;
   };
 
-  static typename T::Left left(const Source<S>& source, const char* copy) {
-    return T::kInPlace ? T::in_place(source.rows, source.stride)
-                       : T::left(copy, source.count, source.depth);
-  }
-  static void fill(const Source<S>& source, int64_t begin, int64_t end, char* copy) {
-    T::fill_left(source.rows + begin * source.stride, source.stride, begin, end, source.depth,
-                 copy);
-  }
-  void fill_transposed(int64_t begin, int64_t end, bool finite_only) const {
-    T::fill_transposed(keys_.rows + begin * keys_.stride, keys_.stride, begin, end, keys_.depth,
-                       finite_only, memory_.key_transposed);
-  }
-
-  void fill_tile(int64_t g, int64_t i) {
-    const GradientTile<T> t = tile(g, i);
-    const int64_t at = g * ceil_div(p_.queries, kQueries) + i;
-    const int64_t head = kv_head_ * (p_.heads / p_.kv_heads) + g;
-    const int64_t row = extent_.first_query + t.first;
-    const S* query = rows_of<S>(p_.query, b_, head, row);
-    const S* grad = rows_of<S>(call_.grad_output, b_, head, row);
-    const S* output = rows_of<S>(call_.output, b_, head, row);
+  void fill_tile(int64_t i) {
+    const GradientTile<T> t = tile(i);
+    const int64_t at = i - first_tile_, row = extent_.first_query + t.first;
+    const S* query = rows_of<S>(p_.query, b_, t.head, row);
+    const S* grad = rows_of<S>(call_.grad_output, b_, t.head, row);
+    const S* output = rows_of<S>(call_.output, b_, t.head, row);
     T::fill_right(query, p_.query.row, t.queries, p_.dim, memory_.query + at * memory_.query_bytes);
     T::fill_right(grad, call_.grad_output.row, t.queries, p_.value_dim,
                   memory_.grad_output + at * memory_.grad_output_bytes);
@@ -193,7 +218,7 @@ class BackwardOperands {
                  memory_.grad_output_rows + at * memory_.grad_output_rows_bytes);
     std::memset(t.grad_query, 0, T::padded_features(p_.dim) * kQueries * sizeof(C));
 
-    const int64_t lse_at = b_ * call_.lse_batch + head * call_.lse_head + row;
+    const int64_t lse_at = b_ * call_.lse_batch + t.head * call_.lse_head + row;
     const C* lse = static_cast<const C*>(call_.lse) + lse_at;
     for (int q = 0; q < kQueries; ++q) {
       const bool unseen = q >= t.queries || lse[q] == -kInfinity<C>;
@@ -219,10 +244,11 @@ class BackwardOperands {
 
   const BackwardCall& call_;
   const Problem& p_;
-  int64_t b_, kv_head_;
+  int64_t b_, kv_head_, tiles_of_head_;
   Extent extent_;
   const Place& place_;
   Memory memory_;
+  int64_t first_tile_ = 0;  // of the block
   Source<S> keys_, values_;
   bool searches_, has_wild_ = false;
   Wild wild_;

@@ -9,6 +9,7 @@
 
 #include "attention/decode_fma.h"
 #include "attention/decode_rows.h"
+#include "attention/decode_tiles.h"
 #include "attention/tile_rows.h"
 
 #ifdef __AVX512BF16__
@@ -33,12 +34,14 @@ inline int64_t interleaved_column(int64_t place) {
 }
 
 // Multiplies by vdpbf16ps: each lane adds a pair of products to a float sum.
-class DecodeDots {
+constexpr int kDotsChunk = 32;
+
+class DecodeDots : public DecodeTiles<DecodeDots, bfloat16, bfloat16, kDotsChunk, kLineNumbers> {
  public:
   using S = bfloat16;
   using C = float;
   using V = Vec<float>;
-  static constexpr int kChunk = 32;
+  static constexpr int kChunk = kDotsChunk;
   static constexpr int kKeyStep = 16;
 
   static int64_t padded_rows(int64_t rows) { return rows; }
@@ -53,7 +56,7 @@ class DecodeDots {
   }
 
   DecodeDots(int64_t dim, int64_t value_dim, int64_t rows, char* memory)
-      : dim_(dim), value_dim_(value_dim), rows_(rows) {
+      : DecodeTiles(dim, value_dim, rows) {
     Carve carve(memory);
     queries_ = carve.take<bfloat16>(rows * query_stride());
     weights_ = carve.take<bfloat16>(rows * kChunk);
@@ -68,68 +71,35 @@ class DecodeDots {
       _mm512_storeu_si512(to + d, line_first(query + d, dim_ - d));
   }
 
-  void scores(Stream<S> keys, int count, Stream<S> next, float* scores) const {
-    for (int64_t r = 0; r < rows_; r += kDecodeRows) {
-      const int rows = static_cast<int>(smaller<int64_t>(kDecodeRows, rows_ - r));
-      score_rows<kDecodeRows>(rows, queries_ + r * query_stride(), keys, count,
-                              r == 0 ? next : keys, scores + r * kChunk);
-    }
-  }
-
   void store_weights(float*, int64_t row, int j, V x) { store(weights_ + row * kChunk + j, x); }
   float weight(const float*, int64_t row, int j) const { return widen(weights_[row * kChunk + j]); }
 
   void accumulate(Stream<S> values, int count, Stream<S> next, const float*,
                   const float* correction, float* output) const {
-    const int64_t stride = value_stride(value_dim_);
-    for (int64_t r = 0; r < rows_; r += kDecodeRows) {
-      const int rows = static_cast<int>(smaller<int64_t>(kDecodeRows, rows_ - r));
-      const ValueTile tile{weights_ + r * kChunk,  correction + r,      values, count,
-                           r == 0 ? next : values, output + r * stride, stride};
-      value_rows<kDecodeRows>(rows, tile);
-    }
+    sum_values(values, count, next, weights_, correction, output, value_stride(value_dim_));
   }
 
  private:
-  struct ValueTile {
-    const bfloat16* weights;
-    const float* correction;
-    Stream<S> values;
-    int count;
-    Stream<S> next;
-    float* output;
-    int64_t output_stride;
-  };
+  friend DecodeTiles;
 
   int64_t query_stride() const { return round_up(dim_, kLineNumbers); }
 
-  template <int kRows>
-  void score_rows(int rows, const bfloat16* queries, Stream<S> keys, int count, Stream<S> next,
-                  float* scores) const {
-    if constexpr (kRows > 1)
-      if (rows < kRows) return score_rows<kRows - 1>(rows, queries, keys, count, next, scores);
-    constexpr int kKeys = decode_keys(kRows);
-    int j = 0;
-    for (; j + kKeys <= count; j += kKeys)
-      score_tile<kRows, kKeys>(queries, keys.from(j), next.from(j), scores + j);
-    for (; j < count; ++j) score_tile<kRows, 1>(queries, keys.from(j), next.from(j), scores + j);
-  }
-
   template <int kRows, int kKeys>
-  void score_tile(const bfloat16* queries, Stream<S> keys, Stream<S> next, float* scores) const {
+  void score_tile(int64_t first, Stream<S> keys, NumbersAhead& ahead, float* scores) const {
     V sums[kRows][kKeys];
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
       for (int j = 0; j < kKeys; ++j) sums[r][j] = V(0.0f);
     const int64_t query_stride = this->query_stride();
+    const bfloat16* queries = queries_ + first * query_stride;
     const auto add = [&](int64_t d, __mmask32 kept) __attribute__((always_inline)) {
       __m512i query[kRows];
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) query[r] = line(queries + r * query_stride + d);
 #pragma GCC unroll 4
       for (int j = 0; j < kKeys; ++j) {
-        prefetch(next.rows + j * next.stride + d);
+        ahead.fetch();
         const bfloat16* from = keys.rows + j * keys.stride + d;
         const __m512i key = kept == 0xffffffff ? line(from) : _mm512_maskz_loadu_epi16(kept, from);
 #pragma GCC unroll 4
@@ -144,25 +114,8 @@ class DecodeDots {
     for (int r = 0; r < kRows; ++r) lane_sums<kKeys>(sums[r], scores + r * kChunk);
   }
 
-  template <int kRows>
-  void value_rows(int rows, const ValueTile& tile) const {
-    if constexpr (kRows > 1)
-      if (rows < kRows) return value_rows<kRows - 1>(rows, tile);
-    int64_t f = 0;
-    value_columns<kRows, decode_vectors(kRows) / 2>(tile, f);
-    if (f < value_dim_) value_tile<kRows, 1>(tile, f, (1u << (value_dim_ - f)) - 1);
-  }
-
-  template <int kRows, int kLines>
-  void value_columns(const ValueTile& tile, int64_t& f) const {
-    for (; f + kLines * kLineNumbers <= value_dim_; f += kLines * kLineNumbers)
-      value_tile<kRows, kLines>(tile, f, 0xffffffff);
-    if constexpr (kLines > 1) value_columns<kRows, kLines / 2>(tile, f);
-  }
-
-  template <int kRows, int kLines>
-  __attribute__((always_inline)) void value_tile(const ValueTile& tile, int64_t f,
-                                                 __mmask32 kept) const {
+  template <int kRows, int kLines, class Whole>
+  void value_tile(const Tile& tile, int64_t f, NumbersAhead& ahead, Whole) const {
     V sums[kRows][kLines][2];
     const auto output = [&](int r, int l, int i) __attribute__((always_inline)) {
       return tile.output + r * tile.output_stride + f + l * kLineNumbers + i * 16;
@@ -174,16 +127,17 @@ class DecodeDots {
 #pragma GCC unroll 2
         for (int i = 0; i < 2; ++i) sums[r][l][i] = load(output(r, l, i)) * V(tile.correction[r]);
     const int64_t stride = tile.values.stride;
-    const bfloat16 *value = tile.values.rows + f, *next = tile.next.rows + f;
+    const bfloat16* value = tile.values.rows + f;
+    const __mmask32 kept = Whole::value ? 0xffffffff : (1u << (value_dim_ - f)) - 1;
     const auto read = [&](const bfloat16* p) __attribute__((always_inline)) {
-      return kept == 0xffffffff ? line(p) : _mm512_maskz_loadu_epi16(kept, p);
+      return Whole::value ? line(p) : _mm512_maskz_loadu_epi16(kept, p);
     };
-    for (int j = 0; j < tile.count; j += 2, value += 2 * stride, next += 2 * tile.next.stride) {
+    for (int j = 0; j < tile.count; j += 2, value += 2 * stride) {
       __m512bh pairs[kLines][2];
 #pragma GCC unroll 4
       for (int l = 0; l < kLines; ++l) {
-        prefetch(next + l * kLineNumbers);
-        prefetch(next + tile.next.stride + l * kLineNumbers);
+        ahead.fetch();
+        ahead.fetch();
         const __m512i first = read(value + l * kLineNumbers);
         const __m512i second =
             j + 1 < tile.count ? read(value + stride + l * kLineNumbers) : _mm512_setzero_si512();
@@ -210,7 +164,6 @@ class DecodeDots {
         for (int i = 0; i < 2; ++i) store(output(r, l, i), sums[r][l][i]);
   }
 
-  int64_t dim_, value_dim_, rows_;
   bfloat16 *queries_, *weights_;
 };
 

@@ -7,19 +7,11 @@
 // at the end.
 #pragma once
 
+#include "attention/decode_tiles.h"
 #include "common/blocks.h"
 
 namespace seqkern {
 namespace SEQKERN_ISA {
-
-// Rows of keys or values.
-template <class S>
-struct Stream {
-  const S* rows;
-  int64_t stride;
-
-  Stream from(int64_t row) const { return {rows + row * stride, stride}; }
-};
 
 // As many numbers of storage as fill a register, and what they are in the compute type.
 template <class S>
@@ -90,27 +82,20 @@ inline void lane_sums(const Vec<T>* x, T* sums) {
   for (int i = 0; i < kCount; ++i) sums[i] = sum(x[i]);
 }
 
-// Tiles of kRows rows against kKeys keys keep their sums in registers.
-constexpr int kDecodeRows = 4;
-constexpr int decode_keys(int rows) {
-  return kVectorRegisters == 32 || rows <= 2 ? 4 : 2;
-}
-// How many vectors of features a tile of the output is wide.
-constexpr int decode_vectors(int rows) {
-  const int most = kVectorRegisters == 32 ? 4 : 2;
-  return rows <= 2 ? 2 * most : most;
-}
+// Keys: 8 KiB of them where D = 128. The values and what comes next of both also have their place
+// in the first-level cache, and memory must not idle for long while the softmax is at work.
+template <class S>
+constexpr int kFmaChunk = 64 / sizeof(S);
 
 template <class S_>
-class DecodeFma {
+class DecodeFma
+    : public DecodeTiles<DecodeFma<S_>, S_, compute_t<S_>, kFmaChunk<S_>, Step<S_>::kSize> {
  public:
   using S = S_;
   using C = compute_t<S>;
   using V = Vec<C>;
   using Numbers = Step<S>;
-  // Keys: 8 KiB of them where D = 128. The values and what comes next of both also have their place
-  // in the first-level cache, and memory must not idle for long while the softmax is at work.
-  static constexpr int kChunk = 64 / sizeof(S);
+  static constexpr int kChunk = kFmaChunk<S>;
   static constexpr int kKeyStep = V::kLanes;
 
   static int64_t padded_rows(int64_t rows) { return rows; }
@@ -128,7 +113,7 @@ class DecodeFma {
   }
 
   DecodeFma(int64_t dim, int64_t value_dim, int64_t rows, char* memory)
-      : dim_(dim), value_dim_(value_dim), rows_(rows), queries_(reinterpret_cast<C*>(memory)) {}
+      : Tiles(dim, value_dim, rows), queries_(reinterpret_cast<C*>(memory)) {}
 
   void begin() {}
   void end() {}
@@ -141,39 +126,21 @@ class DecodeFma {
     }
   }
 
-  // scores[r * kChunk + j] = query r . key j. `next` are the rows that will be read after these.
-  void scores(Stream<S> keys, int count, Stream<S> next, C* scores) const {
-    for (int64_t r = 0; r < rows_; r += kDecodeRows) {
-      const int rows = static_cast<int>(smaller<int64_t>(kDecodeRows, rows_ - r));
-      score_rows<kDecodeRows>(rows, queries_ + r * query_stride(), keys, count,
-                              r == 0 ? next : keys, scores + r * kChunk);
-    }
-  }
-
   void store_weights(C* scores, int64_t row, int j, V x) { store(scores + row * kChunk + j, x); }
   C weight(const C* scores, int64_t row, int j) const { return scores[row * kChunk + j]; }
 
-  // output[r] = output[r] * correction[r] + the sum over j of weight (r, j) * value j.
   void accumulate(Stream<S> values, int count, Stream<S> next, const C* weights,
                   const C* correction, C* output) const {
-    const int64_t stride = value_stride(value_dim_);
-    for (int64_t r = 0; r < rows_; r += kDecodeRows) {
-      const int rows = static_cast<int>(smaller<int64_t>(kDecodeRows, rows_ - r));
-      const ValueTile tile{weights + r * kChunk,   correction + r,      values, count,
-                           r == 0 ? next : values, output + r * stride, stride};
-      value_rows<kDecodeRows>(rows, tile);
-    }
+    this->sum_values(values, count, next, weights, correction, output, value_stride(value_dim_));
   }
 
  private:
-  struct ValueTile {
-    const C *weights, *correction;
-    Stream<S> values;
-    int count;
-    Stream<S> next;
-    C* output;
-    int64_t output_stride;
-  };
+  using Tiles = DecodeTiles<DecodeFma, S, C, kChunk, Numbers::kSize>;
+  using Tiles::dim_;
+  using Tiles::value_dim_;
+  using typename Tiles::NumbersAhead;
+  using typename Tiles::Tile;
+  friend Tiles;
 
   int64_t query_stride() const { return round_up(dim_, Numbers::kSize); }
 
@@ -183,30 +150,19 @@ class DecodeFma {
                                   : Numbers::read_first(row + d, static_cast<int>(rest));
   }
 
-  template <int kRows>
-  void score_rows(int rows, const C* queries, Stream<S> keys, int count, Stream<S> next,
-                  C* scores) const {
-    if constexpr (kRows > 1)
-      if (rows < kRows) return score_rows<kRows - 1>(rows, queries, keys, count, next, scores);
-    constexpr int kKeys = decode_keys(kRows);
-    int j = 0;
-    for (; j + kKeys <= count; j += kKeys)
-      score_tile<kRows, kKeys>(queries, keys.from(j), next.from(j), scores + j);
-    for (; j < count; ++j) score_tile<kRows, 1>(queries, keys.from(j), next.from(j), scores + j);
-  }
-
   template <int kRows, int kKeys>
-  void score_tile(const C* queries, Stream<S> keys, Stream<S> next, C* scores) const {
+  void score_tile(int64_t first, Stream<S> keys, NumbersAhead& ahead, C* scores) const {
     V sums[kRows][kKeys];
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
       for (int j = 0; j < kKeys; ++j) sums[r][j] = V(C(0));
     const int64_t query_stride = this->query_stride();
+    const C* queries = queries_ + first * query_stride;
     const auto add = [&](int64_t d, auto read) __attribute__((always_inline)) {
 #pragma GCC unroll 4
       for (int j = 0; j < kKeys; ++j) {
-        prefetch(next.rows + j * next.stride + d);
+        ahead.fetch();
         const Numbers key = read(keys.rows + j * keys.stride + d);
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r)
@@ -225,28 +181,12 @@ class DecodeFma {
     for (int r = 0; r < kRows; ++r) lane_sums<kKeys>(sums[r], scores + r * kChunk);
   }
 
-  template <int kRows>
-  void value_rows(int rows, const ValueTile& tile) const {
-    if constexpr (kRows > 1)
-      if (rows < kRows) return value_rows<kRows - 1>(rows, tile);
-    int64_t f = 0;
-    value_columns<kRows, decode_vectors(kRows) / Numbers::kParts>(tile, f);
-    if (f < value_dim_) {
-      const int rest = static_cast<int>(value_dim_ - f);
-      value_tile<kRows, 1>(tile, f, [rest](const S* p) { return Numbers::read_first(p, rest); });
-    }
-  }
-
-  // Tiles of kSteps steps while there are as many features, then narrower ones.
-  template <int kRows, int kSteps>
-  void value_columns(const ValueTile& tile, int64_t& f) const {
-    for (; f + kSteps * Numbers::kSize <= value_dim_; f += kSteps * Numbers::kSize)
-      value_tile<kRows, kSteps>(tile, f, Numbers::read);
-    if constexpr (kSteps > 1) value_columns<kRows, kSteps / 2>(tile, f);
-  }
-
-  template <int kRows, int kSteps, class Read>
-  void value_tile(const ValueTile& tile, int64_t f, Read read) const {
+  template <int kRows, int kSteps, class Whole>
+  void value_tile(const Tile& tile, int64_t f, NumbersAhead& ahead, Whole) const {
+    const auto read = [rest = static_cast<int>(value_dim_ - f)](const S* p)
+                          __attribute__((always_inline)) {
+                            return Whole::value ? Numbers::read(p) : Numbers::read_first(p, rest);
+                          };
     V sums[kRows][kSteps][Numbers::kParts];
     const auto output = [&](int r, int s, int i) __attribute__((always_inline)) {
       return tile.output + r * tile.output_stride + f + s * Numbers::kSize + i * V::kLanes;
@@ -258,12 +198,12 @@ class DecodeFma {
 #pragma GCC unroll 2
         for (int i = 0; i < Numbers::kParts; ++i)
           sums[r][s][i] = load(output(r, s, i)) * V(tile.correction[r]);
-    const S *value = tile.values.rows + f, *next = tile.next.rows + f;
-    for (int j = 0; j < tile.count; ++j, value += tile.values.stride, next += tile.next.stride) {
+    const S* value = tile.values.rows + f;
+    for (int j = 0; j < tile.count; ++j, value += tile.values.stride) {
       Numbers numbers[kSteps];
 #pragma GCC unroll 8
       for (int s = 0; s < kSteps; ++s) {
-        prefetch(next + s * Numbers::kSize);
+        ahead.fetch();
         numbers[s] = read(value + s * Numbers::kSize);
       }
 #pragma GCC unroll 4
@@ -283,7 +223,6 @@ class DecodeFma {
         for (int i = 0; i < Numbers::kParts; ++i) store(output(r, s, i), sums[r][s][i]);
   }
 
-  int64_t dim_, value_dim_, rows_;
   C* queries_;
 };
 

@@ -123,7 +123,7 @@ struct ForwardScratch {
     correction = carve.template take<C>(kQueries);
     rows = carve.template take<C>(kQueries * p.value_dim);
     allowed = carve.template take<uint64_t>(T::kTileKeys);
-    keep = carve.template take<uint64_t>(T::kChunkKeys + 4);
+    keep = carve.template take<uint64_t>(T::kChunkKeys + 3);
     bytes = carve.taken();
   }
 
@@ -228,7 +228,9 @@ class Forward {
       if (rules.transforms()) rules.transform(chunk, vectors, scores, scratch_.bias, nullptr);
       if (allowed) Rules<S>::exclude(allowed + at, chunk.keys, vectors, scores);
       const uint64_t* keep = nullptr;
-      if (p_.dropout.probability > 0) keep = kept(head, chunk);
+      if (p_.dropout.probability > 0)
+        keep = keep_bits(p_.dropout, static_cast<uint32_t>(b_ * p_.heads + head), chunk.first_query,
+                         chunk.queries, chunk.first_key, chunk.keys, scratch_.keep);
       if (softmax_chunk<T>(scores, chunk.keys, rules.factors(), keep, first, tile,
                            probabilities(at), scratch_.correction)) {
         accumulate(rules, r, allowed, done, at, tile);
@@ -263,15 +265,6 @@ class Forward {
     if (keys_.has_wild())
       keys_.add_wild(part, allowed ? allowed + from : nullptr, rules, probabilities(from),
                      tile.output);
-  }
-
-  const uint64_t* kept(int64_t head, const Rectangle& r) {
-    // Counters hold four keys each.
-    const int before = static_cast<int>(r.first_key % 4);
-    uint64_t* keep = scratch_.keep;
-    keep_bits(p_.dropout, static_cast<uint32_t>(b_ * p_.heads + head), r.first_query, r.queries,
-              r.first_key - before, r.keys + before, keep);
-    return keep + before;
   }
 
   void finish(QueryTile<T>& tile, int64_t head) {

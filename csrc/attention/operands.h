@@ -118,8 +118,7 @@ class ForwardKeys {
     if (!T::kInPlace || searches_) {
       team.barrier.wait(place_.members.count());
       share(place_, keys_.count, kStep, [&](int64_t begin, int64_t end) {
-        const bool wild = searches_ && find_wild(values_, begin, end, wild_);
-        (void)wild;
+        [[maybe_unused]] const bool wild = searches_ && find_wild(values_, begin, end, wild_);
         if constexpr (!T::kInPlace) {
           T::fill_left(keys_.rows + begin * keys_.stride, keys_.stride, begin, end, keys_.depth,
                        key_copy_);

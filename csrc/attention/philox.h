@@ -46,15 +46,19 @@ inline void philox(Words query, uint32_t first, uint32_t third, const uint32_t k
   out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
 }
 
-// Bit q of keep[j]: whether the probability of query first_query + q for key first_key + j is kept.
-// first_key is a multiple of 4.
-inline void keep_bits(const Dropout& dropout, uint32_t head, int64_t first_query, int queries,
-                      int64_t first_key, int keys, uint64_t* keep) {
+// Bit q of element j of the result: whether the probability of query first_query + q for key
+// first_key + j is kept. The result lies in `keep`, which has room for keys + 3 elements: a counter
+// holds four keys, and the first one's may begin before first_key.
+inline const uint64_t* keep_bits(const Dropout& dropout, uint32_t head, int64_t first_query,
+                                 int queries, int64_t first_key, int keys, uint64_t* keep) {
   const double scaled = dropout.probability * 4294967296.0;
   if (scaled >= 4294967296.0) {
     for (int j = 0; j < keys; ++j) keep[j] = 0;
-    return;
+    return keep;
   }
+  const int before = static_cast<int>(first_key % 4);
+  first_key -= before;
+  keys += before;
   const uint32_t threshold = static_cast<uint32_t>(scaled);
   Words lane;
   for (int i = 0; i < kWords; ++i) lane[i] = i;
@@ -78,6 +82,7 @@ inline void keep_bits(const Dropout& dropout, uint32_t head, int64_t first_query
     }
     for (int w = 0; w < 4 && j + w < keys; ++w) keep[j + w] = bits[w];
   }
+  return keep + before;
 }
 
 // The same for all of one head: bytes (queries, keys).

@@ -1,19 +1,29 @@
-// torch's own matrix product on the CPU, called below autograd and the dispatcher.
+// Matrix products on the CPU: by torch's library, called below autograd and the dispatcher, or by
+// kernels of ours where that library is slow.
 #pragma once
-
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
 #include "common/tensors.h"
 
 namespace seqkern {
 
-inline void matmul_out(const Tensor& out, const Tensor& a, const Tensor& b) {
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), a.get(), b.get()));
-}
+// out = a * b. out's rows are contiguous; a and b are contiguous along rows or columns.
+void matmul_out(const Tensor& out, const Tensor& a, const Tensor& b);
 
-inline void matmul_add(const Tensor& out, const Tensor& a, const Tensor& b) {
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
-}
+// out += a * b
+void matmul_add(const Tensor& out, const Tensor& a, const Tensor& b);
+
+// b of several products: what can be done once for all of them is done once.
+class RightFactor {
+ public:
+  explicit RightFactor(const Tensor& b) : b_(b) {}
+  // out = a * b
+  void multiply(const Tensor& out, const Tensor& a);
+  // out += a * b
+  void multiply_add(const Tensor& out, const Tensor& a);
+
+ private:
+  Tensor b_;
+  OptionalTensor packed_;
+};
 
 }  // namespace seqkern

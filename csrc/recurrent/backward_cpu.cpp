@@ -30,60 +30,86 @@ std::vector<Gates> state_gates(const Layer& layer) {
   return {{layer.cell == Cell::kGru ? hidden : 0, 0, layer.gates * hidden}};
 }
 
+// With fewer rows at a time, passing over the weights' gradients once more would show; with more,
+// grad_gates would leave the caches before the products read it.
+constexpr int64_t kChunkRows = 512;
+
+// bfloat16 sums must not be rounded from chunk to chunk: all steps are one chunk.
+std::vector<int64_t> chunk_ends(const Layer& layer) {
+  return layer.chunk_ends(layer.dtype == ScalarType::BFloat16 ? layer.rows : kChunkRows);
+}
+
+// The gradients of the input and of the weights, summed up chunk by chunk of steps, from the last
+// to the first. grad_gates has room for a chunk and the step after it, whose gradients the loop
+// over time goes on from.
 class Gradients {
  public:
-  Gradients(const Layer& layer, const Tensor& output)
+  Gradients(const Layer& layer, const Tensor& output, int64_t needs,
+            const std::vector<int64_t>& ends, BackwardResult* result)
       : layer_(layer),
         output_(output),
+        needs_(needs),
+        result_(*result),
         width_((layer.cell == Cell::kGru ? 4 : layer.gates) * layer.sizes.hidden),
         stride_(padded_row(width_, layer.input)),
-        grad_gates_(empty({layer.rows, stride_}, layer.dtype)) {}
+        grad_gates_(empty({most_rows(ends), stride_}, layer.dtype)) {
+    if (needs & kNeedsInput) {
+      result_.grad_input = empty(layer.shape_with(layer.input_size), layer.dtype);
+      for (const Gates& g : input_gates(layer))
+        input_weights_.emplace_back(matrix(layer.w_ih, g.rows, layer.input_size, layer.input_size,
+                                           1, g.row * layer.input_size));
+    }
+    if (needs & kNeedsInputWeights) result_.grad_w_ih = empty(shape_of(layer.w_ih), layer.dtype);
+    if (needs & kNeedsStateWeights) result_.grad_w_hh = empty(shape_of(layer.w_hh), layer.dtype);
+  }
 
   int64_t width() const { return width_; }
   int64_t stride() const { return stride_; }
+  int64_t first_row() const { return first_row_; }
   const Tensor& gates() const { return grad_gates_; }
 
-  Tensor input() const {
-    const Tensor grad = empty(layer_.shape_with(layer_.input_size), layer_.dtype);
-    const Tensor out = matrix(grad, layer_.rows, layer_.input_size, layer_.input_size, 1);
-    bool first = true;
-    for (const Gates& g : input_gates(layer_)) {
-      const Tensor weights = matrix(layer_.w_ih, g.rows, layer_.input_size, layer_.input_size, 1,
-                                    g.row * layer_.input_size);
-      (first ? matmul_out : matmul_add)(out, columns(g, 0, layer_.rows), weights);
-      first = false;
+  // Makes room for steps [begin, end); what was computed for step `end` stays.
+  void begin_chunk(int64_t begin, int64_t end) {
+    const RowRange rows = layer_.rows_of(begin, end_of_room(end));
+    if (end < end_of_room(end)) {
+      const int64_t row_bytes = stride_ * static_cast<int64_t>(grad_gates_.element_size());
+      const RowRange later = layer_.rows_of(end, end + 1);
+      char* to = static_cast<char*>(grad_gates_.mutable_data_ptr());
+      std::memmove(to + (later.first - rows.first) * row_bytes,
+                   to + (later.first - first_row_) * row_bytes, later.count * row_bytes);
     }
-    return grad;
+    first_row_ = rows.first;
   }
 
-  Tensor input_weights() const {
-    const Tensor grad = empty(shape_of(layer_.w_ih), layer_.dtype);
-    const Tensor input = matrix(layer_.input, layer_.rows, layer_.input_size, layer_.input_size, 1);
-    for (const Gates& g : input_gates(layer_))
-      matmul_out(rows_of(grad, g), transposed_columns(g, 0, layer_.rows), input);
-    return grad;
-  }
-
-  Tensor state_weights() const {
-    const Tensor grad = empty(shape_of(layer_.w_hh), layer_.dtype);
-    const int64_t state = layer_.sizes.state;
-    for (const Gates& g : state_gates(layer_)) {
-      const Tensor out = rows_of(grad, g);
-      if (layer_.dense) {
-        // The states before steps 1, 2, ... stand in the output, shifted by one step; the one
-        // before step 0 is h0.
-        const int64_t batch = layer_.batch, later = layer_.rows - batch;
-        matmul_out(out, transposed_columns(g, layer_.offset.front(), batch),
-                   matrix(*layer_.h0, batch, state, state, 1));
-        if (later > 0)
-          matmul_add(out, transposed_columns(g, layer_.reverse ? 0 : batch, later),
-                     matrix(output_, later, state, state, 1, layer_.reverse ? batch * state : 0));
-      } else {
-        matmul_out(out, transposed_columns(g, 0, layer_.rows),
-                   matrix(states_before(), layer_.rows, state, state, 1));
+  // Adds what grad_gates holds for steps [begin, end), those of begin_chunk.
+  void add_chunk(int64_t begin, int64_t end) {
+    const RowRange rows = layer_.rows_of(begin, end);
+    const int64_t features = layer_.input_size, state = layer_.sizes.state;
+    if (needs_ & kNeedsInput) {
+      const Tensor out =
+          matrix(result_.grad_input, rows.count, features, features, 1, rows.first * features);
+      size_t i = 0;
+      for (const Gates& g : input_gates(layer_)) {
+        RightFactor& weights = input_weights_[i];
+        if (i++ == 0)
+          weights.multiply(out, columns(g, rows));
+        else
+          weights.multiply_add(out, columns(g, rows));
       }
     }
-    return grad;
+    if (needs_ & kNeedsInputWeights)
+      add_products(result_.grad_w_ih, input_gates(layer_), rows,
+                   matrix(layer_.input, rows.count, features, features, 1, rows.first * features));
+    if (needs_ & kNeedsStateWeights) {
+      // Where the states before the steps do not stand in the output, row after row, they are
+      // gathered.
+      const bool in_place = layer_.dense && begin > 0;
+      const int64_t before = in_place ? layer_.rows_of(begin - 1, end - 1).first : 0;
+      add_products(result_.grad_w_hh, state_gates(layer_), rows,
+                   matrix(in_place ? output_ : states_before(begin, end), rows.count, state, state,
+                          1, before * state));
+    }
+    first_chunk_ = false;
   }
 
   Tensor projection(const Tensor& grad_projected, const Tensor& hidden) const {
@@ -94,31 +120,48 @@ class Gradients {
   }
 
  private:
-  Tensor columns(const Gates& g, int64_t first_row, int64_t rows) const {
-    return matrix(grad_gates_, rows, g.rows, stride_, 1, first_row * stride_ + g.column);
+  int64_t end_of_room(int64_t end) const {
+    return std::min(end + 1, static_cast<int64_t>(layer_.active.size()));
   }
-  Tensor transposed_columns(const Gates& g, int64_t first_row, int64_t rows) const {
-    return matrix(grad_gates_, g.rows, rows, 1, stride_, first_row * stride_ + g.column);
+  int64_t most_rows(const std::vector<int64_t>& ends) const {
+    int64_t most = 0;
+    for (size_t i = 0; i < ends.size(); ++i)
+      most = std::max(most, layer_.rows_of(i ? ends[i - 1] : 0, end_of_room(ends[i])).count);
+    return most;
   }
-  static Tensor rows_of(const Tensor& weights, const Gates& g) {
-    const int64_t columns = weights.size(1);
-    return matrix(weights, g.rows, columns, columns, 1, g.row * columns);
+  Tensor columns(const Gates& g, const RowRange& rows) const {
+    return matrix(grad_gates_, rows.count, g.rows, stride_, 1,
+                  (rows.first - first_row_) * stride_ + g.column);
   }
 
-  // Ragged batches: for every row of the input, the state before its step.
-  Tensor states_before() const {
+  // Adds grad_gates^T * right to the gradient of a weight matrix.
+  void add_products(const Tensor& grad, const std::vector<Gates>& gates, const RowRange& rows,
+                    const Tensor& right) const {
+    const int64_t width = grad.size(1);
+    for (const Gates& g : gates) {
+      const Tensor left = matrix(grad_gates_, g.rows, rows.count, 1, stride_,
+                                 (rows.first - first_row_) * stride_ + g.column);
+      (first_chunk_ ? matmul_out : matmul_add)(matrix(grad, g.rows, width, width, 1, g.row * width),
+                                               left, right);
+    }
+  }
+
+  // For every row of steps [begin, end), the state before its step.
+  Tensor states_before(int64_t begin, int64_t end) const {
     const int64_t row_bytes = layer_.sizes.state * static_cast<int64_t>(output_.element_size());
-    const Tensor before = empty({layer_.rows, layer_.sizes.state}, layer_.dtype);
+    const RowRange rows = layer_.rows_of(begin, end);
+    const Tensor before = empty({rows.count, layer_.sizes.state}, layer_.dtype);
+    if (rows.count == 0) return before;
     const char* output = static_cast<const char*>(output_.const_data_ptr());
     const char* h0 = static_cast<const char*>(layer_.h0->const_data_ptr());
     char* to = static_cast<char*>(before.mutable_data_ptr());
-    for (size_t s = 0; s < layer_.active.size(); ++s) {
+    for (int64_t s = begin; s < end; ++s) {
       const int64_t active = layer_.active[s],
                     continuing = s ? std::min(layer_.active[s - 1], active) : 0;
-      char* rows = to + layer_.offset[s] * row_bytes;
+      char* row = to + (layer_.offset[s] - rows.first) * row_bytes;
       if (continuing)
-        std::memcpy(rows, output + layer_.offset[s - 1] * row_bytes, continuing * row_bytes);
-      std::memcpy(rows + continuing * row_bytes, h0 + continuing * row_bytes,
+        std::memcpy(row, output + layer_.offset[s - 1] * row_bytes, continuing * row_bytes);
+      std::memcpy(row + continuing * row_bytes, h0 + continuing * row_bytes,
                   (active - continuing) * row_bytes);
     }
     return before;
@@ -126,8 +169,13 @@ class Gradients {
 
   const Layer& layer_;
   const Tensor& output_;
+  const int64_t needs_;
+  BackwardResult& result_;
   const int64_t width_, stride_;
   const Tensor grad_gates_;
+  std::vector<RightFactor> input_weights_;
+  int64_t first_row_ = 0;
+  bool first_chunk_ = true;
 };
 
 // Adds the slots' sums of one bias and rounds them to the storage type. `order` maps the bias'
@@ -183,7 +231,8 @@ BackwardResult backward(const Layer& layer, const BackwardExtras& extras) {
   const bool unpacked = layer.few_rows();
   const ProductKernels& product = unpacked ? layer.kernels().unpacked : layer.kernels().packed;
   const CellKernels& kernels = layer.cell_kernels(product);
-  const Gradients gradients(layer, output);
+  const std::vector<int64_t> ends = chunk_ends(layer);
+  Gradients gradients(layer, output, needs, ends, &result);
   Tensor grad_projected = none();
   if (layer.w_hr) grad_projected = empty({layer.rows, state}, dtype);
   if (needs & kNeedsH0) result.grad_h0 = empty(layer.state_shape(state), dtype);
@@ -230,7 +279,15 @@ BackwardResult backward(const Layer& layer, const BackwardExtras& extras) {
     args.operand_bytes = std::max(args.operand_bytes, product.operand_bytes(layer.batch, depth));
   args.operand = scratch.room(args.operand_bytes * args.split.slots);
 
-  if (layer.rows > 0) run_slots(kernels.backward, args);
+  for (size_t chunk = ends.size(); chunk-- > 0;) {
+    args.first_step = chunk ? ends[chunk - 1] : 0;
+    args.end_step = ends[chunk];
+    gradients.begin_chunk(args.first_step, args.end_step);
+    args.first_grad_row = gradients.first_row();
+    if (layer.rows > 0) run_slots(kernels.backward, args);
+    args.prepacked = true;
+    gradients.add_chunk(args.first_step, args.end_step);
+  }
 
   if (needs & kNeedsC0 && lstm && !carry_is_result) {
     const float* from = static_cast<const float*>(carry.const_data_ptr());
@@ -239,9 +296,6 @@ BackwardResult backward(const Layer& layer, const BackwardExtras& extras) {
                    [](float x) { return static_cast<BFloat16>(x); });
   }
   scratch.release();
-  if (needs & kNeedsInput) result.grad_input = gradients.input();
-  if (needs & kNeedsInputWeights) result.grad_w_ih = gradients.input_weights();
-  if (needs & kNeedsStateWeights) result.grad_w_hh = gradients.state_weights();
   if (needs & kNeedsProjection && layer.w_hr)
     result.grad_w_hr = gradients.projection(grad_projected, *hidden_rows);
   if (needs & kNeedsBiases) {

@@ -23,6 +23,20 @@ Lanes lanes_of(int64_t first_unit, int v, int64_t hidden) {
   return {unit, static_cast<int>(smaller<int64_t>(Vec<C>::kLanes, hidden - unit))};
 }
 
+// Announces a block's units of one row: kVectors vectors of the compute type's lanes.
+template <int kVectors, class T>
+__attribute__((always_inline)) inline void prefetch_units(const T* p) {
+  constexpr int64_t kBytes = kVectors * Vec<compute_t<T>>::kLanes * int64_t(sizeof(T));
+  for (int64_t at = 0; at < kBytes; at += kLineBytes)
+    prefetch(reinterpret_cast<const char*>(p) + at);
+}
+template <int kVectors, class T>
+__attribute__((always_inline)) inline void prefetch_units_to_write(T* p) {
+  constexpr int64_t kBytes = kVectors * Vec<compute_t<T>>::kLanes * int64_t(sizeof(T));
+  for (int64_t at = 0; at < kBytes; at += kLineBytes)
+    prefetch_to_write(reinterpret_cast<char*>(p) + at);
+}
+
 // What the forward cells share. A block holds kVectors vectors: those of its units for each of
 // kGates gates.
 template <class S, int kGates_, int kVectors_>
@@ -37,8 +51,9 @@ struct ForwardCell {
     for (int64_t r = row; r < row + count; ++r) {
       const S* gates =
           static_cast<const S*>(args.gates) + (offset + r) * args.gates_stride + first_unit;
-      for (int gate = 0; gate < kGates; ++gate) prefetch(gates + gate * hidden);
-      prefetch_to_write(out + r * hidden + first_unit);
+      for (int gate = 0; gate < kGates; ++gate)
+        prefetch_units<kVectors / kGates>(gates + gate * hidden);
+      prefetch_units_to_write<kVectors / kGates>(out + r * hidden + first_unit);
     }
   }
 
@@ -158,7 +173,8 @@ struct BackwardCell {
     return static_cast<C*>(args.carry) + row * hidden + unit;
   }
   S* grad_gates(int64_t offset, int64_t row, int64_t unit) const {
-    return static_cast<S*>(args.grad_gates) + (offset + row) * args.grad_gates_stride + unit;
+    return static_cast<S*>(args.grad_gates) +
+           (offset - args.first_grad_row + row) * args.grad_gates_stride + unit;
   }
 
   // Row `row` of a per-step tensor (`all`) at the step before s, or of its initial value where the
@@ -203,12 +219,16 @@ struct LstmBackward : BackwardCell<S, 4> {
     for (int64_t r = row; r < row + count; ++r) {
       const S* gates =
           static_cast<const S*>(args.gates) + (offset + r) * kSavedGates * hidden + first_unit;
-      for (int gate = 0; gate < kSavedGates; ++gate) prefetch(gates + gate * hidden);
-      prefetch(static_cast<const C*>(args.cells) + (offset + r) * hidden + first_unit);
+      for (int gate = 0; gate < kSavedGates; ++gate)
+        prefetch_units<kColumnVectors>(gates + gate * hidden);
+      prefetch_units<kColumnVectors>(static_cast<const C*>(args.cells) + (offset + r) * hidden +
+                                     first_unit);
       S* grads = this->grad_gates(offset, r, first_unit);
-      for (int gate = 0; gate < kSavedGates; ++gate) prefetch_to_write(grads + gate * hidden);
+      for (int gate = 0; gate < kSavedGates; ++gate)
+        prefetch_units_to_write<kColumnVectors>(grads + gate * hidden);
       if (args.grad_output)
-        prefetch(static_cast<const S*>(args.grad_output) + (offset + r) * hidden + first_unit);
+        prefetch_units<kColumnVectors>(static_cast<const S*>(args.grad_output) +
+                                       (offset + r) * hidden + first_unit);
     }
   }
 
@@ -268,11 +288,14 @@ struct GruBackward : BackwardCell<S, 4> {
     for (int64_t r = row; r < row + count; ++r) {
       const S* gates =
           static_cast<const S*>(args.gates) + (offset + r) * kSavedGates * hidden + first_unit;
-      for (int gate = 0; gate < kSavedGates; ++gate) prefetch(gates + gate * hidden);
+      for (int gate = 0; gate < kSavedGates; ++gate)
+        prefetch_units<kColumnVectors>(gates + gate * hidden);
       S* grads = this->grad_gates(offset, r, first_unit);
-      for (int gate = 0; gate < kSavedGates; ++gate) prefetch_to_write(grads + gate * hidden);
+      for (int gate = 0; gate < kSavedGates; ++gate)
+        prefetch_units_to_write<kColumnVectors>(grads + gate * hidden);
       if (args.grad_output)
-        prefetch(static_cast<const S*>(args.grad_output) + (offset + r) * hidden + first_unit);
+        prefetch_units<kColumnVectors>(static_cast<const S*>(args.grad_output) +
+                                       (offset + r) * hidden + first_unit);
     }
   }
 
@@ -322,11 +345,14 @@ struct RnnBackward : BackwardCell<S, 1> {
     if (count <= 0) return;  // rows that only finish grad_h0
     const int64_t offset = steps.offset[s];
     for (int64_t r = row; r < row + count; ++r) {
-      prefetch(static_cast<const S*>(args.output) + (offset + r) * hidden + first_unit);
+      prefetch_units<kColumnVectors>(static_cast<const S*>(args.output) + (offset + r) * hidden +
+                                     first_unit);
       S* grads = this->grad_gates(offset, r, first_unit);
-      for (int gate = 0; gate < kSavedGates; ++gate) prefetch_to_write(grads + gate * hidden);
+      for (int gate = 0; gate < kSavedGates; ++gate)
+        prefetch_units_to_write<kColumnVectors>(grads + gate * hidden);
       if (args.grad_output)
-        prefetch(static_cast<const S*>(args.grad_output) + (offset + r) * hidden + first_unit);
+        prefetch_units<kColumnVectors>(static_cast<const S*>(args.grad_output) +
+                                       (offset + r) * hidden + first_unit);
     }
   }
 

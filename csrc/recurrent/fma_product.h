@@ -2,64 +2,21 @@
 // there is nothing better.
 #pragma once
 
+#include "common/fma_tile.h"
 #include "recurrent/packing.h"
 
 namespace seqkern {
 namespace SEQKERN_ISA {
 
-// How many cache lines of the next block's weights a tile prefetches per k. Low tiles come in ones
-// or twos, so each has more to fetch; with one or two rows the loads themselves already take all
-// the bandwidth there is.
-constexpr int ahead_lines(int rows) {
-  return rows > 4 ? 1 : rows > 2 ? 2 : 0;
-}
-
-// out[r][v] = sum over k of a[r][k] * w[k][v] for kRows rows and kVectors column vectors, all sums
-// held in registers. With few sums in flight FMA latency would show, so k is then split over
-// kPhases independent sums. `ahead` is where to prefetch ahead_lines(kRows) cache lines per k from.
+// out[r][v] for kRows rows: see fma_tile. `ahead` is where the next block's weights lie.
 template <int kRows, int kVectors, class C, class W>
 inline void fma_tile(const C* a, int64_t a_stride, int64_t depth, const W* w, int64_t w_stride,
                      C* out, const char* ahead) {
   using V = Vec<C>;
-  constexpr int kPhases = kRows * kVectors >= 8 ? 1 : kRows * kVectors >= 4 ? 2 : 4;
-  V sums[kPhases][kRows][kVectors];
-#pragma GCC unroll 64
-  for (int i = 0; i < kPhases * kRows * kVectors; ++i) (&sums[0][0][0])[i] = V(C(0));
-
-  const auto accumulate = [&](int64_t k, int phase) __attribute__((always_inline)) {
-    V weights[kVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) weights[v] = load(w + k * w_stride + v * V::kLanes);
-    for (int line = 0; line < ahead_lines(kRows); ++line)
-      prefetch_far(ahead + (k * ahead_lines(kRows) + line) * kLineBytes);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const V value(a[r * a_stride + k]);
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sums[phase][r][v] += value * weights[v];
-    }
-  };
-  int64_t k = 0;
-  for (; k + kPhases <= depth; k += kPhases)
-#pragma GCC unroll 4
-    for (int phase = 0; phase < kPhases; ++phase) accumulate(k + phase, phase);
-  for (; k < depth; ++k) accumulate(k, 0);
-
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      V total = sums[0][r][v];
-#pragma GCC unroll 4
-      for (int phase = 1; phase < kPhases; ++phase) total += sums[phase][r][v];
-      store(out + (r * kVectors + v) * V::kLanes, total);
-    }
-}
-
-// The tallest tile whose sums, weights and broadcast value fit the register file.
-constexpr int fma_tile_rows(int vectors) {
-  const int rows = (kVectorRegisters - vectors - 1) / vectors;
-  return rows < 1 ? 1 : rows > 8 ? 8 : rows;
+  fma_tile<kRows, kVectors, fma_phases(kRows, kVectors)>(
+      a, a_stride, 1, depth, w, w_stride, Ahead{ahead, kLineBytes},
+      [&](int r, int v, V total)
+          __attribute__((always_inline)) { store(out + (r * kVectors + v) * V::kLanes, total); });
 }
 
 template <int kVectors, class C, class W, int kRows = fma_tile_rows(kVectors)>
@@ -122,9 +79,9 @@ struct PackedFma {
     constexpr int64_t kDepth = 16;
     for (int64_t k = 0; k < w.depth; k += kDepth)
       for (int gate = 0; gate < kGates; ++gate)
-        pack_piece(w.data + gate * w.gate_stride + first * w.unit_stride + k * w.k_stride,
-                   w.k_stride, w.unit_stride, smaller(kDepth, w.depth - k), units,
-                   to + k * kRow + gate * kUnits, kRow);
+        copy_columns(w.data + gate * w.gate_stride + first * w.unit_stride + k * w.k_stride,
+                     w.k_stride, w.unit_stride, smaller(kDepth, w.depth - k), units,
+                     to + k * kRow + gate * kUnits, kRow);
   }
 
   template <int kGates, int kVectors>
@@ -137,32 +94,6 @@ struct PackedFma {
 
   static void begin() {}
   static void end() {}
-
- private:
-  // to[k * to_stride + u] = from[k * k_stride + u * unit_stride]
-  static void pack_piece(const S* from, int64_t k_stride, int64_t unit_stride, int64_t depth,
-                         int64_t units, Weight* to, int64_t to_stride) {
-    if (unit_stride == 1) {
-      for (int64_t k = 0; k < depth; ++k)
-        for (int64_t u = 0; u < units; u += kLanes)
-          store_first(to + k * to_stride + u,
-                      load_first(from + k * k_stride + u,
-                                 static_cast<int>(smaller<int64_t>(kLanes, units - u))),
-                      static_cast<int>(smaller<int64_t>(kLanes, units - u)));
-      return;
-    }
-    int64_t unit = 0;
-    if constexpr (sizeof(S) == 4) {
-      if (k_stride == 1 && depth % 4 == 0)
-        for (; unit + 4 <= units; unit += 4)
-          for (int64_t k = 0; k < depth; k += 4)
-            transpose_4x4(from + unit * unit_stride + k, unit_stride, to + k * to_stride + unit,
-                          to_stride);
-    }
-    for (int64_t k = 0; k < depth; ++k)
-      for (int64_t u = unit; u < units; ++u)
-        to[k * to_stride + u] = widen(from[k * k_stride + u * unit_stride]);
-  }
 };
 
 }  // namespace SEQKERN_ISA

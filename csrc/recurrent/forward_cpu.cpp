@@ -53,16 +53,6 @@ void copy_last_rows(const Layer& layer, const Tensor& output, const Tensor& h_n)
   }
 }
 
-// The rows of the input that steps [begin, end) work on; they are contiguous in either direction.
-struct RowRange {
-  int64_t first, count;
-};
-
-RowRange rows_of(const Layer& layer, int64_t begin, int64_t end) {
-  const int64_t low = layer.reverse ? end - 1 : begin, high = layer.reverse ? begin : end - 1;
-  return {layer.offset[low], layer.offset[high] + layer.active[high] - layer.offset[low]};
-}
-
 // The input is projected a chunk of steps at a time, so that the loop over time finds the
 // projection in cache and inference needs no room for all of it. Returns the steps that the chunks
 // end before.
@@ -70,19 +60,7 @@ std::vector<int64_t> chunk_ends(const Layer& layer, int64_t gates_stride) {
   constexpr int64_t kChunkBytes = int64_t(1) << 20,
                     kFewestRows = 512;  // with fewer, reading w_ih again would show
   const int64_t row_bytes = gates_stride * static_cast<int64_t>(layer.input.element_size());
-  const int64_t most_rows = std::max(kFewestRows, kChunkBytes / row_bytes);
-  const int64_t count = static_cast<int64_t>(layer.active.size());
-  std::vector<int64_t> ends;
-  int64_t rows = 0;
-  for (int64_t s = 0; s < count; ++s) {
-    if (rows > 0 && rows + layer.active[s] > most_rows) {
-      ends.push_back(s);
-      rows = 0;
-    }
-    rows += layer.active[s];
-  }
-  ends.push_back(count);
-  return ends;
+  return layer.chunk_ends(std::max(kFewestRows, kChunkBytes / row_bytes));
 }
 
 int64_t packed_bytes(const Layer& layer, const ProductKernels& product) {
@@ -127,7 +105,7 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
   if (!keep_gates) {
     gate_rows = 0;
     for (size_t i = 0; i < ends.size(); ++i)
-      gate_rows = std::max(gate_rows, rows_of(layer, i ? ends[i - 1] : 0, ends[i]).count);
+      gate_rows = std::max(gate_rows, layer.rows_of(i ? ends[i - 1] : 0, ends[i]).count);
   }
   const Tensor gates = keep_gates ? empty(layer.shape_with(gates_stride), dtype)
                                   : empty({gate_rows, gates_stride}, dtype);
@@ -207,17 +185,18 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
     args.operand_bytes = std::max(args.operand_bytes, product.operand_bytes(layer.batch, depth));
   args.operand = scratch.room(args.operand_bytes * args.split.slots);
 
+  RightFactor input_weights(
+      matrix(layer.w_ih, layer.input_size, layer.gates * hidden, 1, layer.input_size));
   for (size_t chunk = 0; layer.rows > 0 && chunk < ends.size(); ++chunk) {
     args.first_step = chunk ? ends[chunk - 1] : 0;
     args.end_step = ends[chunk];
-    const RowRange rows = rows_of(layer, args.first_step, args.end_step);
+    const RowRange rows = layer.rows_of(args.first_step, args.end_step);
     args.first_gate_row = keep_gates ? 0 : rows.first;
     if (!unpacked)
-      matmul_out(matrix(gates, rows.count, layer.gates * hidden, gates_stride, 1,
-                        keep_gates ? rows.first * gates_stride : 0),
-                 matrix(layer.input, rows.count, layer.input_size, layer.input_size, 1,
-                        rows.first * layer.input_size),
-                 matrix(layer.w_ih, layer.input_size, layer.gates * hidden, 1, layer.input_size));
+      input_weights.multiply(matrix(gates, rows.count, layer.gates * hidden, gates_stride, 1,
+                                    keep_gates ? rows.first * gates_stride : 0),
+                             matrix(layer.input, rows.count, layer.input_size, layer.input_size, 1,
+                                    rows.first * layer.input_size));
     run_slots(kernels.forward, args);
     args.prepacked_hh = args.prepacked_hr = true;
   }

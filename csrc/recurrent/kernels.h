@@ -81,6 +81,9 @@ struct BackwardArgs {
   const void* w_hr;
   void* packed_hh;
   void* packed_hr;
+  bool prepacked;      // packed_hh and packed_hr are filled already
+  int64_t first_step;  // the steps to do, from the end: [first_step, end_step)
+  int64_t end_step;
   const void* h0;           // storage (B, P)
   const void* c0;           // storage (B, H), LSTM only
   const void* output;       // storage (rows, P)
@@ -92,6 +95,7 @@ struct BackwardArgs {
   // storage, rows of grad_gates_stride: LSTM 4H as i, f, g, o; GRU 4H as n, r, z, q so that both
   // the input's part (n, r, z) and the state's part (r, z, q) are contiguous; RNN H.
   void* grad_gates;
+  int64_t first_grad_row;  // the row of the sequence that grad_gates begins with
   int64_t grad_gates_stride;
   void* grad_projected;  // storage (rows, P), with w_hr only: the whole gradient of the projected
                          // state

@@ -102,6 +102,26 @@ void Layer::order_steps(const OptionalTensor& batch_sizes) {
   }
 }
 
+RowRange Layer::rows_of(int64_t begin, int64_t end) const {
+  const int64_t low = reverse ? end - 1 : begin, high = reverse ? begin : end - 1;
+  return {offset[low], offset[high] + active[high] - offset[low]};
+}
+
+std::vector<int64_t> Layer::chunk_ends(int64_t most_rows) const {
+  const int64_t count = static_cast<int64_t>(active.size());
+  std::vector<int64_t> ends;
+  int64_t rows_so_far = 0;
+  for (int64_t s = 0; s < count; ++s) {
+    if (rows_so_far > 0 && rows_so_far + active[s] > most_rows) {
+      ends.push_back(s);
+      rows_so_far = 0;
+    }
+    rows_so_far += active[s];
+  }
+  ends.push_back(count);
+  return ends;
+}
+
 Shape Layer::shape_with(int64_t features) const {
   Shape shape = leading_;
   shape.push_back(features);

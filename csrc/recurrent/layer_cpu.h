@@ -21,6 +21,11 @@ struct LayerArguments {
   bool reverse;
 };
 
+// Consecutive rows of the input.
+struct RowRange {
+  int64_t first, count;
+};
+
 // A checked layer call.
 class Layer {
  public:
@@ -44,6 +49,12 @@ class Layer {
   const CellKernels& cell_kernels(const ProductKernels& product) const {
     return product.cell[static_cast<int>(cell)];
   }
+
+  // The rows that steps [begin, end) work on; they are consecutive in either direction.
+  RowRange rows_of(int64_t begin, int64_t end) const;
+  // Cuts the steps into chunks of at most `most_rows` rows, or of one step with more. Returns the
+  // steps that the chunks end before.
+  std::vector<int64_t> chunk_ends(int64_t most_rows) const;
 
   // input's leading dimensions and a last dimension of `features`.
   Shape shape_with(int64_t features) const;

@@ -253,9 +253,11 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
   const Range state_blocks = part.blocks(state, Columns::kUnits),
               unit_blocks = part.blocks(hidden, Columns::kUnits);
 
-  if (args.packed_hh) recurrent.pack(share(ceil_div(state, Columns::kUnits), slots));
-  if (args.packed_hr) projection.pack(share(ceil_div(hidden, Columns::kUnits), slots));
-  if (args.packed_hh || args.packed_hr) barrier.wait(part.owned());
+  if (args.packed_hh && !args.prepacked) {
+    recurrent.pack(share(ceil_div(state, Columns::kUnits), slots));
+    if (args.packed_hr) projection.pack(share(ceil_div(hidden, Columns::kUnits), slots));
+    barrier.wait(part.owned());
+  }
 
   Product::begin();
   CellType cell(args, slots.begin);
@@ -295,8 +297,9 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
   };
 
   // Iteration s takes the gradients of step s + 1's gates back through the recurrent weights and
-  // then through step s's cell. The last iteration, -1, only finishes grad_h0.
-  for (int64_t s = steps.count - 1; s >= (grad_h0 ? -1 : 0); --s) {
+  // then through step s's cell. The last iteration of all, -1, only finishes grad_h0.
+  const int64_t last = args.first_step == 0 && grad_h0 ? -1 : args.first_step;
+  for (int64_t s = args.end_step - 1; s >= last; --s) {
     const int64_t active = s >= 0 ? steps.active[s] : 0,
                   later = s + 1 < steps.count ? steps.active[s + 1] : 0;
     const bool backwards = s & 1;
@@ -336,7 +339,7 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
                               }
                             });
     }
-    if (s > (grad_h0 ? -1 : 0)) part.synchronize(barrier);
+    if (s > last) part.synchronize(barrier);
   }
   Product::end();
 }

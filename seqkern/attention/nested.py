@@ -7,7 +7,7 @@ what `attention_varlen` takes, and the result is nested as query is.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,17 +15,9 @@ from torch.nn import functional as F
 
 from seqkern.attention import choice
 from seqkern.attention.ops import without_equal
+from seqkern.attention.packing import Packed, ragged_dim, sequences
 from seqkern.attention.seeds import draw_seed
 from seqkern.attention.varlen import attention_varlen
-
-
-class _Sequences(NamedTuple):
-    """A nested tensor taken apart: values (total, H, D), offsets (B + 1,) on the CPU, and a tensor
-    of whose layout the result has to be."""
-
-    values: Tensor
-    offsets: Tensor
-    source: Tensor
 
 
 def scaled_dot_product_attention(
@@ -66,6 +58,7 @@ def scaled_dot_product_attention(
         "seed": draw_seed() if dropout_p > 0 else None,
     }
     q, k, v = _apart(query, "query"), _apart(key, "key"), _apart(value, "value")
+    q_values, k_values, v_values = (_with_heads(packed) for packed in (q, k, v))
     if len(q.offsets) != len(k.offsets):
         raise RuntimeError(
             "query and key must hold the same number of sequences, got "
@@ -74,12 +67,12 @@ def scaled_dot_product_attention(
     compiling = torch.compiler.is_compiling()
     if k.offsets is not v.offsets and not compiling and not torch.equal(k.offsets, v.offsets):
         raise RuntimeError("the sequences of key and value must have the same lengths")
-    if not enable_gqa and not q.values.shape[1] == k.values.shape[1] == v.values.shape[1]:
+    if not enable_gqa and not q_values.shape[1] == k_values.shape[1] == v_values.shape[1]:
         raise RuntimeError(
             "query, key and value must have the same number of heads unless enable_gqa is given, "
-            f"got {q.values.shape[1]}, {k.values.shape[1]} and {v.values.shape[1]}"
+            f"got {q_values.shape[1]}, {k_values.shape[1]} and {v_values.shape[1]}"
         )
-    output, lse = attention_varlen(q.values, k.values, v.values, q.offsets, k.offsets, **options)
+    output, lse = attention_varlen(q_values, k_values, v_values, q.offsets, k.offsets, **options)
     nested = _together(output, q)
     return (nested, _together(lse.transpose(0, 1), q)) if return_lse else nested
 
@@ -103,7 +96,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None) 
             "Expected query, key, and value to all be 3 or all be 4 dimensional, but got "
             f"query.dim: {query.dim()}, key.dim: {key.dim()} and value.dim: {value.dim()} instead."
         )
-    dims = [_ragged_dim(t) for t in (query, key, value)]
+    dims = [ragged_dim(t) for t in (query, key, value)]
     if not dims[0] == dims[1] == dims[2]:
         raise ValueError(
             "Expected query, key, and value to all be ragged on the same dimension, but got ragged "
@@ -113,17 +106,10 @@ def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None) 
         raise ValueError("Masks are not yet supported! The lengths of nested tensors replace them.")
 
 
-def _ragged_dim(nested: Tensor) -> int:
-    """Which dimension has its own size in each sequence."""
-    if nested.layout != torch.jagged:
-        return nested.dim() - 2
-    return nested._ragged_idx  # type: ignore[attr-defined]
-
-
 def ragged_batch(*tensors: Tensor) -> bool:
     """Whether the tensors are (B, j, N, D), with a second batch dimension that is ragged and
     sequences that are not. PyTorch takes them so, as a dense call on all their values."""
-    return all(t.is_nested and t.dim() == 4 and _ragged_dim(t) == 1 for t in tensors)
+    return all(t.is_nested and t.dim() == 4 and ragged_dim(t) == 1 for t in tensors)
 
 
 def with_values(values: Tensor, like: Tensor) -> Tensor:
@@ -132,39 +118,26 @@ def with_values(values: Tensor, like: Tensor) -> Tensor:
     return torch.nested.nested_tensor_from_jagged(values, offsets, lengths)
 
 
-def _apart(nested: Tensor, name: str) -> _Sequences:
-    """(B, H, j, D) or (B, j, D) as its sequences one after another. Differentiable."""
-    if nested.layout != torch.jagged:
-        parts = nested.unbind()
-        if nested.dim() == 4:
-            parts = tuple(part.transpose(0, 1) for part in parts)
-        lengths = [0, *(part.shape[0] for part in parts)]
-        offsets = torch.tensor(lengths, device="cpu").cumsum(0)
-        values = torch.cat(parts)
-        return _Sequences(values if nested.dim() == 4 else values[:, None], offsets, nested)
-    ragged = _ragged_dim(nested)
-    if ragged != nested.dim() - 2:
+def _apart(nested: Tensor, name: str) -> Packed:
+    """(B, H, j, D) or (B, j, D) as its sequences (total, H, D) or (total, D). Differentiable."""
+    if ragged_dim(nested) != nested.dim() - 2:
         raise ValueError(
             f"Expected {name} to be ragged in dimension {nested.dim() - 2}, its lengths, but it is "
-            f"in {ragged}"
+            f"in {ragged_dim(nested)}"
         )
-    upright = nested.transpose(1, 2) if nested.dim() == 4 else nested  # ragged in dimension 1
-    if upright.lengths() is not None:  # type: ignore[attr-defined]
-        # Sequences with holes between them: move them together.
-        upright = torch.nested.as_nested_tensor(list(upright.unbind()), layout=torch.jagged)
-    values = upright.values()
-    offsets = upright.offsets().cpu()  # type: ignore[attr-defined]
-    return _Sequences(values if nested.dim() == 4 else values[:, None], offsets, upright)
+    return sequences(nested.transpose(1, 2) if nested.dim() == 4 else nested)
 
 
-def _together(values: Tensor, like: _Sequences) -> Tensor:
+def _with_heads(packed: Packed) -> Tensor:
+    """(total, H, D); sequences without heads have one."""
+    return packed.values if packed.values.dim() == 3 else packed.values[:, None]
+
+
+def _together(values: Tensor, like: Packed) -> Tensor:
     """A result (total, H, ...) nested as query was."""
-    if like.source.layout != torch.jagged:
-        parts = list(values.split(like.offsets.diff().tolist()))
-        parts = [part.transpose(0, 1) if like.source.dim() == 4 else part[:, 0] for part in parts]
-        return torch.nested.as_nested_tensor(parts, layout=torch.strided)
-    # The very same offsets: by them PyTorch knows that two ragged sizes are equal.
-    offsets = like.source.offsets()  # type: ignore[attr-defined]
     if like.source.dim() == 3:
-        return torch.nested.nested_tensor_from_jagged(values[:, 0], offsets)
-    return torch.nested.nested_tensor_from_jagged(values, offsets).transpose(1, 2)
+        return like.nested(values[:, 0])
+    if like.source.layout == torch.jagged:
+        return like.nested(values).transpose(1, 2)
+    parts = [part.transpose(0, 1) for part in values.split(like.offsets.diff().tolist())]
+    return torch.nested.as_nested_tensor(parts, layout=torch.strided)

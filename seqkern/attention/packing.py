@@ -14,9 +14,9 @@ class Packed:
     """A batch of sequences without padding.
 
     Attributes:
-        values: (total, E), the sequences one behind the other.
+        values: (total, *), the sequences one behind the other.
         offsets: (B + 1,) int64 on the CPU: sequence b is values[offsets[b] : offsets[b + 1]].
-        source: the nested tensor that it was.
+        source: the nested tensor (B, length, *) that it was.
     """
 
     values: Tensor
@@ -53,19 +53,31 @@ def packed(nested: Tensor, name: str) -> Packed:
             f"For nested input, expected {name} to be a 3-D nested tensor (batch, length, feature) "
             f"but found {nested.dim()}-D"
         )
+    if ragged_dim(nested) != 1:
+        raise AssertionError(
+            f"For nested input, expected {name} to be ragged in dimension 1 but it is in "
+            f"{ragged_dim(nested)}"
+        )
+    return sequences(nested)
+
+
+def sequences(nested: Tensor) -> Packed:
+    """Takes a nested tensor (B, length, *) apart that is ragged in dimension 1. Differentiable."""
     if nested.layout == torch.jagged:
-        if nested._ragged_idx != 1:  # type: ignore[attr-defined]
-            raise AssertionError(
-                f"For nested input, expected {name} to be ragged in dimension 1 but it is in "
-                f"{nested._ragged_idx}"  # type: ignore[attr-defined]
-            )
         jagged: Any = nested
         if jagged.lengths() is not None:  # holes between the sequences: move them together
             jagged = torch.nested.as_nested_tensor(list(nested.unbind()), layout=torch.jagged)
         return Packed(jagged.values(), jagged.offsets().cpu(), jagged)
     parts = nested.unbind()
-    lengths = torch.tensor([0, *(part.shape[0] for part in parts)])
+    lengths = torch.tensor([0, *(part.shape[0] for part in parts)], device="cpu")
     return Packed(torch.cat(parts), lengths.cumsum(0), nested)
+
+
+def ragged_dim(nested: Tensor) -> int:
+    """Which dimension has its own size in each sequence; in strided ones several may."""
+    if nested.layout != torch.jagged:
+        return nested.dim() - 2
+    return nested._ragged_idx  # type: ignore[attr-defined]
 
 
 def padded(values: Tensor, offsets: Tensor) -> Tensor:

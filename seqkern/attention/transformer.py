@@ -8,6 +8,7 @@ training run the same code, and call their submodules, so that hooks on them fir
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,18 @@ from torch.nn import functional as F
 from seqkern.attention import choice, masks
 from seqkern.attention.modules import MultiheadAttention
 from seqkern.attention.packing import packed
+
+
+def _adopting(layer: type[torch.nn.Module]) -> Any:
+    """The constructor of a torch.nn layer, with its signature, that gives what it made our
+    classes."""
+
+    @functools.wraps(layer.__init__)
+    def construct(self: torch.nn.Module, *arguments: Any, **options: Any) -> None:
+        layer.__init__(self, *arguments, **options)
+        _adopt(self)
+
+    return construct
 
 
 class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
@@ -33,34 +46,7 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
     input of both layouts works in training, too.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: str | Callable[[Tensor], Tensor] = F.relu,
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(
-            d_model,
-            nhead,
-            dim_feedforward,
-            dropout,
-            activation,
-            layer_norm_eps,
-            batch_first,
-            norm_first,
-            bias,
-            device,
-            dtype,
-        )
-        _adopt(self)
+    __init__ = _adopting(torch.nn.TransformerEncoderLayer)
 
     def forward(
         self,
@@ -125,34 +111,7 @@ class TransformerDecoderLayer(torch.nn.TransformerDecoderLayer):
     `MultiheadAttention` for dtypes and masks and for what its attention does differently.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: str | Callable[[Tensor], Tensor] = F.relu,
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(
-            d_model,
-            nhead,
-            dim_feedforward,
-            dropout,
-            activation,
-            layer_norm_eps,
-            batch_first,
-            norm_first,
-            bias,
-            device,
-            dtype,
-        )
-        _adopt(self)
+    __init__ = _adopting(torch.nn.TransformerDecoderLayer)
 
 
 class TransformerEncoder(torch.nn.TransformerEncoder):

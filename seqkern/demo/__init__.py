@@ -1,8 +1,10 @@
-"""The demo: one language model, trained on real text with PyTorch and then with seqkern.
+"""The demo: one language model, trained on real text with PyTorch and then with seqkern, and word
+vectors of the same text.
 
 Both trainings start from the same weights and see the same batches; they take turns step by step,
 so that a busy machine slows both alike. The demo prints whether the losses agree, how much faster
-one is, and a sample of what was learnt, and draws the curves.
+one is, and a sample of what was learnt, and draws the curves. Then it trains word vectors, prints
+some neighbours, and measures gensim beside them where it is installed.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import torch
 
 from seqkern.backends import explain
 from seqkern.demo.agreement import Agreement
-from seqkern.demo.options import add_arguments, check_output
+from seqkern.demo.options import add_arguments, check_picture
 from seqkern.demo.plot import draw
 from seqkern.demo.training import Training, train_in_turns
+from seqkern.demo.words import train_words
 from seqkern.errors import UserError
 from seqkern.models import Alphabet
 from seqkern.swap import SwapReport, swap
@@ -37,12 +40,15 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: an option cannot be followed; the message is one sentence.
     """
-    check_output(options.out)
+    check_picture(options.out)
     _check_extras()
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(options.threads or threads)
-        return _compare_trainings(options)
+        status = _compare_trainings(options)
+        if options.word_epochs:
+            train_words(options.text, options.word_epochs, options.seed)
+        return status
     finally:
         torch.set_num_threads(threads)
 

@@ -8,12 +8,15 @@ from seqkern.attention.transformer import (
     TransformerEncoder,
     TransformerEncoderLayer,
 )
+from seqkern.embedding.modules import CBOW, SkipGram, SubwordEmbedding
 from seqkern.nn import explaining as _explaining  # noqa: F401  (registers with seqkern.explain)
 from seqkern.nn import explaining_attention_modules as _explaining_too  # noqa: F401
+from seqkern.nn import explaining_embedding as _explaining_words  # noqa: F401
 from seqkern.nn import functional
 from seqkern.recurrent.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 __all__ = [
+    "CBOW",
     "GRU",
     "LSTM",
     "RNN",
@@ -21,6 +24,8 @@ __all__ = [
     "LSTMCell",
     "MultiheadAttention",
     "RNNCell",
+    "SkipGram",
+    "SubwordEmbedding",
     "Transformer",
     "TransformerDecoder",
     "TransformerDecoderLayer",

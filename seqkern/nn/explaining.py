@@ -16,8 +16,8 @@ from seqkern.nn import functional
 from seqkern.recurrent import choice
 from seqkern.recurrent.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
-_ATTENTION = ("scaled_dot_product_attention", "varlen_attention")
-_RECURRENT = [name for name in functional.__all__ if name not in _ATTENTION]
+_OTHERS = ("scaled_dot_product_attention", "varlen_attention", "skipgram_loss", "cbow_loss")
+_RECURRENT = [name for name in functional.__all__ if name not in _OTHERS]
 
 
 @explains(RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell)

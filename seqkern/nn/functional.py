@@ -1,6 +1,8 @@
-"""The functional form of attention and of the recurrent layers and cells.
+"""The functional form of attention, of the recurrent layers and cells, and of the losses of word
+vectors.
 
-`scaled_dot_product_attention` and `varlen_attention` say in their own documentation what they take.
+`scaled_dot_product_attention`, `varlen_attention`, `skipgram_loss` and `cbow_loss` say in their own
+documentation what they take.
 
 The recurrent functions mirror PyTorch's own (`torch._VF.lstm` and its family). Gates, weights and
 shapes are PyTorch's: D = 2 if `bidirectional` else 1, L = `num_layers`, P = the projection's size
@@ -32,11 +34,13 @@ from torch import Tensor
 
 from seqkern.attention.dense import scaled_dot_product_attention
 from seqkern.attention.varlen import varlen_attention
+from seqkern.embedding.ops import cbow_loss, skipgram_loss
 from seqkern.recurrent import stack
 from seqkern.recurrent.cells import gru_cell, lstm_cell, rnn_relu_cell, rnn_tanh_cell
 from seqkern.recurrent.kinds import GRU, LSTM, RNN_RELU, RNN_TANH
 
 __all__ = [
+    "cbow_loss",
     "gru",
     "gru_cell",
     "lstm",
@@ -46,6 +50,7 @@ __all__ = [
     "rnn_tanh",
     "rnn_tanh_cell",
     "scaled_dot_product_attention",
+    "skipgram_loss",
     "varlen_attention",
 ]
 

@@ -10,6 +10,7 @@ import seqkern
 from seqkern.attention import ops
 from seqkern.nn.functional import scaled_dot_product_attention as sdpa
 from tests.attention.cases import OPTIONS_OF_THE_REFERENCE, some_tensors
+from tests.parity import assert_all_parity
 
 BACKENDS = ("cpu", "reference")
 
@@ -133,6 +134,69 @@ def test_broadcast_arguments_get_summed_gradients():
     for shape in ((6,), (5, 1), (1, 1, 1, 1), (2, 1, 1, 6), (3, 5, 6)):
         mask = torch.randn(shape, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(lambda q, k, v, m: sdpa(q, k, v, m), (q, k, v, mask))
+
+
+@pytest.mark.parametrize("right", [False, True])
+def test_every_width_of_a_window(isa, right):
+    """The last query or key that a tile sees is at every place of a tile once."""
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k, v, weight = (torch.randn(1, 1, 200, 8).to(dtype) for _ in range(4))
+        for width in range(1, 66):  # of a single key no gradient is left
+            window = (0, width) if right else (width, 0)
+
+            def run(backend, dtype, tensors=(q, k, v), weight=weight, window=window):
+                inputs = [t.to(dtype).requires_grad_() for t in tensors]
+                with seqkern.use_backend(backend):
+                    output = sdpa(*inputs, window=window)
+                return [output, *torch.autograd.grad(output, inputs, weight.to(dtype))]
+
+            names = [f"{name}, window {window}" for name in ("output", "query", "key", "value")]
+            ours, theirs = run("cpu", dtype), run("reference", dtype)
+            assert_all_parity(ours, theirs, run("reference", torch.float64), names)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(150, 1), (1, 300), (1, 1), (2, 150, 1), (2, 150, 300)], ids=str)
+def test_a_mask_broadcast_over_many_tiles(shape, dtype, threads):
+    q, k, v = (torch.randn(1, h, n, 16).to(dtype) for h, n in ((2, 150), (1, 300), (1, 300)))
+    tensors = (q, k, v, torch.randn(shape).to(dtype))
+    # A mask that is the same for all keys changes nothing but the log-sum-exp.
+    weights = torch.randn(1, 2, 150, 16).to(dtype), torch.randn(1, 2, 150)
+
+    def run(backend, dtype):
+        inputs = [t.to(dtype).requires_grad_() for t in tensors]
+        with seqkern.use_backend(backend):
+            results = sdpa(*inputs, enable_gqa=True, return_lse=True)
+        loss = sum((r * w.to(r.dtype)).sum() for r, w in zip(results, weights, strict=True))
+        return torch.autograd.grad(loss, inputs)
+
+    torch.set_num_threads(threads)
+    names = ("query", "key", "value", "mask")
+    truth = run("reference", torch.float64)
+    assert_all_parity(run("cpu", dtype), run("reference", dtype), truth, names)
+
+
+@pytest.mark.parametrize(
+    ("heads", "causal", "threads"), [(1, False, 1), (1, False, 2), (2, True, 1), (2, True, 3)]
+)
+def test_several_blocks_of_queries(isa, heads, causal, threads):
+    """The backward takes few tiles of queries at a time where the heads are large."""
+    for dtype in (torch.float32, torch.bfloat16):
+        q = torch.randn(1, heads, 500, 1024).to(dtype).requires_grad_()
+        k, v = (torch.randn(1, 1, 140, 1024).to(dtype).requires_grad_() for _ in range(2))
+        weight = torch.randn_like(q)
+
+        def run(dtype, function=sdpa, inputs=(q, k, v), weight=weight):
+            inputs = [t.detach().to(dtype).requires_grad_() for t in inputs]
+            output = function(*inputs, is_causal=causal, enable_gqa=True)
+            return torch.autograd.grad(output, inputs, weight.to(dtype))
+
+        theirs = torch.nn.functional.scaled_dot_product_attention
+        torch.set_num_threads(threads)
+        assert_all_parity(
+            run(dtype), run(dtype, theirs), run(torch.float64, theirs), ("query", "key", "value")
+        )
 
 
 @pytest.mark.parametrize(

@@ -215,14 +215,15 @@ def test_large_values_and_large_masks(dtype):
 
 @pytest.mark.parametrize("order", ["rising", "falling", "spike"])
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
-def test_the_running_maximum(isa, dtype, order):
+@pytest.mark.parametrize("queries", [3, 20], ids=["decoded", "tiled"])
+def test_the_running_maximum(isa, queries, dtype, order):
     """Scores that rise from tile to tile make every tile rescale what came before."""
     keys = 400
     ramp = torch.linspace(-60, 60, keys)
     ramp = {"rising": ramp, "falling": ramp.flip(0), "spike": torch.zeros(keys)}[order]
     if order == "spike":
         ramp[333] = 80.0
-    q = torch.ones(1, 1, 3, 1).to(dtype)
+    q = torch.ones(1, 1, queries, 1).to(dtype)
     k, v = ramp.view(1, 1, keys, 1).to(dtype), random(dtype, 1, 1, keys, 8)
     found, lse = sdpa(q, k, v, scale=1.0, return_lse=True)
     weights = torch.softmax(k.double()[0, 0, :, 0], 0)

@@ -226,12 +226,20 @@ def test_pytorch_has_no_such_operator():
         varlen_attention(x, x, x, cu, cu)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_threads(threads):
-    lengths = ([1, 200, 40], [1, 200, 40])
-    q, k, v = tensors(lengths, 2, 1, torch.float32)
-    cu = starts(lengths[0])
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("lengths", [[1, 200, 40], [40, 900, 3, 0, 7, 1], [90, 700, 80, 600, 100]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_threads(dtype, lengths, threads):
+    """Sequences longer than a thread's part are shared by all threads, whole ones follow, and teams
+    share the rest."""
+    both = (lengths, lengths)
+    q, k, v = tensors(both, 2, 1, dtype)
+    cu = starts(lengths)
     torch.set_num_threads(threads)
     found = varlen_attention(q, k, v, cu, cu, is_causal=True)
-    expected, _ = one_by_one(q, k, v, lengths, is_causal=True)
-    torch.testing.assert_close(found, expected)
+    found = [found, *torch.autograd.grad(found.sum(), (q, k, v))]
+    torch.set_num_threads(1)
+    expected, _ = one_by_one(q, k, v, both, is_causal=True)
+    expected = [expected, *torch.autograd.grad(expected.sum(), (q, k, v))]
+    names = ("output", "query", "key", "value")
+    assert_all_parity(found, expected, expected, names)

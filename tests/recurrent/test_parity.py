@@ -149,6 +149,34 @@ def test_inference_in_several_chunks_of_steps(kind, case, dtype):
     assert_all_parity(found, expected, truth, names(ours, states)[: len(truth)])
 
 
+# The backward sums up the gradients of the weights by chunks of at most 512 rows, or of one step.
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "kind, case",
+    _grid(
+        [
+            Case(11, 130, 5, 24, bidirectional=True, states=True),
+            Case(11, 130, 5, 24),
+            Case(3, 530, 5, 18, states=True),
+            Case(11, 130, 5, 24, proj=7, bidirectional=True),
+            Case(
+                20,
+                200,
+                5,
+                18,
+                lengths=tuple(20 - i // 12 for i in range(200)),
+                bidirectional=True,
+                states=True,
+            ),
+        ]
+    ),
+)
+def test_training_in_several_chunks_of_steps(kind, case, dtype, threads):
+    torch.set_num_threads(threads)
+    check(kind, case, dtype)
+
+
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(

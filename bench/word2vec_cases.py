@@ -1,0 +1,193 @@
+"""What is measured of word vectors: the rows, their targets, the text, and the floor of each.
+
+The floor is what one word of the text costs at the least on this machine: its arithmetic at the
+speed of the matrix product, and the traffic of its rows at the speed of the memory, with every
+output row of a window read and written once and every context row once for its whole stay in the
+window.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import seqkern
+from seqkern.text import documentation_text
+
+from . import settings
+from .targets import Target
+
+WINDOW, NEGATIVES, SAMPLE, MIN_COUNT = 5, 5, 1e-3, 5
+COMPARED = 300
+"""Frequent words whose cosines both sides should agree on."""
+AGREEMENT = 0.5
+"""Largest difference of these cosines, relative in norm; two trainings are never alike, and vectors
+that learnt nothing differ by about 1."""
+
+
+class Corpus(NamedTuple):
+    """A text, and the beginning of it that is trained on."""
+
+    whole: Path
+    part: Path
+    part_words: int
+
+
+def make_corpus(folder: Path) -> Corpus:
+    """The text that WORD2VEC_CORPUS names, or one made of the documentation on this machine.
+
+    WORD2VEC_WORDS, by default 4 million, says how many words of it a round trains on; the
+    vocabulary is always that of the whole text.
+    """
+    named = os.environ.get("WORD2VEC_CORPUS")
+    if named:
+        whole = Path(named)
+    else:
+        whole = folder / "documentation.txt"
+        text = documentation_text(400_000 if settings.QUICK else 30_000_000)
+        whole.write_text("\n".join(_words(line) for line in text.splitlines()), "utf-8")
+    limit = 20_000 if settings.QUICK else int(os.environ.get("WORD2VEC_WORDS", 4_000_000))
+    part, words = folder / "part.txt", 0
+    with open(whole, "rb") as source, open(part, "wb") as target:
+        for line in source:
+            if words >= limit:
+                break
+            words += len(line.split())
+            target.write(line)
+    return Corpus(whole, part, words)
+
+
+def _words(line: str) -> str:
+    return " ".join("".join(c if c.isalpha() else " " for c in line.lower()).split())
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model, trained by both sides."""
+
+    name: str
+    dim: int
+    target: Target
+    """Of the ratio, with 2 threads."""
+    least: float
+    """Words/s that seqkern should reach with 2 threads."""
+    options: dict[str, Any] = field(default_factory=dict)
+    kind: str = "Word2Vec"
+    target_of_one: Target | None = None
+    """Of the ratio, with 1 thread."""
+    least_of_one: float | None = None
+
+    def __str__(self) -> str:
+        return self.name.replace(" ", "-").replace("=", "")  # as `-k` can select it
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments of both constructors."""
+        negative = 0 if self.options.get("hs") else NEGATIVES
+        return {
+            "vector_size": self.dim,
+            "window": WINDOW,
+            "negative": negative,
+            "sample": SAMPLE,
+            "min_count": MIN_COUNT,
+            **self.options,
+        }
+
+
+ROWS = (
+    Row("skip-gram NS d=100", 100, Target(7), 2.5e6, {"sg": 1}, "Word2Vec", Target(6), 1.3e6),
+    Row("skip-gram NS d=300", 300, Target(5.5), 1.1e6, {"sg": 1}),
+    Row("CBOW NS d=100", 100, Target(3), 4e6, {"sg": 0}),
+    Row("skip-gram HS d=100", 100, Target(3), 1.5e6, {"sg": 1, "hs": 1}),
+    Row("FastText skip-gram d=100", 100, Target(3.5), 0.7e6, {"sg": 1}, "FastText"),
+)
+
+
+class Contestants:
+    """Both sides' models of one row, with the vocabulary of the whole text, ready to train."""
+
+    def __init__(self, row: Row, corpus: Corpus) -> None:
+        import gensim.models
+
+        self._corpus = corpus
+        self.ours = getattr(seqkern, row.kind)(**row.settings())
+        self.ours.build_vocab(corpus_file=corpus.whole)
+        self._theirs = getattr(gensim.models, row.kind)(**row.settings())
+        self._theirs.build_vocab(corpus_file=str(corpus.whole))
+        # gensim composes the vectors of words after each training, in Python: seconds that would
+        # count once a training and not once a round.
+        self._compose = self._theirs._clear_post_train
+        self._theirs._clear_post_train = lambda: None
+        words = self.ours.wv.index_to_key
+        frequent = [word for word in words[: 2 * COMPARED] if word in self._theirs.wv.key_to_index]
+        self._frequent = frequent[:COMPARED]
+
+    def use_threads(self, threads: int) -> None:
+        """Train with so many."""
+        self.ours.workers = self._theirs.workers = threads
+
+    def train_ours(self) -> Sequence[Tensor]:
+        """One pass over the part of the text; returns cosines of frequent words."""
+        self.ours.train(corpus_file=self._corpus.part, epochs=1)
+        return [self._cosines(self.ours.wv)]
+
+    def train_theirs(self) -> Sequence[Tensor]:
+        """The same with gensim."""
+        self._theirs.train(
+            corpus_file=str(self._corpus.part),
+            total_examples=None,
+            total_words=self._corpus.part_words,
+            epochs=1,
+        )
+        return [self._cosines(self._theirs.wv)]
+
+    def agree(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Both sides' cosines after what they have trained so far, gensim's vectors composed."""
+        self._compose()
+        return [self._cosines(self.ours.wv)], [self._cosines(self._theirs.wv)]
+
+    def _cosines(self, vectors: Any) -> Tensor:
+        chosen = torch.from_numpy(vectors[self._frequent])
+        unit = torch.nn.functional.normalize(chosen)
+        return unit @ unit.T
+
+
+class Cost(NamedTuple):
+    """What a word of the text costs at the least."""
+
+    flops: float
+    bytes: float
+
+
+def cost(row: Row, model: Any) -> Cost:
+    """Of one word of the text, unknown and thinned out words included.
+
+    Args:
+        row: what is trained.
+        model: seqkern's model with its vocabulary.
+    """
+    counts = model.vocabulary.counts.double()
+    kept_counts = counts * model._keep.double()
+    kept = float(kept_counts.sum()) / model.corpus_total_words
+    contexts = WINDOW + 1  # on average, both sides together: a reach is drawn from 1 to WINDOW
+    weights = kept_counts / kept_counts.sum()
+    if row.options.get("hs"):
+        targets = float((weights * model._paths.offsets.diff()).sum())
+    else:
+        targets = 1.0 + NEGATIVES
+    bag = 1.0
+    if model._bags is not None:
+        bag = float((weights * model._bags.offsets.diff()).sum())
+    # A target and a context: a product of two rows and a multiple of each added to the other.
+    predictions = contexts if row.options.get("sg") else 1
+    flops = 6 * row.dim * predictions * targets
+    if not row.options.get("sg"):
+        flops += 2 * row.dim * contexts  # the mean and its gradient
+    if bag > 1:
+        flops += 2 * row.dim * bag
+    return Cost(kept * flops, kept * 8 * row.dim * (targets + bag))

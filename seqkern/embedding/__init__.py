@@ -1,0 +1,1 @@
+"""Skip-gram, CBOW and subword bags: the objectives of word vectors."""

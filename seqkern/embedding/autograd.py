@@ -1,0 +1,221 @@
+"""The compiled operators of word vectors as differentiable functions.
+
+The autograd.Function stands outside the operator, and a call that needs no gradient does not pass
+through it. Differentiating a gradient once more differentiates the reference: the kernels' backward
+has no backward of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqkern import library
+from seqkern.embedding import fake, reference  # noqa: F401  (fake registers its kernels)
+from seqkern.second_order import differentiable_backward, reference_gradients
+
+# Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
+if library.cpu.loaded:
+    _objective = torch.ops.seqkern.embedding_objective.default
+    _objective_backward = torch.ops.seqkern.embedding_objective_backward.default
+    _objective_backward_sparse = torch.ops.seqkern.embedding_objective_backward_sparse.default
+    _update = torch.ops.seqkern.embedding_objective_update_.default
+    _bags = torch.ops.seqkern.embedding_bags.default
+    _bags_backward = torch.ops.seqkern.embedding_bags_backward.default
+    _bags_backward_sparse = torch.ops.seqkern.embedding_bags_backward_sparse.default
+
+_grad_enabled = torch.is_grad_enabled
+
+
+def objective(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    inputs: Tensor,
+    targets: Tensor,
+    negatives: Tensor | None,
+    paths: reference.Paths | None,
+    terms: int,
+    mean: bool,
+    padding_idx: int,
+    sparse: bool,
+) -> Tensor:
+    """`reference.objective` by the compiled kernels.
+
+    Args:
+        terms: rows of out_weight that an example reads at most: 1 + K, or the longest path.
+        sparse: the gradients are coalesced sparse tensors.
+
+    Raises:
+        RuntimeError: the operator refuses the arguments; it knows only its own names for them.
+    """
+    offsets, nodes, codes = (None, None, None) if paths is None else paths
+    if _grad_enabled() and (in_weight.requires_grad or out_weight.requires_grad):
+        loss: Tensor = _Objective.apply(
+            in_weight, out_weight, inputs, targets, negatives, offsets, nodes, codes,
+            terms, mean, padding_idx, sparse,
+        )  # fmt: skip
+        return loss
+    return _objective(
+        in_weight, out_weight, inputs, targets, negatives, offsets, nodes, codes,
+        terms, mean, padding_idx, False,
+    )[0]  # fmt: skip
+
+
+class _Objective(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        in_weight: Tensor,
+        out_weight: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        negatives: Tensor | None,
+        offsets: Tensor | None,
+        nodes: Tensor | None,
+        codes: Tensor | None,
+        terms: int,
+        mean: bool,
+        padding_idx: int,
+        sparse: bool,
+    ) -> Tensor:
+        batch = (inputs, targets, negatives, offsets, nodes, codes)
+        loss, scale, hidden, grad_inputs, coefficients = _objective(
+            in_weight, out_weight, *batch, terms, mean, padding_idx, True
+        )
+        ctx.save_for_backward(
+            in_weight, out_weight, *batch, scale, hidden, grad_inputs, coefficients
+        )
+        ctx.options = (terms, mean, padding_idx)
+        ctx.sparse = sparse
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        in_weight, out_weight, *batch, scale, hidden, grad_inputs, coefficients = ctx.saved_tensors
+        need = ctx.needs_input_grad
+        no_more = (None,) * 10
+        if differentiable_backward((grad_loss,)):
+            run = _Textbook(batch, ctx.options)
+            found = reference_gradients(run, (in_weight, out_weight), need, (grad_loss,))
+            return (*found, *no_more)
+        arguments = (
+            grad_loss, scale, hidden, grad_inputs, coefficients, in_weight, out_weight, *batch,
+            *ctx.options, need[0] | need[1] << 1,
+        )  # fmt: skip
+        if ctx.sparse:
+            in_rows, in_values, out_rows, out_values = _objective_backward_sparse(*arguments)
+            return (
+                _coalesced(in_rows, in_values, in_weight) if need[0] else None,
+                _coalesced(out_rows, out_values, out_weight) if need[1] else None,
+                *no_more,
+            )
+        grads = _objective_backward(*arguments)
+        return (grads[0] if need[0] else None, grads[1] if need[1] else None, *no_more)
+
+
+class _Textbook:
+    """The reference as a function of the tensors that have gradients."""
+
+    def __init__(self, batch: list[Any], options: tuple[int, bool, int]) -> None:
+        self.inputs, self.targets, self.negatives, *paths = batch
+        self.paths = None if paths[0] is None else reference.Paths(*paths)
+        self.terms, self.mean, self.padding_idx = options
+
+    def __call__(self, in_weight: Tensor, out_weight: Tensor) -> tuple[Tensor]:
+        return (
+            reference.objective(
+                in_weight,
+                out_weight,
+                self.inputs,
+                self.targets,
+                self.negatives,
+                self.paths,
+                mean=self.mean,
+                padding_idx=self.padding_idx,
+                longest=self.terms,
+            ),
+        )
+
+
+def update_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    inputs: Tensor,
+    targets: Tensor,
+    negatives: Tensor | None,
+    paths: reference.Paths | None,
+    terms: int,
+    mean: bool,
+    padding_idx: int,
+    lr: float,
+) -> Tensor:
+    """One step of gradient descent on the summed loss, in place; returns the mean loss."""
+    offsets, nodes, codes = (None, None, None) if paths is None else paths
+    in_weight, out_weight = in_weight.detach(), out_weight.detach()
+    loss: Tensor = _update(
+        in_weight, out_weight, inputs, targets, negatives, offsets, nodes, codes,
+        terms, mean, padding_idx, lr,
+    )  # fmt: skip
+    if not torch.compiler.is_compiling():
+        # The operator is not one that autograd knows, so nobody else says that they have changed.
+        torch.autograd.graph.increment_version((in_weight, out_weight))
+    return loss
+
+
+def bag_sum(
+    weight: Tensor, offsets: Tensor, rows: Tensor, words: Tensor, mean: bool, sparse: bool
+) -> Tensor:
+    """`reference.bag_sum` by the compiled kernels.
+
+    Raises:
+        RuntimeError: the operator refuses the arguments; it knows only its own names for them.
+    """
+    if _grad_enabled() and weight.requires_grad:
+        vectors: Tensor = _BagSum.apply(weight, offsets, rows, words, mean, sparse)
+        return vectors
+    return _bags(weight, offsets, rows, words, mean)
+
+
+class _BagSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        offsets: Tensor,
+        rows: Tensor,
+        words: Tensor,
+        mean: bool,
+        sparse: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(weight, offsets, rows, words)
+        ctx.mean, ctx.sparse = mean, sparse
+        return _bags(weight, offsets, rows, words, mean)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, offsets, rows, words = ctx.saved_tensors
+        no_more = (None,) * 5
+        if differentiable_backward((grad,)):
+
+            def run(weight: Tensor) -> tuple[Tensor]:
+                return (reference.bag_sum(weight, offsets, rows, words, mean=ctx.mean),)
+
+            found = reference_gradients(run, (weight,), ctx.needs_input_grad, (grad,))
+            return (*found, *no_more)
+        grad = grad.to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
+        if ctx.mean:
+            grad = grad / (offsets[words + 1] - offsets[words]).clamp(min=1)[:, None]
+        arguments = (grad.contiguous(), weight, offsets, rows, words)
+        if ctx.sparse:
+            touched, values = _bags_backward_sparse(*arguments)
+            return (_coalesced(touched, values, weight), *no_more)
+        return (_bags_backward(*arguments), *no_more)
+
+
+def _coalesced(rows: Tensor, values: Tensor, weight: Tensor) -> Tensor:
+    """A sparse gradient of rows that rise, each there once."""
+    return torch.sparse_coo_tensor(
+        rows[None], values, weight.shape, is_coalesced=True, check_invariants=False
+    )

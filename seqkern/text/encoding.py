@@ -1,0 +1,264 @@
+"""From a text to a vocabulary and an encoded corpus, in one pass over the text."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from stat import S_ISREG
+from typing import BinaryIO
+
+import torch
+
+from seqkern.library import require_text
+from seqkern.text.corpus import EncodedCorpus, Sizes
+from seqkern.text.files import TextFileError, file_error, whole_file
+from seqkern.text.vocabulary import Vocabulary, check_limits
+
+Source = str | os.PathLike[str] | Iterable[Iterable[str]]
+Progress = Callable[[int, int], None]
+
+_BETWEEN_REPORTS = 1000  # sentences
+# Bytes that a thread takes at a time: they, their words' numbers and the frequent words fit a
+# second-level cache together.
+CHUNK = 2**18
+
+
+def read_corpus(
+    source: Source,
+    *,
+    min_count: int = 5,
+    max_vocab: int | None = None,
+    pattern: str | re.Pattern[str] | None = None,
+    max_sentence: int = 10_000,
+    path: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Vocabulary, EncodedCorpus]:
+    """Counts the words of a text and encodes it, reading it once.
+
+    A text file is UTF-8 with a sentence in each line, ended by a line feed. Words are what
+    `str.split()` gives: what stands between Unicode white space (gensim's `LineSentence` does the
+    same; word2vec.c and fastText know less white space). A byte order mark at the beginning is
+    dropped, each ill-formed part of the UTF-8 becomes U+FFFD, NUL and other control characters are
+    characters like any other, and a word is cut after 65,536 bytes. Files that are larger than
+    memory can be read; the different words have to fit, once for each thread.
+
+    While it works, twice four bytes for each word of the text lie on disk, beside `path`.
+
+    Args:
+        source: the path of a text file (or of a pipe), or an iterable of sentences, each an
+            iterable of words, which is iterated once.
+        min_count: rarer words are left out.
+        max_vocab: at most as many words are kept, the most frequent ones.
+        pattern: a regular expression that matches words, for text files; it is given decoded
+            lines, one by one and each of them whole, and `re` decides in one thread. This takes
+            some twenty times as long as white space.
+        max_sentence: a sentence is cut after as many known words.
+        path: the encoded corpus, which is written whole or not at all. None: a temporary file in
+            `tempfile.gettempdir()`, deleted with the EncodedCorpus.
+        threads: how many threads read the file; None: `torch.get_num_threads()`. The result is the
+            same for any number.
+        progress: called a few times a second with what is done and what there is to do: bytes of a
+            file, sentences of an iterable; 0 stands for an unknown end. What it raises ends the
+            reading.
+
+    Returns:
+        The vocabulary, in which ids are given by falling count, ties by the bytes of the word; and
+        the text's known words as ids, without sentences that have none.
+
+    Raises:
+        MissingTextFileError (a FileNotFoundError): there is no such text.
+        TextFileError (an OSError): the text cannot be read, or became shorter meanwhile; the corpus
+            cannot be written, because the disk is full say. Both are UserErrors.
+        TypeError: a sentence is a str, or holds something else than str.
+        ValueError: an argument out of its range; a pattern for an iterable.
+        RuntimeError: the text core is not built.
+    """
+    least, most = check_limits(min_count, max_vocab)
+    with _Encoding(source, pattern, max_sentence, path, threads, progress) as encoding:
+        encoding.read()
+        words, counts = encoding.counter.choose(least, most)
+        corpus = encoding.write()
+    assert corpus.text_sentences is not None
+    vocabulary = Vocabulary(
+        words,
+        torch.from_numpy(counts),
+        total_words=corpus.text_words,
+        total_sentences=corpus.text_sentences,
+    )
+    return vocabulary, corpus
+
+
+def encode_corpus(
+    source: Source,
+    vocabulary: Vocabulary,
+    *,
+    pattern: str | re.Pattern[str] | None = None,
+    max_sentence: int = 10_000,
+    path: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> EncodedCorpus:
+    """Encodes a text with a vocabulary that is there already; other words are left out.
+
+    Arguments and errors are those of `read_corpus`.
+    """
+    with _Encoding(source, pattern, max_sentence, path, threads, progress) as encoding:
+        encoding.read()
+        encoding.counter.impose(vocabulary.words)
+        return encoding.write()
+
+
+class _Encoding:
+    """One text on its way: the counter with its spool file, and what names files in errors."""
+
+    def __init__(
+        self,
+        source: Source,
+        pattern: str | re.Pattern[str] | None,
+        max_sentence: int,
+        path: str | os.PathLike[str] | None,
+        threads: int | None,
+        progress: Progress | None,
+    ) -> None:
+        if max_sentence < 1:
+            raise ValueError(f"max_sentence should be at least 1; it is {max_sentence}")
+        if threads is not None and not 1 <= threads <= 1024:
+            raise ValueError(f"threads should be None or from 1 to 1024; it is {threads}")
+        is_file = isinstance(source, str | os.PathLike)
+        if pattern is not None and not is_file:
+            raise ValueError("pattern is for text files; an iterable has words already")
+        self._source = source
+        self._pattern = re.compile(pattern) if isinstance(pattern, str) else pattern
+        if self._pattern is not None and not isinstance(self._pattern.pattern, str):
+            raise TypeError("pattern should be a regular expression for str; it is one for bytes")
+        self._max_sentence = max_sentence
+        self._temporary = path is None
+        self._path = _temporary_path() if path is None else Path(path)
+        if isinstance(source, str | os.PathLike) and _same_file(source, self._path):
+            raise ValueError(f"path should not be the text itself; both are {self._path}")
+        self._threads = threads or torch.get_num_threads()
+        self._progress = progress
+
+    def __enter__(self) -> _Encoding:
+        text = require_text()
+        try:
+            # Without a name from the start: it goes with the process, however that ends.
+            self._spool = tempfile.TemporaryFile(dir=self._path.parent)
+        except OSError as error:
+            raise file_error("write beside the encoded corpus", self._path, error) from error
+        self.counter = text.Counter(self._spool.fileno())
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._spool.close()
+
+    def read(self) -> None:
+        source = self._source
+        if isinstance(source, str | os.PathLike):
+            self._read_file(Path(source))
+        else:
+            self._read_sentences(source)
+
+    def _read_file(self, path: Path) -> None:
+        try:
+            file = open(path, "rb")  # noqa: SIM115  only its errors are to be caught
+        except OSError as error:
+            raise file_error("read the text file", path, error) from error
+        with file:
+            status = os.fstat(file.fileno())
+            size = status.st_size if S_ISREG(status.st_mode) else 0
+            read = self._match_lines if self._pattern else self._split_lines
+            done = read(path, file, size)
+        if self._progress is not None:
+            self._progress(done, size)
+        if done < size:
+            raise TextFileError(
+                f"the text file {path} shrank from {size} to {done} bytes while it was read"
+            )
+
+    def _split_lines(self, path: Path, file: BinaryIO, size: int) -> int:
+        """Words between white space, by the text core; returns the bytes that it read."""
+        progress = self._progress
+        report = None if progress is None else lambda done: progress(done, size)
+        threads = min(self._threads, size // CHUNK + 1) if size else self._threads
+        with self._naming_files(path):
+            done: int = self.counter.read_text(file.fileno(), threads, CHUNK, report)
+        return done
+
+    def _match_lines(self, path: Path, file: BinaryIO, size: int) -> int:
+        """Words that the pattern matches; returns the bytes that were read."""
+        assert self._pattern is not None
+        done = 0
+        for number, line in enumerate(_lines(path, file)):
+            done += len(line)
+            if number == 0:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            found = self._pattern.finditer(line.decode("utf-8", "replace"))
+            with self._naming_files(path):
+                self.counter.add_sentence([match.group() for match in found if match.group()])
+            if self._progress is not None and number % _BETWEEN_REPORTS == 0:
+                self._progress(done, size)
+        return done
+
+    def _read_sentences(self, sentences: Iterable[Iterable[str]]) -> None:
+        total = len(sentences) if isinstance(sentences, Sized) else 0
+        number = -1
+        for number, sentence in enumerate(sentences):
+            if isinstance(sentence, str | bytes):
+                raise TypeError(
+                    f"each sentence should be a list of words; sentence {number} is"
+                    f" {type(sentence).__name__}: {sentence[:40]!r}"
+                )
+            with self._naming_files(None):
+                self.counter.add_sentence(sentence)
+            if self._progress is not None and number % _BETWEEN_REPORTS == 0:
+                self._progress(number, total)
+        if self._progress is not None:
+            self._progress(number + 1, total)
+
+    def write(self) -> EncodedCorpus:
+        """The encoded corpus."""
+        with whole_file(self._path, "the encoded corpus") as file, self._naming_files(None):
+            words, sentences, *sizes = self.counter.encode(file, self._max_sentence)
+        return EncodedCorpus(
+            self._path,
+            Sizes(*sizes),
+            temporary=self._temporary,
+            text_words=words,
+            text_sentences=sentences,
+        )
+
+    @contextmanager
+    def _naming_files(self, text: Path | None) -> Iterator[None]:
+        """Puts names into the text core's errors, which say "source", "spool" or "corpus". Those of
+        callbacks and of iterables pass as they are."""
+        try:
+            yield
+        except OSError as error:
+            if error.filename in ("spool", "corpus"):
+                raise file_error("write the encoded corpus", self._path, error) from error
+            if error.filename == "source" and text is not None:
+                raise file_error("read the text file", text, error) from error
+            raise
+
+
+def _same_file(one: str | os.PathLike[str], other: Path) -> bool:
+    return os.path.exists(one) and other.exists() and os.path.samefile(one, other)
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    try:
+        yield from file
+    except OSError as error:
+        raise file_error("read the text file", path, error) from error
+
+
+def _temporary_path() -> Path:
+    return Path(tempfile.gettempdir(), f"seqkern-{secrets.token_hex(8)}.ids")

@@ -1,0 +1,64 @@
+"""Errors that name a file, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from seqkern.errors import UserError
+
+
+class TextFileError(UserError, OSError):
+    """A text or corpus file that cannot be read or written; `errno` and `filename` are set."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # the sentence; OSError would build one of the number
+
+
+class MissingTextFileError(TextFileError, FileNotFoundError):
+    """A text or corpus file that is not there."""
+
+
+class CorpusFormatError(UserError, ValueError):
+    """An encoded corpus that was cut off, changed, or is none."""
+
+
+def file_error(action: str, path: str | Path, error: OSError) -> TextFileError:
+    """The error "cannot `action` `path`: reason" for what the system said."""
+    kind = MissingTextFileError if isinstance(error, FileNotFoundError) else TextFileError
+    named = kind(f"cannot {action} {path}: {error.strerror or error}")
+    named.errno = error.errno
+    named.filename = str(path)
+    return named
+
+
+@contextmanager
+def whole_file(path: Path, what: str) -> Iterator[int]:
+    """The descriptor of a new file that becomes `path` at the end of the block.
+
+    Until then it lies beside it under another name. If the block raises it is deleted, and what
+    was at `path` before stays.
+
+    Raises:
+        TextFileError: the file cannot be made, or cannot take its place.
+    """
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise file_error(f"write {what}", path, error) from error
+    try:
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+        try:
+            os.replace(partial, path)
+        except OSError as error:
+            raise file_error(f"write {what}", path, error) from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,93 @@
+"""The text of a training as word numbers, kept as long as the text stays what it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from os import PathLike
+from typing import Any, NamedTuple
+
+from seqkern.errors import UserError
+from seqkern.text import EncodedCorpus, Vocabulary, encode_corpus, read_corpus
+
+Sentences = Iterable[Sequence[str]]
+File = str | PathLike[str]
+
+
+class CorpusError(UserError, ValueError):
+    """A text that nothing can be learnt from."""
+
+
+class FileState(NamedTuple):
+    """What tells one content of a file from another without reading it."""
+
+    path: str
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, path: File) -> FileState:
+        state = os.stat(path)
+        return cls(os.path.realpath(path), state.st_size, state.st_mtime_ns)
+
+
+class Encoded(NamedTuple):
+    """A text as word numbers."""
+
+    corpus: EncodedCorpus
+    words: int
+    """Of the text, unknown ones included."""
+    sentences: int
+    state: FileState | None
+    """The file that it came from; None: from sentences."""
+
+    def is_of(self, corpus_file: File | None) -> bool:
+        """Whether it is the content of this file, unchanged since."""
+        return corpus_file is not None and self.state == FileState.of(corpus_file)
+
+
+def one_source(
+    name: str, corpus_iterable: Sentences | None, corpus_file: File | None
+) -> Sentences | File:
+    """The one of the two that is given.
+
+    Raises:
+        TypeError: neither, both, or something else than a path or an iterable of sentences.
+    """
+    if (corpus_iterable is None) == (corpus_file is None):
+        raise TypeError(f"{name}: give either sentences or corpus_file")
+    if corpus_file is not None:
+        if not isinstance(corpus_file, str | PathLike):
+            raise TypeError(f"{name}: corpus_file must be a path, got {corpus_file!r:.80}")
+        return corpus_file
+    if isinstance(corpus_iterable, str | bytes) or not isinstance(corpus_iterable, Iterable):
+        raise TypeError(
+            f"{name}: sentences must be an iterable of lists of words, got "
+            f"{corpus_iterable!r:.80}; the name of a file goes to corpus_file"
+        )
+    return corpus_iterable
+
+
+def read(source: Sentences | File, **options: Any) -> tuple[Vocabulary, Encoded]:
+    """Count the words of a text and encode it; see :func:`seqkern.text.read_corpus`.
+
+    Raises:
+        CorpusError: no word is left.
+    """
+    state = FileState.of(source) if isinstance(source, str | PathLike) else None
+    vocabulary, corpus = read_corpus(source, **options)
+    if not len(vocabulary):
+        corpus.close()
+        raise CorpusError(
+            f"none of the {vocabulary.total_words} words of the text occurs "
+            f"min_count={options['min_count']} times"
+        )
+    return vocabulary, Encoded(corpus, vocabulary.total_words, vocabulary.total_sentences, state)
+
+
+def encode(source: Sentences | File, vocabulary: Vocabulary, **options: Any) -> Encoded:
+    """Encode a text with a vocabulary; see :func:`seqkern.text.encode_corpus`."""
+    state = FileState.of(source) if isinstance(source, str | PathLike) else None
+    corpus = encode_corpus(source, vocabulary, **options)
+    assert corpus.text_words is not None and corpus.text_sentences is not None
+    return Encoded(corpus, corpus.text_words, corpus.text_sentences, state)

@@ -1,0 +1,129 @@
+"""FastText: Word2Vec with a vector for each character n-gram (Bojanowski et al. 2017, "Enriching
+word vectors with subword information")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from seqkern.text import Subwords, Vocabulary
+from seqkern.word2vec import tables
+from seqkern.word2vec.arguments import whole
+from seqkern.word2vec.corpora import File, Sentences
+from seqkern.word2vec.model import Word2Vec
+from seqkern.word2vec.progress import Listener
+from seqkern.word2vec.subword_vectors import FastTextKeyedVectors
+
+
+class FastText(Word2Vec):
+    """Learns vectors of words and of the pieces of words, so that unseen words have one, too.
+
+    Names, meanings and defaults are those of gensim 4's ``FastText``, in its order. (Facebook's own
+    program draws negatives with power 0.5 and samples with 1e-4; here as in gensim it is 0.75 and
+    1e-3.) All arguments that are not named here are those of :class:`Word2Vec`.
+
+    Args:
+        word_ngrams: 1; others are for classification and not supported.
+        min_n: characters of the shortest n-grams, counted with the marks < and > around the word.
+        max_n: characters of the longest ones; less than `min_n`: no n-grams.
+        bucket: n-grams are hashed into so many buckets, each with a vector of its own.
+
+    Attributes:
+        wv: the :class:`FastTextKeyedVectors`.
+    """
+
+    wv: FastTextKeyedVectors
+
+    def __init__(
+        self,
+        sentences: Sentences | None = None,
+        corpus_file: File | None = None,
+        sg: int = 0,
+        hs: int = 0,
+        vector_size: int = 100,
+        alpha: float = 0.025,
+        window: int = 5,
+        min_count: int = 5,
+        max_vocab_size: None = None,
+        word_ngrams: int = 1,
+        sample: float = 1e-3,
+        seed: int = 1,
+        workers: int = 3,
+        min_alpha: float = 0.0001,
+        negative: int = 5,
+        ns_exponent: float = 0.75,
+        cbow_mean: int = 1,
+        epochs: int = 5,
+        min_n: int = 3,
+        max_n: int = 6,
+        bucket: int = 2_000_000,
+        callbacks: Sequence[Any] = (),
+        max_final_vocab: int | None = None,
+        shrink_windows: bool = True,
+        *,
+        compute_loss: bool = False,
+        share_negatives: bool = True,
+        deterministic: bool = False,
+        progress: bool | Listener = False,
+        **gensims_others: Any,
+    ) -> None:
+        if word_ngrams != 1:
+            raise NotImplementedError(
+                f"word_ngrams={word_ngrams!r} is not supported, only 1: n-grams of words are for "
+                "classification"
+            )
+        self.word_ngrams = 1
+        self.min_n = whole("min_n", min_n, 1, 1000)
+        self.max_n = whole("max_n", max_n, 0, 1000)
+        self.bucket = whole("bucket", bucket, 0)
+        if self.max_n < self.min_n:
+            self.bucket = 0
+        super().__init__(
+            sentences,
+            corpus_file,
+            vector_size=vector_size,
+            alpha=alpha,
+            window=window,
+            min_count=min_count,
+            max_vocab_size=max_vocab_size,
+            sample=sample,
+            seed=seed,
+            workers=workers,
+            min_alpha=min_alpha,
+            sg=sg,
+            hs=hs,
+            negative=negative,
+            ns_exponent=ns_exponent,
+            cbow_mean=cbow_mean,
+            epochs=epochs,
+            compute_loss=compute_loss,
+            callbacks=callbacks,
+            max_final_vocab=max_final_vocab,
+            shrink_windows=shrink_windows,
+            share_negatives=share_negatives,
+            deterministic=deterministic,
+            progress=progress,
+            **gensims_others,
+        )
+
+    def _start_input(self, vocabulary: Vocabulary) -> None:
+        words = len(vocabulary)
+        self._input = tables.zeros(words + self.bucket, self.vector_size)
+        tables.fill_random(self._input[:words], self.seed)
+        tables.fill_random(self._input[words:], self.seed + 1)
+        if self.bucket:  # without, it is Word2Vec
+            subwords = Subwords(self.min_n, self.max_n, self.bucket)
+            self._bags = subwords.bags(vocabulary.words, words)
+
+    def _vectors(self, vocabulary: Vocabulary) -> FastTextKeyedVectors:
+        return FastTextKeyedVectors(
+            vocabulary.words,
+            self._input.numpy(),
+            self.min_n,
+            self.max_n,
+            vocabulary.counts.numpy(),
+        )
+
+    def _publish(self) -> None:
+        self.wv.share(self._input.numpy())
+        self.wv.compose(self._bags)

@@ -1,0 +1,122 @@
+"""One training: epochs over an encoded corpus, in pieces short enough to be interrupted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from seqkern.embedding.training import Tally
+from seqkern.text import EncodedCorpus
+from seqkern.word2vec.progress import Listener, Progress
+
+PIECE = 1 << 20
+"""Tokens of a piece: a tenth of a second to a second or two. It does not depend on the time that
+they take, so the same seed gives the same pieces."""
+LONGEST_SENTENCE = 10_000
+"""Words; longer ones are cut, as gensim does."""
+
+Step = Callable[[torch.Tensor, float, float, int], Tally]
+"""Trains on tokens, from one learning rate to another, with a seed."""
+
+
+@dataclass
+class Schedule:
+    """How the learning rate falls.
+
+    Args:
+        start: at the beginning of the first epoch.
+        end: at the end of the last one, and never below.
+        epochs: passes over the corpus.
+        share: by which share of an epoch's fall one pass lowers it: 1, unless the caller says that
+            an epoch has more or fewer words than this corpus.
+    """
+
+    start: float
+    end: float
+    epochs: int
+    share: float = 1.0
+
+    def at(self, epoch: int, done: float) -> float:
+        """After `epoch` whole epochs and the part `done` of another."""
+        progress = (epoch + done * self.share) / self.epochs
+        return max(self.end, self.start - (self.start - self.end) * progress)
+
+
+class Training:
+    """Runs the epochs and counts.
+
+    Args:
+        corpus: what is learnt from.
+        raw_words: its number of words, unknown ones included.
+        step: the kernel.
+        schedule: of the learning rate.
+        seed: of everything random; each piece gets a seed of its own.
+    """
+
+    def __init__(
+        self,
+        corpus: EncodedCorpus,
+        raw_words: int,
+        step: Step,
+        schedule: Schedule,
+        seed: tuple[int, ...],
+    ) -> None:
+        self._tokens = corpus.tokens
+        self._raw_words = raw_words
+        self._step = step
+        self._schedule = schedule
+        self._seed = seed
+        self._started = time.perf_counter()
+        self.kept = 0
+        """Words that were trained on, after those that subsampling left out."""
+        self.loss: float | None = None
+        """Mean over the pairs of the latest epoch, as far as it got; None without any."""
+
+    def epoch(self, number: int, listener: Listener | None) -> None:
+        """One pass over the corpus."""
+        total = len(self._tokens)
+        pairs, loss = 0, 0.0
+        for piece, (start, end) in enumerate(pieces(self._tokens, PIECE)):
+            lr, final_lr = (self._schedule.at(number, at / total) for at in (start, end))
+            seed = _seed(*self._seed, number, piece)
+            tally = self._step(self._tokens[start:end], lr, final_lr, seed)
+            self.kept += tally.kept
+            if tally.loss is not None and tally.pairs:
+                pairs += tally.pairs
+                loss += tally.loss * tally.pairs
+                self.loss = loss / pairs
+            if listener is not None:
+                words = round(self._raw_words * (number + end / total))
+                listener(
+                    Progress(
+                        epoch=number,
+                        epochs=self._schedule.epochs,
+                        words=words,
+                        total_words=self._raw_words * self._schedule.epochs,
+                        words_per_second=words / (time.perf_counter() - self._started),
+                        learning_rate=final_lr,
+                        loss=self.loss,
+                    )
+                )
+
+
+def pieces(tokens: torch.Tensor, size: int) -> Iterator[tuple[int, int]]:
+    """Consecutive pieces of about `size` tokens, each a number of whole sentences."""
+    start, total = 0, len(tokens)
+    while start < total:
+        end = min(start + size, total)
+        while end < total and tokens[end - 1] != -1:
+            following = tokens[end : end + LONGEST_SENTENCE + 1]
+            ends = (following == -1).nonzero()
+            end += int(ends[0]) + 1 if len(ends) else len(following)
+        yield start, end
+        start = end
+
+
+def _seed(*numbers: int) -> int:
+    """A seed of 63 bits from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

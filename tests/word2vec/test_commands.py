@@ -1,0 +1,150 @@
+"""The commands vectors and nearest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqkern import cli
+from seqkern.word2vec import KeyedVectors, formats
+from tests.word2vec.corpora import TOPICS, as_text, topic_sentences
+from tests.word2vec.test_model import closeness
+from tests.word2vec.vectors import some_vectors
+
+WORDS = ("--dim", "20", "--alpha", "0.05", "--sample", "0", "--threads", "1", "--epochs", "3")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text"
+    path.write_text(as_text(topic_sentences()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--cbow",), ("--hs",), ("--cbow", "--hs"), ("--fasttext",), ("--deterministic",)],
+    ids=" ".join,
+)
+def test_vectors(text: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]) -> None:
+    out, counts = text.with_name("out"), text.with_name("counts")
+    words = ["vectors", str(text), "--out", str(out), "--counts", str(counts), "--loss"]
+    threads = torch.get_num_threads()
+    assert cli.main([*words, *WORDS, *options]) == 0
+    assert torch.get_num_threads() == threads
+    shown = capsys.readouterr()
+    assert "text      24,000 words in 1,500 sentences, 30 different ones kept" in shown.out
+    assert "training  72,000 words in" in shown.out and ", loss " in shown.out
+    assert f"vectors   {out} (text, 30 words of 20 dimensions)" in shown.out
+    assert "epoch 3/3" in shown.err
+    vectors = KeyedVectors.load_word2vec_format(out, counts)
+    assert closeness(vectors) > 0.2
+
+
+def test_binary_and_quiet(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = text.with_name("out")
+    words = ["vectors", str(text), "--out", str(out), "--binary", "--no-progress"]
+    assert cli.main([*words, *WORDS, "--max-vocab", "12"]) == 0
+    assert capsys.readouterr().err == ""
+    assert formats.looks_binary(out)
+    assert len(KeyedVectors.load_word2vec_format(out, binary=True)) == 12
+
+
+def test_the_same_seed_gives_the_same_file(text: Path) -> None:
+    files = [text.with_name(name) for name in ("one", "other", "third")]
+    for file, seed in zip(files, ("1", "1", "2"), strict=True):
+        words = ["vectors", str(text), "--out", str(file), "--no-progress", "--seed", seed]
+        assert cli.main([*words, *WORDS]) == 0
+    assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_nearest(text: Path, capsys: pytest.CaptureFixture[str], binary: bool) -> None:
+    out = text.with_name("out")
+    words = ["vectors", str(text), "--out", str(out), "--no-progress", *WORDS]
+    assert cli.main([*words, "--epochs", "8", *(["--binary"] if binary else [])]) == 0
+    capsys.readouterr()
+    assert cli.main(["nearest", str(out), "ship", "oven", "--top", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [lines[0], lines[3]] == ["ship", "oven"]
+    assert {line.split()[1] for line in lines[1:3]} <= set(TOPICS["sea"])
+    assert {line.split()[1] for line in lines[4:6]} <= set(TOPICS["kitchen"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{text}.gone", "--out", "{out}"], "text.gone"),
+        (["{folder}", "--out", "{out}"], "directory"),
+        (["{text}", "--out", "{folder}"], "--out: {folder} is a folder"),
+        (["{text}", "--out", "{folder}/no/file"], "lies in a folder that does not exist"),
+        (["{text}", "--out", "{out}", "--counts", "{folder}"], "--counts: {folder} is a folder"),
+        (["{text}", "--out", "{out}", "--min-count", "99999"], "occurs min_count=99999 times"),
+    ],
+)
+def test_vectors_fails_in_one_sentence(
+    text: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    names = {"text": text, "folder": text.parent, "out": text.with_name("out")}
+    assert cli.main(["vectors", *(word.format(**names) for word in words)]) == 1
+    shown = capsys.readouterr().err
+    assert message.format(**names) in shown
+    assert shown.startswith("seqkern vectors: ") and shown.count("\n") == 1
+    assert not names["out"].exists()
+
+
+def test_nearest_fails_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    some_vectors().save_word2vec_format(good)
+    bad.write_text("hello\n")
+    for words, message in (
+        ([str(good), "w1", "ship"], f"'ship' is not among the 50 words of {good}"),
+        ([str(bad), "w1"], f"cannot read the word vectors {bad}: byte 0: "),
+        ([f"{good}.gone", "w1"], f"cannot read {good}.gone: No such file"),
+    ):
+        assert cli.main(["nearest", *words]) == 1
+        shown = capsys.readouterr()
+        assert message in shown.err and shown.err.count("\n") == 1 and shown.out == ""
+
+
+def test_nearest_of_a_file_without_first_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "glove"
+    some_vectors().save_word2vec_format(path, write_header=False)
+    assert cli.main(["nearest", str(path), "w1", "--no-header", "--limit", "5"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["vectors", "text"], "required: --out"),
+        (["vectors", "text", "--out", "o", "--dim", "0"], "--dim: must be a whole number from 1"),
+        (
+            ["vectors", "text", "--out", "o", "--alpha", "2"],
+            "--alpha: must be a number from 0",
+        ),
+        (
+            ["vectors", "text", "--out", "o", "--alpha", "x"],
+            "--alpha: must be a number from 0",
+        ),
+        (["vectors", "text", "--out", "o", "--sg", "--cbow"], "not allowed with argument --sg"),
+        (["nearest", "file"], "required: WORD"),
+        (["nearest", "file", "w", "--top", "0"], "--top: must be a whole number from 1"),
+    ],
+)
+def test_wrong_words(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_text_is_told_from_binary(tmp_path: Path) -> None:
+    path = tmp_path / "v"
+    for binary in (False, True):
+        some_vectors().save_word2vec_format(path, binary=binary)
+        assert formats.looks_binary(path) == binary
