@@ -176,7 +176,8 @@ class BackwardOperands {
                                  grad_query_count * static_cast<int64_t>(sizeof(C));
       // Every member has some tiles of a block to work with in each round.
       constexpr int64_t kBlockBytes = 2 << 20, kLeastTiles = 4;
-      const int64_t wanted = larger(members * kLeastTiles, kBlockBytes / tile_bytes);
+      const int64_t fit = kBlockBytes / larger<int64_t>(1, tile_bytes);  // none without features
+      const int64_t wanted = larger(members * kLeastTiles, fit);
       block = smaller(round_up(wanted, members), group * ceil_div(p.queries, kQueries));
       some = carve.template take<std::atomic<int>>(1);
       slope_sums = carve.template take<double>(members * group);
