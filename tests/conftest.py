@@ -24,11 +24,11 @@ def _same_start() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@pytest.hookimpl(trylast=True)  # after -k and -m
 def pytest_configure() -> None:
     triton_rounding.mend_the_interpreter()
 
 
+@pytest.hookimpl(trylast=True)  # after -k and -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     triton_device.select(config, items)
 
