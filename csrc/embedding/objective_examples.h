@@ -81,7 +81,10 @@ inline double losses(float* x, const float* signs, int64_t count) {
       product = 1;
       factors = 0;
     }
-    store(x + t, (0 - sign) * sigmoid(0 - value));
+    // sigmoid never quite reaches 0; of an infinite score it is 0, as in the textbook.
+    const Vec<float>::raw zero = {}, greatest = Vec<float>(3.40282347e38f).v;
+    const Vec<float> slope = (0 - sign) * sigmoid(0 - value);
+    store(x + t, Vec<float>(Vec<float>::raw(value.v > greatest ? zero : slope.v)));
   }
   return linear + logarithms + log(product);
 }
