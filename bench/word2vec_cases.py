@@ -26,7 +26,7 @@ from .targets import Target
 WINDOW, NEGATIVES, SAMPLE, MIN_COUNT = 5, 5, 1e-3, 5
 COMPARED = 300
 """Frequent words whose cosines both sides should agree on."""
-AGREEMENT = 0.5
+AGREEMENT = 0.7
 """Largest difference of these cosines, relative in norm; two trainings are never alike, and vectors
 that learnt nothing differ by about 1."""
 
