@@ -11,4 +11,4 @@ from .pair import Pair
 
 @pytest.mark.parametrize("case", grid(), ids=str)
 def test_step(pair: Pair, case: Case) -> None:
-    measure(pair, case, table="Word vectors")
+    measure(pair, case, table="Objectives of word vectors")
