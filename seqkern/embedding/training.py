@@ -25,7 +25,7 @@ levels of the tree and adds what they have gained to the table every few windows
 The deterministic mode cuts the tokens into 16 strands, for any number of threads. In each round
 every strand makes the step of its next window on copies of the rows as they stand, and the steps
 are then added to the tables in the strands' order: a batch of 16 windows from as many places in the
-text. On one thread it takes 2 to 3 times as long, and more threads hardly shorten that.
+text. It takes longer than the ordinary mode, and more threads hardly shorten that.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def read_corpus(
         max_vocab: at most as many words are kept, the most frequent ones.
         pattern: a regular expression that matches words, for text files; it is given decoded
             lines, one by one and each of them whole, and `re` decides in one thread. This takes
-            some twenty times as long as white space.
+            much longer than white space.
         max_sentence: a sentence is cut after as many known words.
         path: the encoded corpus, which is written whole or not at all. None: a temporary file in
             `tempfile.gettempdir()`, deleted with the EncodedCorpus.

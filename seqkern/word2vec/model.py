@@ -69,7 +69,7 @@ class Word2Vec:
         ns_exponent: they are drawn in proportion to their counts to this power.
         cbow_mean: 1: CBOW takes the mean of the context's vectors; 0: the sum.
         epochs: passes over the corpus.
-        compute_loss: measure the loss; costs a few percent of speed.
+        compute_loss: measure the loss, at some cost.
         callbacks: objects with ``on_train_begin``, ``on_epoch_begin``, ``on_epoch_end`` and
             ``on_train_end``, each called with the model.
         max_final_vocab: keep only so many, the most frequent, words.
