@@ -40,6 +40,7 @@ from seqkern.attention.triton_operands import (
 from seqkern.attention.triton_settings import tiles_of
 from seqkern.attention.triton_tiles import (
     any_nan,
+    inner,
     kept,
     kept_at,
     limits,
@@ -48,6 +49,7 @@ from seqkern.attention.triton_tiles import (
     logsumexp_at,
     probabilities,
     product,
+    row_at,
     rows_at,
     sequence,
     spans,
@@ -90,7 +92,7 @@ def _keys_of_queries(
     for j0 in tl.range(start, stop, TILE, num_stages=STAGES):
         j = j0 + tl.arange(0, TILE)[None, :]
         k = rows_at(key, b, kv, first_k + j0, first_k + keys, TILE, WIDTH, PADDED, MASKED)
-        s = product(q, tl.trans(k), PRECISION, INTERPRETED)
+        s = inner(q, k, PRECISION, INTERPRETED)
         s, looks, capped = logits(
             s, scores, b, h, i, j, queries, keys, low, high, window, CAUSAL, MASKED, FOLDED
         )
@@ -98,7 +100,7 @@ def _keys_of_queries(
         v = rows_at(
             value, b, kv, first_k + j0, first_k + keys, TILE, VALUE_WIDTH, VALUE_PADDED, MASKED
         )
-        dp = product(do, tl.trans(v), PRECISION, INTERPRETED)
+        dp = inner(do, v, PRECISION, INTERPRETED)
         if dropout is not None:
             dp = tl.where(kept(dropout, lane, i, j0, TILE), dp * dropout.factor, 0.0)
         ds = p * (dp - delta)
@@ -128,20 +130,20 @@ def _keys_apart(
     q = rows_at(query, b, h, first_q + i0, stop_q, QUERIES, WIDTH, PADDED, True)
     do = rows_at(grad_output, b, h, first_q + i0, stop_q, QUERIES, VALUE_WIDTH, VALUE_PADDED, True)
     for j in tl.range(start, stop, num_stages=1):
-        k = rows_at(key, b, kv, first_k + j, first_k + keys, 1, WIDTH, PADDED, False)
-        v = rows_at(value, b, kv, first_k + j, first_k + keys, 1, VALUE_WIDTH, VALUE_PADDED, False)
-        s = tl.sum(q.to(tl.float32) * k.to(tl.float32), axis=1)[:, None]
+        k = row_at(key, b, kv, first_k + j, WIDTH, PADDED)
+        v = row_at(value, b, kv, first_k + j, VALUE_WIDTH, VALUE_PADDED)
+        s = tl.sum(q.to(tl.float32) * k, axis=1)[:, None]
         s, looks, capped = logits(
             s, scores, b, h, i, j + i * 0, queries, keys, low, high, window, CAUSAL, True, FOLDED
         )
         p = probabilities(s, looks, lse, scores, True, FOLDED)
-        dp = tl.sum(do.to(tl.float32) * v.to(tl.float32), axis=1)[:, None]
+        dp = tl.sum(do.to(tl.float32) * v, axis=1)[:, None]
         if dropout is not None:
             dp = tl.where(kept_at(dropout, lane, i, j), dp * dropout.factor, 0.0)
         ds = p * (dp - delta)
         if scores.cap is not None:
             ds = ds * (1.0 - capped * capped)
-        total += tl.where(looks, ds * k.to(tl.float32), 0.0)
+        total += tl.where(looks, ds * k, 0.0)
     return total
 
 
@@ -246,7 +248,7 @@ def _queries_of_keys(
     for i0 in tl.range(start, stop, TILE, num_stages=STAGES):
         i = i0 + tl.arange(0, TILE)[None, :]
         q = rows_at(query, b, h, first_q + i0, first_q + queries, TILE, WIDTH, PADDED, True)
-        s = product(k, tl.trans(q), PRECISION, INTERPRETED)
+        s = inner(k, q, PRECISION, INTERPRETED)
         s, looks, capped = logits(
             s, scores, b, h, i, j, queries, keys, low, high, window, CAUSAL, MASKED, FOLDED
         )
@@ -257,7 +259,7 @@ def _queries_of_keys(
             grad_output, b, h, first_q + i0, first_q + queries, TILE, VALUE_WIDTH, VALUE_PADDED,
             True,
         )  # fmt: skip
-        dp = product(v, tl.trans(do), PRECISION, INTERPRETED)
+        dp = inner(v, do, PRECISION, INTERPRETED)
         if dropout is not None:
             keep = tl.trans(kept(dropout, lane, i0 + tl.arange(0, TILE)[:, None], j0, KEYS))
             weights = tl.where(keep, p * dropout.factor, 0.0)
@@ -448,6 +450,9 @@ class _Pass:
         self.query = query
         self.capability = triton_support.capability(query.device)
         self.width = max(padded(call.width), padded(call.value_width))
+        # Both gradients of a tile of keys and what their products multiply are more than there are
+        # registers: each gets a launch of its own.
+        self.apart = self.width > 128 and query.dtype == torch.float32
 
     def constants(self, direction: str) -> dict[str, object]:
         call = self.call
@@ -463,8 +468,7 @@ class _Pass:
             "FOLDED": call.folded,
             "PRECISION": precision(self.query),
             "INTERPRETED": triton_support.INTERPRETED,
-            "num_warps": tiles.warps,
-            "num_stages": tiles.stages,
+            **tiles.options,
         }
 
     def run(self, found: tuple[Tensor, ...], bias: Tensor | None, needs: int) -> None:
@@ -481,8 +485,12 @@ class _Pass:
                 Pairs(of_bias, *of_bias.stride()) if alone else None,
                 of_slopes if needs & 16 else None,
             )
-        if needs & 6:
-            self._keys(grad_key if needs & 2 else None, grad_value if needs & 4 else None)
+        of_key, of_value = grad_key if needs & 2 else None, grad_value if needs & 4 else None
+        if needs & 6 == 6 and self.apart:
+            self._keys(of_key, None)
+            self._keys(None, of_value)
+        elif needs & 6:
+            self._keys(of_key, of_value)
         if needs & 8 and not alone:
             grad_bias(of_bias, self.of_rows, call=self.call, constants=self.constants("bias"))
 

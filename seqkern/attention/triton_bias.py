@@ -23,13 +23,13 @@ from seqkern.attention.triton_operands import (
     programs,
 )
 from seqkern.attention.triton_tiles import (
+    inner,
     kept,
     limits,
     line_at,
     logits,
     logsumexp_at,
     probabilities,
-    product,
     rows_at,
     store_pairs,
 )
@@ -123,14 +123,14 @@ def _tile(
     j = j0 + tl.arange(0, KEYS)[None, :]
     q = rows_at(query, b, h, i0, queries, QUERIES, WIDTH, PADDED, True)
     k = rows_at(key, b, kv, j0, keys, KEYS, WIDTH, PADDED, True)
-    s = product(q, tl.trans(k), PRECISION, INTERPRETED)
+    s = inner(q, k, PRECISION, INTERPRETED)
     s, looks, _ = logits(
         s, scores, b, h, i, j, queries, keys, low, high, window, CAUSAL, True, FOLDED
     )
     p = probabilities(s, looks, logsumexp_at(lse, b, h, 0, i, queries), scores, True, FOLDED)
     do = rows_at(grad_output, b, h, i0, queries, QUERIES, VALUE_WIDTH, VALUE_PADDED, True)
     v = rows_at(value, b, kv, j0, keys, KEYS, VALUE_WIDTH, VALUE_PADDED, True)
-    dp = product(do, tl.trans(v), PRECISION, INTERPRETED)
+    dp = inner(do, v, PRECISION, INTERPRETED)
     if dropout is not None:
         dp = tl.where(kept(dropout, lane, i, j0, KEYS), dp * dropout.factor, 0.0)
     ds = p * (dp - line_at(delta, b, h, 0, i, queries, 0.0))

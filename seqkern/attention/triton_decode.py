@@ -208,8 +208,7 @@ def launch(
         FOLDED=call.folded,
         PRECISION=precision(query),
         INTERPRETED=triton_support.INTERPRETED,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        **tiles.options,
     )
     joined = call.rows * sizes.heads * (1 if packed else call.batch)
     attention_join_kernel[programs(joined)](

@@ -203,6 +203,5 @@ def _launch(
         FOLDED=call.folded,
         PRECISION=precision(query),
         INTERPRETED=triton_support.INTERPRETED,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        **tiles.options,
     )

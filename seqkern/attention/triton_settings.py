@@ -24,6 +24,13 @@ class Tiles(NamedTuple):
     warps: int
     stages: int
 
+    @property
+    def options(self) -> dict[str, int]:
+        """Of a launch. Up to all of its registers are a thread's: the compiler would rather spill a
+        few than keep a second program off a multiprocessor."""
+        registers = min(255, 65536 // (32 * self.warps))
+        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": registers}
+
 
 # Small, so that a test's few rows are several tiles.
 _INTERPRETED = Tiles(32, 32, 4, 1)
@@ -73,7 +80,7 @@ _16_BIT: dict[str, Table] = {
     "bias": {
         64: (Tiles(64, 32, 8, 1), Tiles(64, 64, 8, 1)),
         128: (Tiles(32, 32, 8, 1), Tiles(64, 32, 8, 1)),
-        256: _same(32, 32, 8, 1),
+        256: _same(16, 32, 8, 1),
     },
     # The tile of queries is as small as can be multiplied, and memory is what takes time.
     "decode": {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from seqkern.attention.triton_tiles import kept, kept_at, logits, product, rows_at
+from seqkern.attention.triton_tiles import inner, kept, kept_at, logits, product, row_at, rows_at
 
 
 @triton.jit
@@ -25,7 +25,7 @@ def _absorb(
     """One tile of keys: (weighted sum, maximum, sum of exponentials) with these keys in them."""
     j = j0 + tl.arange(0, TILE)[None, :]
     k = rows_at(key, b, kv, first_k + j0, first_k + keys, TILE, WIDTH, PADDED, MASKED)
-    s = product(q, tl.trans(k), PRECISION, INTERPRETED)
+    s = inner(q, k, PRECISION, INTERPRETED)
     s, looks, _ = logits(
         s, scores, b, h, i, j, queries, keys, low, high, window, CAUSAL, MASKED, FOLDED
     )
@@ -85,8 +85,8 @@ def apart(
     top = tl.where(top == -float("inf"), 0.0, top)[:, None]
     total = tl.zeros((q.shape[0], VALUE_PADDED), tl.float32)
     for j in tl.range(start, stop, num_stages=1):
-        k = rows_at(key, b, kv, first_k + j, first_k + keys, 1, WIDTH, PADDED, False)
-        s = tl.sum(q.to(tl.float32) * k.to(tl.float32), axis=1)[:, None]
+        k = row_at(key, b, kv, first_k + j, WIDTH, PADDED)
+        s = tl.sum(q.to(tl.float32) * k, axis=1)[:, None]
         s, looks, _ = logits(
             s, scores, b, h, i, j + i * 0, queries, keys, low, high, window, CAUSAL, True, FOLDED
         )
@@ -95,6 +95,6 @@ def apart(
         p = tl.exp2(s - top)
         if dropout is not None:
             p = tl.where(kept_at(dropout, lane, i, j), p, 0.0)
-        v = rows_at(value, b, kv, first_k + j, first_k + keys, 1, VALUE_WIDTH, VALUE_PADDED, False)
-        total += tl.where(looks, p * v.to(tl.float32), 0.0)
+        v = row_at(value, b, kv, first_k + j, VALUE_WIDTH, VALUE_PADDED)
+        total += tl.where(looks, p * v, 0.0)
     return total

@@ -21,6 +21,25 @@ def product(a, b, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
+def inner(a, b, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
+    """a @ b.T in float32.
+
+    Where float32 numbers are multiplied one by one, a thread holds all that it multiplies of a row
+    and of a column. Wide rows are cut into parts for that, as a batch of products to be added.
+    """
+    ROWS: tl.constexpr = a.shape[0]
+    COLUMNS: tl.constexpr = b.shape[0]
+    WIDTH: tl.constexpr = a.shape[1]
+    PARTS: tl.constexpr = WIDTH // 64
+    if a.dtype == tl.float32 and PRECISION == "ieee" and PARTS > 1:
+        a = tl.permute(tl.reshape(a, (ROWS, PARTS, WIDTH // PARTS)), (1, 0, 2))
+        b = tl.permute(tl.reshape(b, (COLUMNS, PARTS, WIDTH // PARTS)), (1, 2, 0))
+        return tl.sum(tl.dot(a, b, input_precision=PRECISION), axis=0)
+    else:
+        return product(a, tl.trans(b), PRECISION, INTERPRETED)
+
+
+@triton.jit
 def rows_at(
     x, b, h, first, count, COUNT: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
     CHECKED: tl.constexpr,
@@ -39,6 +58,15 @@ def rows_at(
         return tl.load(at, mask=d < WIDTH, other=0.0)
     else:
         return tl.load(at)
+
+
+@triton.jit
+def row_at(x, b, h, row, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """One row of a `Rows` in float32, (1, PADDED). Loaded as a vector: from a matrix of one row
+    Triton would hand down a layout in which every thread holds all rows of what meets it."""
+    d = tl.arange(0, PADDED)
+    base = b.to(tl.int64) * x.batch + h.to(tl.int64) * x.head + row.to(tl.int64) * x.row
+    return tl.load(x.at + base + d, mask=d < WIDTH, other=0.0).to(tl.float32)[None, :]
 
 
 @triton.jit
