@@ -16,6 +16,8 @@ with dS times 1 - tanh^2 between logit and score where there is a softcap.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -29,6 +31,7 @@ from seqkern.attention.triton_operands import (
     Lines,
     Operands,
     Pairs,
+    Place,
     Sizes,
     Window,
     operands,
@@ -38,11 +41,13 @@ from seqkern.attention.triton_operands import (
     rows_of,
 )
 from seqkern.attention.triton_settings import tiles_of
+from seqkern.attention.triton_skipping import needed, within
 from seqkern.attention.triton_tiles import (
     any_nan,
     inner,
     kept,
     kept_at,
+    keys_at,
     limits,
     line_at,
     logits,
@@ -52,9 +57,11 @@ from seqkern.attention.triton_tiles import (
     row_at,
     rows_at,
     sequence,
+    some_allowed,
     spans,
     store_pairs,
     store_rows,
+    tile_at,
 )
 
 
@@ -80,36 +87,34 @@ def attention_delta_kernel(
 
 @triton.jit
 def _keys_of_queries(
-    total, slope, start, stop, q, do, lse, delta, key, value, grad_bias, scores, dropout, window,
-    b, h, kv, i, first_k, queries, keys, low, high, lane,
+    total, slope, listed, first, last, q, do, lse, delta, key, value, grad_bias, scores, dropout,
+    place, i,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
     FOLDED: tl.constexpr, SLOPES: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The part of the keys `start` to `stop` in dQ / scale, and in minus the gradient of the slope
-    for each query."""
-    for j0 in tl.range(start, stop, TILE, num_stages=STAGES):
+    """The part of the tiles `first` to `last` of the keys, or those places of a list, in dQ / scale
+    and in minus the gradient of the slope for each query."""
+    for t in tl.range(first, last, num_stages=STAGES):
+        j0 = tile_at(listed, t, TILE)
         j = j0 + tl.arange(0, TILE)[None, :]
-        k = rows_at(key, b, kv, first_k + j0, first_k + keys, TILE, WIDTH, PADDED, MASKED)
+        k = keys_at(key, None, place, j0, TILE, WIDTH, PADDED, MASKED)
         s = inner(q, k, PRECISION, INTERPRETED)
-        s, looks, capped = logits(
-            s, scores, b, h, i, j, queries, keys, low, high, window, CAUSAL, MASKED, FOLDED
-        )
+        s, looks, capped = logits(s, scores, place, i, j, CAUSAL, MASKED, FOLDED)
         p = probabilities(s, looks, lse, scores, MASKED, FOLDED)
-        v = rows_at(
-            value, b, kv, first_k + j0, first_k + keys, TILE, VALUE_WIDTH, VALUE_PADDED, MASKED
-        )
+        v = keys_at(value, None, place, j0, TILE, VALUE_WIDTH, VALUE_PADDED, MASKED)
         dp = inner(do, v, PRECISION, INTERPRETED)
         if dropout is not None:
-            dp = tl.where(kept(dropout, lane, i, j0, TILE), dp * dropout.factor, 0.0)
+            dp = tl.where(kept(dropout, place.lane, i, j0, TILE), dp * dropout.factor, 0.0)
         ds = p * (dp - delta)
         if MASKED or scores.mask is not None or scores.bias is not None:
             ds = tl.where(looks, ds, 0.0)  # dp may come from a NaN
         if grad_bias is not None:
-            store_pairs(grad_bias, b, h, i, j, queries, keys, ds)
+            store_pairs(grad_bias, place.b, place.h, i, j, place.queries, place.keys, ds)
         if SLOPES:
-            slope += tl.sum(ds * tl.abs(i + (keys - queries) - j).to(tl.float32), axis=1)
+            distance = tl.abs(i + (place.keys - place.queries) - j).to(tl.float32)
+            slope += tl.sum(ds * distance, axis=1)
         if scores.cap is not None:
             ds = ds * (1.0 - capped * capped)
         total += product(ds.to(k.dtype), k, PRECISION, INTERPRETED)
@@ -118,28 +123,26 @@ def _keys_of_queries(
 
 @triton.jit
 def _keys_apart(
-    start, stop, query, grad_output, lse, delta, key, value, scores, dropout, window,
-    b, h, kv, i0, first_q, first_k, queries, keys, low, high, lane,
+    start, stop, query, grad_output, lse, delta, key, value, scores, dropout, place, i0,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, QUERIES: tl.constexpr, CAUSAL: tl.constexpr, FOLDED: tl.constexpr,
 ):  # fmt: skip
     """dQ / scale key by key; see `_apart` of the forward."""
     i = i0 + tl.arange(0, QUERIES)[:, None]
     total = tl.zeros((QUERIES, PADDED), tl.float32)
-    stop_q = first_q + queries
-    q = rows_at(query, b, h, first_q + i0, stop_q, QUERIES, WIDTH, PADDED, True)
-    do = rows_at(grad_output, b, h, first_q + i0, stop_q, QUERIES, VALUE_WIDTH, VALUE_PADDED, True)
+    b, h, first = place.b, place.h, place.first_q + i0
+    count = place.first_q + place.queries
+    q = rows_at(query, b, h, first, count, QUERIES, WIDTH, PADDED, True)
+    do = rows_at(grad_output, b, h, first, count, QUERIES, VALUE_WIDTH, VALUE_PADDED, True)
     for j in tl.range(start, stop, num_stages=1):
-        k = row_at(key, b, kv, first_k + j, WIDTH, PADDED)
-        v = row_at(value, b, kv, first_k + j, VALUE_WIDTH, VALUE_PADDED)
+        k = row_at(key, b, place.kv, place.first_k + j, WIDTH, PADDED)
+        v = row_at(value, b, place.kv, place.first_k + j, VALUE_WIDTH, VALUE_PADDED)
         s = tl.sum(q.to(tl.float32) * k, axis=1)[:, None]
-        s, looks, capped = logits(
-            s, scores, b, h, i, j + i * 0, queries, keys, low, high, window, CAUSAL, True, FOLDED
-        )
+        s, looks, capped = logits(s, scores, place, i, j + i * 0, CAUSAL, True, FOLDED)
         p = probabilities(s, looks, lse, scores, True, FOLDED)
         dp = tl.sum(do.to(tl.float32) * v, axis=1)[:, None]
         if dropout is not None:
-            dp = tl.where(kept_at(dropout, lane, i, j), dp * dropout.factor, 0.0)
+            dp = tl.where(kept_at(dropout, place.lane, i, j), dp * dropout.factor, 0.0)
         ds = p * (dp - delta)
         if scores.cap is not None:
             ds = ds * (1.0 - capped * capped)
@@ -155,7 +158,7 @@ def _keys_apart(
 )  # fmt: skip
 def attention_backward_queries_kernel(
     query, key, value, grad_output, lse_at, delta_at, grad_query, grad_bias, slope_parts, scores,
-    packed, most_queries, most_keys, heads, group, left,
+    packed, needed_tiles, most_queries, most_keys, heads, group, left,
     right, seed_low, seed_high, threshold, factor,
     line_batch, line_head, scale,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
@@ -181,6 +184,7 @@ def attention_backward_queries_kernel(
         low, high = limits(window, queries, keys, CAUSAL)
         i = i0 + tl.arange(0, QUERIES)[:, None]
         lane = b * sizes.heads + h
+        place = Place(b, h, kv, lane, first_q, first_k, queries, keys, low, high, window)
         stop = first_q + queries
         q = rows_at(query, b, h, first_q + i0, stop, QUERIES, WIDTH, PADDED, True)
         do = rows_at(
@@ -197,34 +201,37 @@ def attention_backward_queries_kernel(
         last = tl.minimum(i0 + QUERIES, queries) - 1
         start, full, edge, end = spans(i0, last, keys, low, high, HAS_LOW, HAS_HIGH, KEYS)
         EDGE: tl.constexpr = None if ALWAYS_MASKED else 1
+        listed = None
+        first_t = start // KEYS
+        full_t = full // KEYS
         if ALWAYS_MASKED:
-            full = end
-            edge = end
+            full_t = tl.cdiv(end, KEYS)
+            if needed_tiles is not None:
+                listed, first_t, full_t = within(needed_tiles, b, h, start, end, KEYS)
         if ALWAYS_MASKED or HAS_LOW:
             total, slope = _keys_of_queries(
-                total, slope, start, full, q, do, top, d, key, value, grad_bias, scores, dropout,
-                window, b, h, kv, i, first_k, queries, keys, low, high, lane,
+                total, slope, listed, first_t, full_t, q, do, top, d, key, value, grad_bias,
+                scores, dropout, place, i,
                 WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED, SLOPES,
                 PRECISION, INTERPRETED, EDGE,
             )  # fmt: skip
         if not ALWAYS_MASKED:
             total, slope = _keys_of_queries(
-                total, slope, full, edge, q, do, top, d, key, value, grad_bias, scores, dropout,
-                window, b, h, kv, i, first_k, queries, keys, low, high, lane,
+                total, slope, None, full_t, edge // KEYS, q, do, top, d, key, value, grad_bias,
+                scores, dropout, place, i,
                 WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, False, FOLDED, SLOPES,
                 PRECISION, INTERPRETED, None,
             )  # fmt: skip
             total, slope = _keys_of_queries(
-                total, slope, edge, end, q, do, top, d, key, value, grad_bias, scores, dropout,
-                window, b, h, kv, i, first_k, queries, keys, low, high, lane,
+                total, slope, None, edge // KEYS, tl.cdiv(end, KEYS), q, do, top, d, key, value,
+                grad_bias, scores, dropout, place, i,
                 WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED, SLOPES,
                 PRECISION, INTERPRETED, 1,
             )  # fmt: skip
         if ALWAYS_MASKED or HAS_LOW or HAS_HIGH:
             if any_nan(total):  # perhaps from keys that some query does not look at
                 total = _keys_apart(
-                    start, end, query, grad_output, top, d, key, value, scores, dropout, window,
-                    b, h, kv, i0, first_q, first_k, queries, keys, low, high, lane,
+                    start, end, query, grad_output, top, d, key, value, scores, dropout, place, i0,
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, QUERIES, CAUSAL, FOLDED,
                 )  # fmt: skip
         if grad_query is not None:
@@ -235,8 +242,7 @@ def attention_backward_queries_kernel(
 
 @triton.jit
 def _queries_of_keys(
-    grad_k, grad_v, start, stop, k, v, query, grad_output, lse, delta, scores, dropout, window,
-    b, h, j0, first_q, queries, keys, low, high, lane,
+    grad_k, grad_v, start, stop, k, v, query, grad_output, lse, delta, scores, dropout, place, j0,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, TILE: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
     MASKED: tl.constexpr, FOLDED: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
@@ -245,13 +251,12 @@ def _queries_of_keys(
     """The part of the queries `start` to `stop` of one head in dK / scale and dV. Tiles stand
     upright, (keys, queries), so that both products take them as they are."""
     j = j0 + tl.arange(0, KEYS)[:, None]
+    b, h, first_q, queries = place.b, place.h, place.first_q, place.queries
     for i0 in tl.range(start, stop, TILE, num_stages=STAGES):
         i = i0 + tl.arange(0, TILE)[None, :]
         q = rows_at(query, b, h, first_q + i0, first_q + queries, TILE, WIDTH, PADDED, True)
         s = inner(k, q, PRECISION, INTERPRETED)
-        s, looks, capped = logits(
-            s, scores, b, h, i, j, queries, keys, low, high, window, CAUSAL, MASKED, FOLDED
-        )
+        s, looks, capped = logits(s, scores, place, i, j, CAUSAL, MASKED, FOLDED)
         # Beyond the queries the log-sum-exp is infinite, and the probability 0.
         top = logsumexp_at(lse, b, h, first_q, i, queries)
         p = probabilities(s, looks, top, scores, MASKED, FOLDED)
@@ -261,7 +266,7 @@ def _queries_of_keys(
         )  # fmt: skip
         dp = inner(v, do, PRECISION, INTERPRETED)
         if dropout is not None:
-            keep = tl.trans(kept(dropout, lane, i0 + tl.arange(0, TILE)[:, None], j0, KEYS))
+            keep = tl.trans(kept(dropout, place.lane, i0 + tl.arange(0, TILE)[:, None], j0, KEYS))
             weights = tl.where(keep, p * dropout.factor, 0.0)
             dp = tl.where(keep, dp * dropout.factor, 0.0)
         else:
@@ -328,24 +333,29 @@ def attention_backward_keys_kernel(
         for g in range(sizes.group):
             h = kv * sizes.group + g
             lane = b * sizes.heads + h
+            place = Place(b, h, kv, lane, first_q, first_k, queries, keys, low, high, window)
+            stop_q = full
+            if ALWAYS_MASKED:  # no query looks at a tile of padding
+                some = some_allowed(scores, b, h, j0 + tl.arange(0, KEYS), keys)
+                stop_q = tl.where(some > 0, full, start)
             if ALWAYS_MASKED or HAS_HIGH:
                 grad_k, grad_v = _queries_of_keys(
-                    grad_k, grad_v, start, full, k, v, query, grad_output, lse, delta, scores,
-                    dropout, window, b, h, j0, first_q, queries, keys, low, high, lane,
+                    grad_k, grad_v, start, stop_q, k, v, query, grad_output, lse, delta, scores,
+                    dropout, place, j0,
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, QUERIES, KEYS, CAUSAL, True, FOLDED,
                     PRECISION, INTERPRETED, EDGE,
                 )  # fmt: skip
             if not ALWAYS_MASKED:
                 grad_k, grad_v = _queries_of_keys(
                     grad_k, grad_v, full, edge, k, v, query, grad_output, lse, delta, scores,
-                    dropout, window, b, h, j0, first_q, queries, keys, low, high, lane,
+                    dropout, place, j0,
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, QUERIES, KEYS, CAUSAL, False, FOLDED,
                     PRECISION, INTERPRETED, None,
                 )  # fmt: skip
             if HAS_LOW and not ALWAYS_MASKED:
                 grad_k, grad_v = _queries_of_keys(
                     grad_k, grad_v, edge, end, k, v, query, grad_output, lse, delta, scores,
-                    dropout, window, b, h, j0, first_q, queries, keys, low, high, lane,
+                    dropout, place, j0,
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, QUERIES, KEYS, CAUSAL, True, FOLDED,
                     PRECISION, INTERPRETED, 1,
                 )  # fmt: skip
@@ -446,7 +456,7 @@ class _Pass:
             lse,
             delta,
         )
-        self.rest = (call.scores, call.packed, *call.numbers, *call.lines, scale)
+        self.rest = (*call.numbers, *call.lines, scale)
         self.query = query
         self.capability = triton_support.capability(query.device)
         self.width = max(padded(call.width), padded(call.value_width))
@@ -454,7 +464,7 @@ class _Pass:
         # registers: each gets a launch of its own.
         self.apart = self.width > 128 and query.dtype == torch.float32
 
-    def constants(self, direction: str) -> dict[str, object]:
+    def constants(self, direction: str) -> dict[str, Any]:
         call = self.call
         tiles = tiles_of(direction, self.capability, self.width, self.query.dtype, call.crowded)
         return {
@@ -511,6 +521,9 @@ class _Pass:
                 None if grad_query is None else rows_of(grad_query, self.is_packed, self.copies),
                 of_bias,
                 parts,
+                call.scores,
+                call.packed,
+                needed(call, constants["KEYS"]),
                 *self.rest,
                 **constants,
             )
@@ -530,6 +543,8 @@ class _Pass:
                 *self.of_rows,
                 None if grad_key is None else rows_of(grad_key, self.is_packed, self.copies),
                 None if grad_value is None else rows_of(grad_value, self.is_packed, self.copies),
+                call.scores,
+                call.packed,
                 *self.rest,
                 **constants,
             )

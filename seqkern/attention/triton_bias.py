@@ -18,6 +18,7 @@ from seqkern.attention.triton_operands import (
     Lines,
     Operands,
     Pairs,
+    Place,
     Sizes,
     Window,
     programs,
@@ -25,12 +26,14 @@ from seqkern.attention.triton_operands import (
 from seqkern.attention.triton_tiles import (
     inner,
     kept,
+    keys_at,
     limits,
     line_at,
     logits,
     logsumexp_at,
     probabilities,
     rows_at,
+    some_allowed,
     store_pairs,
 )
 
@@ -91,11 +94,17 @@ def attention_backward_bias_kernel(
                         seen = seen & (j0 <= i0 + QUERIES - 1 + high)
                     if window.left is not None:
                         seen = seen & (j0 + KEYS - 1 >= i0 + low)
+                    some = some_allowed(scores, b + zero, h + zero, j0 + tl.arange(0, KEYS), keys)
+                    seen = seen & (some > 0)
                     if seen:
+                        place = Place(
+                            b + zero, h + zero, h // sizes.group + zero,
+                            b * sizes.heads + h + zero, zero, zero, queries, keys, low, high,
+                            window,
+                        )  # fmt: skip
                         total += _tile(
-                            query, key, value, grad_output, lse, delta, scores, window, dropout,
-                            b + zero, h + zero, h // sizes.group + zero, i0, j0, queries, keys,
-                            low, high, b * sizes.heads + h + zero,
+                            query, key, value, grad_output, lse, delta, scores, dropout, place,
+                            i0, j0,
                             WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, QUERIES, KEYS, CAUSAL,
                             FOLDED, PRECISION, INTERPRETED,
                         )  # fmt: skip
@@ -112,8 +121,7 @@ def attention_backward_bias_kernel(
 
 @triton.jit
 def _tile(
-    query, key, value, grad_output, lse, delta, scores, window, dropout, b, h, kv, i0, j0,
-    queries, keys, low, high, lane,
+    query, key, value, grad_output, lse, delta, scores, dropout, place, i0, j0,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
     FOLDED: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
@@ -121,18 +129,17 @@ def _tile(
     """dS of one tile; 0 beyond the queries and keys."""
     i = i0 + tl.arange(0, QUERIES)[:, None]
     j = j0 + tl.arange(0, KEYS)[None, :]
+    b, h, queries = place.b, place.h, place.queries
     q = rows_at(query, b, h, i0, queries, QUERIES, WIDTH, PADDED, True)
-    k = rows_at(key, b, kv, j0, keys, KEYS, WIDTH, PADDED, True)
+    k = keys_at(key, None, place, j0, KEYS, WIDTH, PADDED, True)
     s = inner(q, k, PRECISION, INTERPRETED)
-    s, looks, _ = logits(
-        s, scores, b, h, i, j, queries, keys, low, high, window, CAUSAL, True, FOLDED
-    )
+    s, looks, _ = logits(s, scores, place, i, j, CAUSAL, True, FOLDED)
     p = probabilities(s, looks, logsumexp_at(lse, b, h, 0, i, queries), scores, True, FOLDED)
     do = rows_at(grad_output, b, h, i0, queries, QUERIES, VALUE_WIDTH, VALUE_PADDED, True)
-    v = rows_at(value, b, kv, j0, keys, KEYS, VALUE_WIDTH, VALUE_PADDED, True)
+    v = keys_at(value, None, place, j0, KEYS, VALUE_WIDTH, VALUE_PADDED, True)
     dp = inner(do, v, PRECISION, INTERPRETED)
     if dropout is not None:
-        dp = tl.where(kept(dropout, lane, i, j0, KEYS), dp * dropout.factor, 0.0)
+        dp = tl.where(kept(dropout, place.lane, i, j0, KEYS), dp * dropout.factor, 0.0)
     ds = p * (dp - line_at(delta, b, h, 0, i, queries, 0.0))
     return tl.where(looks, ds, 0.0)
 

@@ -19,6 +19,7 @@ from seqkern import triton_support
 from seqkern.attention.triton_operands import (
     Dropout,
     Operands,
+    Place,
     Sizes,
     Window,
     padded,
@@ -28,8 +29,9 @@ from seqkern.attention.triton_operands import (
     sinks_of,
 )
 from seqkern.attention.triton_settings import tiles_of
+from seqkern.attention.triton_skipping import needed, within
 from seqkern.attention.triton_softmax import apart, sweep
-from seqkern.attention.triton_tiles import any_nan, limits, sequence, spans
+from seqkern.attention.triton_tiles import any_nan, limits, sequence, spans, tile_at
 
 MOST_ROWS = 64  # queries times heads that share a key
 FEWEST_KEYS = 256  # with less there is nothing to split
@@ -50,8 +52,9 @@ def suits(call: Operands) -> bool:
     ]
 )  # fmt: skip
 def attention_decode_kernel(
-    query, key, value, part, part_lse_at, scores, packed, most_queries, most_keys, heads, group,
-    left, right, seed_low, seed_high, threshold, factor, line_batch, line_head, line_part, parts,
+    query, key, value, part, part_lse_at, scores, packed, needed_tiles, most_queries, most_keys,
+    heads, group, left, right, seed_low, seed_high, threshold, factor, line_batch, line_head,
+    line_part, parts,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
     FOLDED: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
@@ -75,6 +78,7 @@ def attention_decode_kernel(
         i = r % queries
         h = kv * sizes.group + tl.minimum(r // queries, sizes.group - 1)
         lane = b * sizes.heads + h
+        place = Place(b, h, kv, lane, first_q, first_k, queries, keys, low, high, window)
         d = tl.arange(0, PADDED)[None, :]
         base = query.at + b.to(tl.int64) * query.batch + h.to(tl.int64) * query.head
         at = base + (first_q + i).to(tl.int64) * query.row + d
@@ -82,23 +86,30 @@ def attention_decode_kernel(
         HAS_LOW: tl.constexpr = window.left is not None
         HAS_HIGH: tl.constexpr = CAUSAL or window.right is not None
         start, _, _, end = spans(0 * b, queries - 1, keys, low, high, HAS_LOW, HAS_HIGH, KEYS)
-        own = tl.cdiv(tl.cdiv(tl.maximum(end - start, 0), KEYS), parts) * KEYS
-        start += at_part * own
-        end = tl.minimum(end, start + own)
+        if needed_tiles is not None:
+            listed, first_t, last_t = within(needed_tiles, b, b * 0, start, end, KEYS)
+        else:
+            listed = None
+            first_t = start // KEYS
+            last_t = tl.cdiv(end, KEYS)
+        own = tl.cdiv(tl.maximum(last_t - first_t, 0), parts)
+        first_t += at_part * own
+        last_t = tl.minimum(last_t, first_t + own)
         top = tl.full((ROWS,), -float("inf"), tl.float32)
         mass = tl.zeros((ROWS,), tl.float32)
         total = tl.zeros((ROWS, VALUE_PADDED), tl.float32)
         total, top, mass = sweep(
-            total, top, mass, start, end, q, key, value, scores, dropout, window, b, h, kv, i,
-            first_k, queries, keys, low, high, lane,
+            total, top, mass, listed, first_t, last_t, q, key, value, None, None, scores, dropout,
+            place, i,
             WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED,
             PRECISION, INTERPRETED, None,
         )  # fmt: skip
         if scores.mask is not None or scores.bias is not None or HAS_LOW or HAS_HIGH:
             if any_nan(total):  # perhaps from keys that some query does not look at
+                start = tile_at(listed, first_t, KEYS)
+                end = tl.minimum(end, tile_at(listed, last_t - 1, KEYS) + KEYS)
                 total = apart(
-                    top, start, end, q, key, value, scores, dropout, window, b, h, kv, i, first_k,
-                    queries, keys, low, high, lane,
+                    top, start, end, q, key, value, scores, dropout, place, i,
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, CAUSAL, FOLDED,
                 )  # fmt: skip
         if dropout is not None:
@@ -195,6 +206,7 @@ def launch(
         logs,
         call.scores,
         call.packed,
+        needed(call, tiles.keys, any_head=False),
         *call.numbers,
         *lines,
         parts,

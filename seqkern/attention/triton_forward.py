@@ -2,7 +2,8 @@
 
 FlashAttention-2's order (Dao 2023): queries stay, keys stream by, the softmax is kept as a running
 maximum and a running sum. Tiles of keys that no query of the tile looks at are skipped, those
-that all look at do not ask.
+that all look at do not ask. On Hopper and later the plain call loads by tensor descriptors
+(`triton_descriptors`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from seqkern import triton_support
 from seqkern.attention import fake, triton_decode
+from seqkern.attention.triton_descriptors import blocks
 from seqkern.attention.triton_operands import (
     Dropout,
     Lines,
     Operands,
+    Place,
     Sizes,
     Window,
     operands,
@@ -27,6 +30,7 @@ from seqkern.attention.triton_operands import (
     sinks_of,
 )
 from seqkern.attention.triton_settings import tiles_of
+from seqkern.attention.triton_skipping import needed, within
 from seqkern.attention.triton_softmax import apart, sweep
 from seqkern.attention.triton_tiles import (
     any_nan,
@@ -45,8 +49,9 @@ from seqkern.attention.triton_tiles import (
     ]
 )  # fmt: skip
 def attention_forward_kernel(
-    query, key, value, output, lse_at, scores, sinks, packed, most_queries, most_keys, heads,
-    group, left, right, seed_low, seed_high, threshold, factor, line_batch, line_head,
+    query, key, value, query_blocks, key_blocks, value_blocks, output, lse_at, scores, sinks,
+    packed, needed_tiles, most_queries, most_keys, heads, group, left, right, seed_low, seed_high,
+    threshold, factor, line_batch, line_head,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
     FOLDED: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
@@ -68,9 +73,13 @@ def attention_forward_kernel(
     i0 = tile * QUERIES
     if i0 < queries:
         low, high = limits(window, queries, keys, CAUSAL)
-        i = i0 + tl.arange(0, QUERIES)[:, None]
         lane = b * sizes.heads + h
-        q = rows_at(query, b, h, first_q + i0, first_q + queries, QUERIES, WIDTH, PADDED, True)
+        place = Place(b, h, kv, lane, first_q, first_k, queries, keys, low, high, window)
+        i = i0 + tl.arange(0, QUERIES)[:, None]
+        if query_blocks is not None:
+            q = tl.reshape(query_blocks.load([b, h, i0, 0]), (QUERIES, PADDED))
+        else:
+            q = rows_at(query, b, h, first_q + i0, first_q + queries, QUERIES, WIDTH, PADDED, True)
         top = tl.full((QUERIES,), -float("inf"), tl.float32)
         mass = tl.zeros((QUERIES,), tl.float32)
         total = tl.zeros((QUERIES, VALUE_PADDED), tl.float32)
@@ -80,29 +89,35 @@ def attention_forward_kernel(
         last = tl.minimum(i0 + QUERIES, queries) - 1
         start, full, edge, end = spans(i0, last, keys, low, high, HAS_LOW, HAS_HIGH, KEYS)
         if ALWAYS_MASKED:
+            if needed_tiles is not None:
+                listed, first_t, last_t = within(needed_tiles, b, h, start, end, KEYS)
+            else:
+                listed = None
+                first_t = start // KEYS
+                last_t = tl.cdiv(end, KEYS)
             total, top, mass = sweep(
-                total, top, mass, start, end, q, key, value, scores, dropout, window, b, h, kv, i,
-                first_k, queries, keys, low, high, lane,
+                total, top, mass, listed, first_t, last_t, q, key, value, key_blocks, value_blocks,
+                scores, dropout, place, i,
                 WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED,
                 PRECISION, INTERPRETED, None,
             )  # fmt: skip
         else:
             if HAS_LOW:
                 total, top, mass = sweep(
-                    total, top, mass, start, full, q, key, value, scores, dropout, window, b, h,
-                    kv, i, first_k, queries, keys, low, high, lane,
+                    total, top, mass, None, start // KEYS, full // KEYS, q, key, value,
+                    key_blocks, value_blocks, scores, dropout, place, i,
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED,
                     PRECISION, INTERPRETED, 1,
                 )  # fmt: skip
             total, top, mass = sweep(
-                total, top, mass, full, edge, q, key, value, scores, dropout, window, b, h, kv, i,
-                first_k, queries, keys, low, high, lane,
+                total, top, mass, None, full // KEYS, edge // KEYS, q, key, value, key_blocks,
+                value_blocks, scores, dropout, place, i,
                 WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, False, FOLDED,
                 PRECISION, INTERPRETED, None,
             )  # fmt: skip
             total, top, mass = sweep(
-                total, top, mass, edge, end, q, key, value, scores, dropout, window, b, h, kv, i,
-                first_k, queries, keys, low, high, lane,
+                total, top, mass, None, edge // KEYS, tl.cdiv(end, KEYS), q, key, value, key_blocks,
+                value_blocks, scores, dropout, place, i,
                 WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, KEYS, CAUSAL, True, FOLDED,
                 PRECISION, INTERPRETED, 1,
             )  # fmt: skip
@@ -112,8 +127,7 @@ def attention_forward_kernel(
                     query, b, h, first_q + i0, first_q + queries, QUERIES, WIDTH, PADDED, True
                 )
                 total = apart(
-                    top, start, end, q, key, value, scores, dropout, window, b, h, kv, i, first_k,
-                    queries, keys, low, high, lane,
+                    top, start, end, q, key, value, scores, dropout, place, i,
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, CAUSAL, FOLDED,
                 )  # fmt: skip
         if sinks is not None:
@@ -186,11 +200,13 @@ def _launch(
         call.query,
         call.key,
         call.value,
+        *blocks(call, capability, tiles),
         rows_of(output, call.packed is not None, []),
         lse,
         call.scores,
         sinks_of(sinks, sizes.heads),
         call.packed,
+        needed(call, tiles.keys),
         *call.numbers,
         *call.lines,
         WIDTH=call.width,

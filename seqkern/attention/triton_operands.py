@@ -43,12 +43,16 @@ class Lines(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """(B, H, N, M) of a mask or a bias, each stride 0 where the dimension is 1."""
+    """(B, H, N, M) of a mask or a bias, each stride 0 where the dimension is 1.
+
+    Attributes:
+        row: None, not 0, where all queries share one row, as they do with masks of padding.
+    """
 
     at: Any
     batch: int
     head: int
-    row: int
+    row: int | None
     column: int
 
 
@@ -79,6 +83,29 @@ class Window(NamedTuple):
 
     left: int | None
     right: int | None
+
+
+class Place(NamedTuple):
+    """Where a kernel's program is. Its head may be one for each row of its tile, (rows, 1).
+
+    Attributes:
+        b, h, kv: the sequence, the head of query and that of key.
+        lane: b * heads + h, for the random numbers of dropout.
+        first_q, first_k: the rows in memory where the sequence starts.
+        low, high: see `triton_tiles.limits`.
+    """
+
+    b: Any
+    h: Any
+    kv: Any
+    lane: Any
+    first_q: Any
+    first_k: Any
+    queries: Any
+    keys: Any
+    low: Any
+    high: Any
+    window: Window
 
 
 class Dropout(NamedTuple):
@@ -285,8 +312,11 @@ def _pairs(name: str, t: Tensor | None, full: tuple[int, ...]) -> Pairs | None:
     )
     if any(s > _LONGEST_STRIDE for n, s in zip(t.shape[2:], t.stride()[2:], strict=True) if n > 1):
         t = _copy(t)
-    strides = [0 if n == 1 else s for n, s in zip(t.shape, t.stride(), strict=True)]
-    return Pairs(t.view(torch.uint8) if t.dtype == torch.bool else t, *strides)
+    batch, head, row, column = (
+        0 if n == 1 else s for n, s in zip(t.shape, t.stride(), strict=True)
+    )
+    numbers = t.view(torch.uint8) if t.dtype == torch.bool else t
+    return Pairs(numbers, batch, head, None if t.shape[2] == 1 else row, column)
 
 
 def _numbers(name: str, t: Tensor | None, batch: int, heads: int) -> Numbers | None:

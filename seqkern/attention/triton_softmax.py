@@ -2,7 +2,7 @@
 
 `total` is the sum of values, each with the weight exp2(logit - top), `mass` the sum of the weights;
 `top` is the largest logit so far, or nearly (Milakov & Gimelshein 2018, "Online normalizer
-calculation for softmax"). Heads `h` and `lane` may be one for all rows, or of each row (rows, 1).
+calculation for softmax"). The head of a `Place` may be one for all rows, or of each row (rows, 1).
 """
 
 from __future__ import annotations
@@ -10,13 +10,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from seqkern.attention.triton_tiles import inner, kept, kept_at, logits, product, row_at, rows_at
+from seqkern.attention.triton_tiles import (
+    inner,
+    kept,
+    kept_at,
+    keys_at,
+    logits,
+    product,
+    row_at,
+    tile_at,
+)
 
 
 @triton.jit
 def _absorb(
-    total, top, mass, q, key, value, scores, dropout, window, b, h, kv, i, j0, first_k,
-    queries, keys, low, high, lane,
+    total, top, mass, q, key, value, key_blocks, value_blocks, scores, dropout, place, i, j0,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
     FOLDED: tl.constexpr, PRECISION: tl.constexpr,
@@ -24,11 +32,9 @@ def _absorb(
 ):  # fmt: skip
     """One tile of keys: (weighted sum, maximum, sum of exponentials) with these keys in them."""
     j = j0 + tl.arange(0, TILE)[None, :]
-    k = rows_at(key, b, kv, first_k + j0, first_k + keys, TILE, WIDTH, PADDED, MASKED)
+    k = keys_at(key, key_blocks, place, j0, TILE, WIDTH, PADDED, MASKED)
     s = inner(q, k, PRECISION, INTERPRETED)
-    s, looks, _ = logits(
-        s, scores, b, h, i, j, queries, keys, low, high, window, CAUSAL, MASKED, FOLDED
-    )
+    s, looks, _ = logits(s, scores, place, i, j, CAUSAL, MASKED, FOLDED)
     EXCLUDES: tl.constexpr = MASKED or scores.mask is not None or scores.bias is not None
     if EXCLUDES:
         s = tl.where(looks, s, -float("inf"))
@@ -46,27 +52,28 @@ def _absorb(
     shrink = tl.exp2(top - finite)
     mass = mass * shrink + tl.sum(p, axis=1)
     if dropout is not None:
-        p = tl.where(kept(dropout, lane, i, j0, TILE), p, 0.0)
-    v = rows_at(value, b, kv, first_k + j0, first_k + keys, TILE, VALUE_WIDTH, VALUE_PADDED, MASKED)
+        p = tl.where(kept(dropout, place.lane, i, j0, TILE), p, 0.0)
+    v = keys_at(value, value_blocks, place, j0, TILE, VALUE_WIDTH, VALUE_PADDED, MASKED)
     total = total * shrink[:, None] + product(p.to(v.dtype), v, PRECISION, INTERPRETED)
     return total, higher, mass
 
 
 @triton.jit
 def sweep(
-    total, top, mass, start, stop, q, key, value, scores, dropout, window, b, h, kv, i, first_k,
-    queries, keys, low, high, lane,
+    total, top, mass, listed, first, last, q, key, value, key_blocks, value_blocks, scores,
+    dropout, place, i,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
     FOLDED: tl.constexpr, PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """`_absorb` for the keys `start` to `stop`, STAGES tiles of which are under way; None: as many
-    as the launch says. An edge is one tile or two, and not worth registers for that."""
-    for j0 in tl.range(start, stop, TILE, num_stages=STAGES):
+    """`_absorb` for the tiles `first` to `last` of the keys, or those places of a list of tiles.
+    STAGES of them are under way; None: as many as the launch says. An edge is one tile or two, and
+    not worth registers for that."""
+    for t in tl.range(first, last, num_stages=STAGES):
         total, top, mass = _absorb(
-            total, top, mass, q, key, value, scores, dropout, window, b, h, kv, i, j0, first_k,
-            queries, keys, low, high, lane,
+            total, top, mass, q, key, value, key_blocks, value_blocks, scores, dropout, place, i,
+            tile_at(listed, t, TILE),
             WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, TILE, CAUSAL, MASKED, FOLDED,
             PRECISION, INTERPRETED,
         )  # fmt: skip
@@ -75,8 +82,7 @@ def sweep(
 
 @triton.jit
 def apart(
-    top, start, stop, q, key, value, scores, dropout, window, b, h, kv, i, first_k,
-    queries, keys, low, high, lane,
+    top, start, stop, q, key, value, scores, dropout, place, i,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, CAUSAL: tl.constexpr, FOLDED: tl.constexpr,
 ):  # fmt: skip
@@ -85,16 +91,14 @@ def apart(
     top = tl.where(top == -float("inf"), 0.0, top)[:, None]
     total = tl.zeros((q.shape[0], VALUE_PADDED), tl.float32)
     for j in tl.range(start, stop, num_stages=1):
-        k = row_at(key, b, kv, first_k + j, WIDTH, PADDED)
+        k = row_at(key, place.b, place.kv, place.first_k + j, WIDTH, PADDED)
         s = tl.sum(q.to(tl.float32) * k, axis=1)[:, None]
-        s, looks, _ = logits(
-            s, scores, b, h, i, j + i * 0, queries, keys, low, high, window, CAUSAL, True, FOLDED
-        )
+        s, looks, _ = logits(s, scores, place, i, j + i * 0, CAUSAL, True, FOLDED)
         if FOLDED:
             s = s * scores.scale
         p = tl.exp2(s - top)
         if dropout is not None:
-            p = tl.where(kept_at(dropout, lane, i, j), p, 0.0)
-        v = row_at(value, b, kv, first_k + j, VALUE_WIDTH, VALUE_PADDED)
+            p = tl.where(kept_at(dropout, place.lane, i, j), p, 0.0)
+        v = row_at(value, place.b, place.kv, place.first_k + j, VALUE_WIDTH, VALUE_PADDED)
         total += tl.where(looks, p * v, 0.0)
     return total

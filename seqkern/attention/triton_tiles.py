@@ -61,6 +61,21 @@ def rows_at(
 
 
 @triton.jit
+def keys_at(
+    x, blocks, place, j0, TILE: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
+    CHECKED: tl.constexpr,
+):  # fmt: skip
+    """`rows_at` of keys or values: by pointers, or by a tensor descriptor where there is one,
+    which gives 0 beyond its edges by itself."""
+    if blocks is not None:
+        return tl.reshape(blocks.load([place.b, place.kv, j0, 0]), (TILE, PADDED))
+    else:
+        first = place.first_k + j0
+        stop = place.first_k + place.keys
+        return rows_at(x, place.b, place.kv, first, stop, TILE, WIDTH, PADDED, CHECKED)
+
+
+@triton.jit
 def row_at(x, b, h, row, WIDTH: tl.constexpr, PADDED: tl.constexpr):
     """One row of a `Rows` in float32, (1, PADDED). Loaded as a vector: from a matrix of one row
     Triton would hand down a layout in which every thread holds all rows of what meets it."""
@@ -125,23 +140,45 @@ def tanh(x):
 
 
 @triton.jit
-def pairs_at(x, b, h, i, j, queries, keys, other, MASKED: tl.constexpr):
-    """The element (i, j) of a `Pairs` in every place of the tile; `other` beyond the keys, if the
-    tile is MASKED, and some other query's beyond the queries."""
-    at = x.at + (b.to(tl.int64) * x.batch + h.to(tl.int64) * x.head)
-    at += tl.minimum(i, queries - 1).to(tl.int64) * x.row
+def pairs_at(x, place, i, j, other, MASKED: tl.constexpr):
+    """The element (i, j) of a `Pairs` in every place of the tile, or of its one row where all
+    queries share that; `other` beyond the keys, if the tile is MASKED, and some other query's
+    beyond the queries."""
+    at = x.at + (place.b.to(tl.int64) * x.batch + place.h.to(tl.int64) * x.head)
+    inside = j < place.keys
+    if x.row is not None:
+        at += tl.minimum(i, place.queries - 1).to(tl.int64) * x.row
+        inside = inside & (i >= 0)
     at += j.to(tl.int64) * x.column  # with a column of 1: neighbours, which are loaded together
     if MASKED:
-        return tl.load(at, mask=(j < keys) & (i >= 0), other=other)
+        return tl.load(at, mask=inside, other=other)
     else:
         return tl.load(at)
 
 
 @triton.jit
+def some_allowed(scores, b, h, j, keys):
+    """How many of the keys j, counted along the last axis, masks and biases which are the same for
+    all queries do not exclude."""
+    looks = j < keys
+    if scores.mask is not None:
+        if scores.mask.row is None:
+            at = scores.mask.at + (b.to(tl.int64) * scores.mask.batch)
+            at += h.to(tl.int64) * scores.mask.head + j.to(tl.int64) * scores.mask.column
+            looks = looks & (tl.load(at, mask=looks, other=0) != 0)
+    if scores.bias is not None:
+        if scores.bias.row is None:
+            at = scores.bias.at + (b.to(tl.int64) * scores.bias.batch)
+            at += h.to(tl.int64) * scores.bias.head + j.to(tl.int64) * scores.bias.column
+            bias = tl.load(at, mask=looks, other=0.0).to(tl.float32)
+            looks = looks & (bias != -float("inf"))
+    return tl.sum(looks.to(tl.int32), axis=len(j.shape) - 1)
+
+
+@triton.jit
 def logits(
-    s, scores, b, h, i, j, queries, keys, low, high, window,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr, FOLDED: tl.constexpr,
-):  # fmt: skip
+    s, scores, place, i, j, CAUSAL: tl.constexpr, MASKED: tl.constexpr, FOLDED: tl.constexpr
+):
     """From products s = q . k to (logits, looks, tanh of the softcap).
 
     Logits are in units of log 2; if FOLDED they are `s` itself, and a factor away from it. They
@@ -151,27 +188,37 @@ def logits(
     looks = j >= 0
     capped = s
     if MASKED:
-        looks = j < keys
-        if CAUSAL or window.right is not None:
-            looks = looks & (j <= i + high)
-        if window.left is not None:
-            looks = looks & (j >= i + low)
+        looks = j < place.keys
+        if CAUSAL or place.window.right is not None:
+            looks = looks & (j <= i + place.high)
+        if place.window.left is not None:
+            looks = looks & (j >= i + place.low)
     if scores.cap is not None:
         capped = tanh(s * scores.scale)
         s = capped * scores.cap
     elif not FOLDED:
         s = s * scores.scale
     if scores.bias is not None:
-        bias = pairs_at(scores.bias, b, h, i, j, queries, keys, 0.0, MASKED).to(tl.float32)
+        bias = pairs_at(scores.bias, place, i, j, 0.0, MASKED).to(tl.float32)
         s = s + bias * 1.4426950408889634
         looks = looks & (bias != -float("inf"))
     if scores.slopes is not None:
-        slope = tl.load(scores.slopes.at + b * scores.slopes.batch + h) * 1.4426950408889634
-        s = s - slope * tl.abs(i + (keys - queries) - j).to(tl.float32)
+        slope = tl.load(scores.slopes.at + place.b * scores.slopes.batch + place.h)
+        distance = tl.abs(i + (place.keys - place.queries) - j).to(tl.float32)
+        s = s - slope * 1.4426950408889634 * distance
     if scores.mask is not None:
-        allowed = pairs_at(scores.mask, b, h, i, j, queries, keys, 0, MASKED) != 0
+        allowed = pairs_at(scores.mask, place, i, j, 0, MASKED) != 0
         looks = looks & allowed
     return s, looks, capped
+
+
+@triton.jit
+def tile_at(listed, t, TILE: tl.constexpr):
+    """The first key of tile t, or of the tile that a list (see `triton_skipping`) has there."""
+    if listed is not None:
+        return tl.load(listed + t) * TILE
+    else:
+        return t * TILE
 
 
 @triton.jit
