@@ -120,20 +120,11 @@ def too_much(name: str, row: Row) -> list[str]:
     for kernel, architectures in row.items():
         for architecture, used in architectures.items():
             where = f"{name}: {kernel} on {architecture}"
-            if used["spilled_bytes"] > may_spill(name):
+            if used["spilled_bytes"] > 0:
                 found.append(f"{where} spills {used['spilled_bytes']} bytes")
             if used["shared_bytes"] > SHARED_LIMIT[int(architecture[3:])]:
                 found.append(f"{where} wants {used['shared_bytes']} bytes of shared memory")
     return found
-
-
-def may_spill(name: str) -> int:
-    """The bytes that a domain allows a call: `MAY_SPILL` in its calls, by a part of the name."""
-    domain = name.partition(" ")[0]
-    if domain not in DOMAINS:
-        return 0
-    allowed = getattr(importlib.import_module(f"tests.{domain}.triton_calls"), "MAY_SPILL", {})
-    return max((most for part, most in allowed.items() if part in name), default=0)
 
 
 def write(entries: dict[str, Any]) -> None:

@@ -141,7 +141,7 @@ def attention_join_kernel(
     numbers = part.at + base + row.to(tl.int64) * part.row
     line = b.to(tl.int64) * line_batch + h.to(tl.int64) * line_head + row
     logs = part_lse_at + line
-    top = tl.load(logs) * 0.0 - float("inf")
+    top = tl.full((), -float("inf"), tl.float32)
     mass = 0.0
     total = tl.zeros((VALUE_PADDED,), tl.float32)
     if sinks is not None:

@@ -280,7 +280,8 @@ def padded(width: int) -> int:
 
 def precision(query: Tensor) -> str:
     """How float32 numbers are multiplied: exactly, unless torch may use TF32."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    exactly = query.dtype != torch.float32 or not torch.backends.cuda.matmul.allow_tf32
+    return "ieee" if exactly else "tf32"
 
 
 def _check(condition: bool, message: str) -> None:

@@ -50,7 +50,7 @@ _16_BIT: dict[str, Table] = {
     "forward": {
         64: (Tiles(128, 64, 8, 3), Tiles(128, 128, 8, 3)),
         128: (Tiles(128, 32, 8, 2), Tiles(128, 64, 8, 3)),
-        256: _same(32, 32, 4, 2),
+        256: (Tiles(32, 32, 4, 2), Tiles(64, 64, 8, 2)),
     },
     "forward crowded": {
         64: _same(64, 64, 8, 2),
@@ -89,8 +89,8 @@ _16_BIT: dict[str, Table] = {
         256: _same(16, 32, 4, 2),
     },
 }
-# Without TF32 float32 numbers are multiplied one by one, with all features of a row in registers:
-# heads of more than 64 spill some, whatever the tile.
+# Without TF32 float32 numbers are multiplied one by one, by threads that hold all that they multiply
+# of a row and a column (see `triton_tiles.inner`), so tiles are small.
 _32_BIT: dict[str, Table] = {
     "forward": {
         64: _same(32, 32, 8, 1),
@@ -105,7 +105,7 @@ _32_BIT: dict[str, Table] = {
     "queries": {64: _same(32, 32, 8, 1), 128: _same(16, 16, 8, 1), 256: _same(16, 16, 8, 1)},
     "keys": {64: _same(16, 32, 8, 1), 128: _same(16, 16, 8, 1), 256: _same(16, 16, 8, 1)},
     "keys crowded": {64: _same(16, 16, 8, 1), 128: _same(16, 16, 8, 1), 256: _same(16, 16, 8, 1)},
-    "bias": {64: _same(16, 32, 8, 1), 128: _same(16, 16, 8, 1), 256: _same(16, 16, 8, 1)},
+    "bias": {64: _same(16, 16, 8, 1), 128: _same(16, 16, 8, 1), 256: _same(16, 16, 8, 1)},
     "decode": {64: _same(16, 32, 4, 1), 128: _same(16, 32, 4, 1), 256: _same(16, 16, 8, 1)},
     "decode crowded": {64: _same(16, 16, 4, 1), 128: _same(16, 16, 4, 1), 256: _same(16, 16, 8, 1)},
 }

@@ -38,7 +38,7 @@ class Needed(NamedTuple):
 
 
 @triton.jit
-def within(needed, b, h, start, end, TILE: tl.constexpr):  # type: ignore
+def within(needed, b, h, start, end, TILE: tl.constexpr):
     """(list, first, last): where the needed ones of the tiles of the keys `start`, a multiple of
     TILE, to `end` stand."""
     row = needed.at + b * needed.batch + h * needed.head
@@ -82,10 +82,8 @@ def needed(call: Operands, tile: int, any_head: bool = True) -> Needed | None:
     found = Needed(
         lists, 2 * width * heads if batch > 1 else 0, 2 * width if heads > 1 else 0, width
     )
-    shared = call.scores._replace(
-        **{name: _shared(getattr(call.scores, name)) for name in ("mask", "bias")},
-        slopes=None,
-    )
+    mask, bias = _shared(call.scores.mask), _shared(call.scores.bias)
+    shared = call.scores._replace(mask=mask, bias=bias, slopes=None)
     attention_needed_kernel[programs(batch * heads)](
         found, shared, call.sizes.keys, heads, TILE=tile, AT_ONCE=_AT_ONCE
     )

@@ -1,8 +1,13 @@
-"""A call for every configuration in which the Triton kernels of attention ship."""
+"""A call for every configuration in which the Triton kernels of attention ship.
+
+A row of the tables in `triton_settings` is a width of head (64, 128, 256), how numbers are
+multiplied, and whether the tile is crowded. For each: the plain call, the causal one, and
+everything at once; then each option alone, where it compiles to something of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,36 +17,33 @@ from torch import Tensor
 from seqkern.attention.triton_backward import backward
 from seqkern.attention.triton_forward import forward
 
-# The tables give widths up to 64 the same tiles, and float16 those of bfloat16.
-EVERY_OPTION = [
-    (width, dtype) for dtype in (torch.bfloat16, torch.float32) for width in (64, 128, 256)
-]
-CAUSAL_ONLY = [(16, torch.bfloat16), (32, torch.bfloat16), (64, torch.float16)]
+# float16 has the tiles of bfloat16; "tf32" is float32 where torch allows TF32.
+PRECISIONS = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "tf32": torch.float32,
+}
+LENGTH = 1024
+HEADS, KEY_HEADS = 4, 2
 
 
-# Bytes a thread may spill. Wide heads of float32 that is multiplied exactly do not fit, see
-# triton_settings, nor do all options at once with the widest heads; they are there to be right.
-MAY_SPILL = {"128 float32": 1024, "256 float32": 2048, "256 bfloat16 everything": 512}
+def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def tensors(width: int, dtype: torch.dtype, queries: int, keys: int) -> list[Tensor]:
-    """query, key, value."""
-    shapes = ((2, 4, queries, width), (2, 2, keys, width), (2, 2, keys, width))
-    return [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes]
+def _bias(*shape: int) -> Callable[[torch.dtype], Tensor]:
+    return lambda dtype: _meta(*shape, dtype=dtype)
 
 
 def extras(dtype: torch.dtype, queries: int, keys: int) -> dict[str, Any]:
     """Everything that a call can have."""
-
-    def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device="meta")
-
     return {
-        "mask": meta(2, 1, queries, keys, dtype=torch.bool),
-        "bias": meta(1, 4, queries, keys, dtype=dtype),
-        "alibi_slopes": meta(4),
-        "sinks": meta(4),
-        "seed": meta(dtype=torch.int64),
+        "mask": _meta(2, 1, queries, keys, dtype=torch.bool),
+        "bias": _meta(1, HEADS, queries, keys, dtype=dtype),
+        "alibi_slopes": _meta(HEADS),
+        "sinks": _meta(HEADS),
+        "seed": _meta(dtype=torch.int64),
         "softcap": 5.0,
         "dropout_p": 0.1,
         "is_causal": True,
@@ -49,22 +51,73 @@ def extras(dtype: torch.dtype, queries: int, keys: int) -> dict[str, Any]:
     }
 
 
-def forwards(width: int, dtype: torch.dtype, queries: int = 1024, **options: Any) -> None:
-    query, key, value = tensors(width, dtype, queries, 1024)
-    found = _arguments(options)
-    forward(query, key, value, *found[:3], options.get("sinks"), *found[3:])
+# Options alone: what they are, and which gradients they add to those of query, key and value
+# (8: of the bias, 16: of the slopes).
+ALONE: dict[str, tuple[dict[str, Any], int]] = {
+    "window": ({"window": (100, 20)}, 0),
+    "padding": ({"mask": _meta(2, 1, 1, LENGTH, dtype=torch.bool)}, 0),
+    "padding of each head": ({"mask": _meta(2, HEADS, 1, LENGTH, dtype=torch.bool)}, 0),
+    "dense mask": ({"mask": _meta(2, 1, LENGTH, LENGTH, dtype=torch.bool)}, 0),
+    "bias": ({"bias": _bias(2, HEADS, LENGTH, LENGTH)}, 8),
+    "shared bias": ({"bias": _bias(1, HEADS, LENGTH, LENGTH)}, 8),
+    "bias of keys": ({"bias": _bias(1, 1, 1, LENGTH)}, 8),
+    "bias of queries": ({"bias": _bias(1, 1, LENGTH, 1)}, 8),
+    "slopes": ({"alibi_slopes": _meta(HEADS)}, 16),
+    "softcap": ({"softcap": 5.0}, 0),
+    "sinks": ({"sinks": _meta(HEADS)}, 0),
+    "dropout": ({"seed": _meta(dtype=torch.int64), "dropout_p": 0.1}, 0),
+}
+# Each of these at the width that models have most; all at once stand for them at the others.
+ALONE_AT = [(64, "bfloat16")]
+# Widths that are padded, of key and value.
+OTHER_WIDTHS = [(16, 16), (40, 40), (80, 80), (192, 128), (64, 24)]
+GROUPS = (1, 4, 8, 64)  # heads of query that share one of key, in decoding
+
+
+def tensors(width: int, dtype: torch.dtype, queries: int, keys: int) -> list[Tensor]:
+    """query, key, value."""
+    return _tensors(width, width, dtype, queries, keys, HEADS)
+
+
+def _tensors(
+    width: int, value_width: int, dtype: torch.dtype, queries: int, keys: int, heads: int
+) -> list[Tensor]:
+    shapes = (
+        (2, heads, queries, width),
+        (2, KEY_HEADS, keys, width),
+        (2, KEY_HEADS, keys, value_width),
+    )
+    return [_meta(*shape, dtype=dtype) for shape in shapes]
+
+
+def forwards(width: int, dtype: torch.dtype, queries: int = LENGTH, **options: Any) -> None:
+    _forward(tensors(width, dtype, queries, LENGTH), options)
 
 
 def backwards(width: int, dtype: torch.dtype, needs: int = 7, **options: Any) -> None:
-    query, key, value = tensors(width, dtype, 1024, 1024)
-    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
-    backward(query, None, query, key, value, query, lse, *_arguments(options), needs)
+    _backward(tensors(width, dtype, LENGTH, LENGTH), needs, options)
 
 
-def _arguments(options: dict[str, Any]) -> list[Any]:
+def _forward(given: list[Tensor], options: dict[str, Any]) -> None:
+    found = _arguments(options, given[0].dtype)
+    forward(*given, *found[:3], options.get("sinks"), *found[3:])
+
+
+def _backward(given: list[Tensor], needs: int, options: dict[str, Any]) -> None:
+    query, _, value = given
+    output = query.new_empty((*query.shape[:-1], value.shape[-1]))
+    lse = query.new_empty(
+        (query.shape[1], query.shape[0]) if query.dim() == 3 else query.shape[:3],
+        dtype=torch.float32,
+    )
+    backward(output, None, *given, output, lse, *_arguments(options, query.dtype), needs)
+
+
+def _arguments(options: dict[str, Any], dtype: torch.dtype) -> list[Any]:
     names = ("mask", "bias", "alibi_slopes", "cu_seqlens_q", "cu_seqlens_k", "seed")
+    given = (options.get(name) for name in names)
     return [
-        *(options.get(name) for name in names),
+        *(t(dtype) if callable(t) and not isinstance(t, Tensor) else t for t in given),
         0.1,
         options.get("softcap", 0.0),
         options.get("dropout_p", 0.0),
@@ -73,21 +126,85 @@ def _arguments(options: dict[str, Any]) -> list[Any]:
     ]
 
 
+def _for_one_query(options: dict[str, Any]) -> dict[str, Any]:
+    """The same options of a call that decodes."""
+
+    def cut(t: Any) -> Any:
+        if isinstance(t, Tensor) and t.dim() == 4:
+            return t[:, :, :1]
+        if callable(t) and not isinstance(t, Tensor):
+            return lambda dtype: t(dtype)[:, :, :1]
+        return t
+
+    return {name: cut(t) for name, t in options.items()}
+
+
+def _packed(width: int, dtype: torch.dtype, decodes: bool, **options: Any) -> tuple[Any, ...]:
+    starts = torch.tensor([0, 300, 300, 1000])
+    of_queries = torch.tensor([0, 1, 2, 3]) if decodes else starts
+    query = _meta(int(of_queries[-1]), HEADS, width, dtype=dtype)
+    key, value = (_meta(1000, KEY_HEADS, width, dtype=dtype) for _ in range(2))
+    return [query, key, value], {"cu_seqlens_q": of_queries, "cu_seqlens_k": starts, **options}
+
+
+def _all() -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """(name, precision, call)."""
+
+    def both(
+        what: str, at: str, shape: tuple[int, int], options: dict[str, Any], more: int = 0
+    ) -> Iterator[tuple[str, str, Callable[[], object]]]:
+        dtype = PRECISIONS[at]
+        given = partial(_tensors, *shape, dtype)
+        width = shape[0] if shape[0] == shape[1] else f"{shape[0]}, {shape[1]}"
+        name = f"{width} {at} {what}"
+        yield f"forward {name}", at, lambda: _forward(given(LENGTH, LENGTH, HEADS), options)
+        yield (
+            f"backward {name}",
+            at,
+            lambda: _backward(given(LENGTH, LENGTH, HEADS), 7 | more, options),
+        )
+        few = _for_one_query(options)
+        yield f"decode {name}", at, lambda: _forward(given(1, LENGTH, HEADS), few)
+
+    for width in (64, 128, 256):
+        for at, dtype in PRECISIONS.items():
+            if at == "float16" and width > 64:
+                continue
+            if at == "bfloat16":  # the plain forward of 16 bits loads by tensor descriptors
+                yield from both("plain", at, (width, width), {})
+            yield from both("causal", at, (width, width), {"is_causal": True})
+            if at != "float16":
+                everything = extras(dtype, LENGTH, LENGTH)
+                yield from both("everything", at, (width, width), everything, 24)
+    for width, at in ALONE_AT:
+        for what, (options, more) in ALONE.items():
+            yield from both(what, at, (width, width), options, more)
+            if more:
+                dtype = PRECISIONS[at]
+                only = partial(backwards, width, dtype, more, **options)
+                yield f"backward {width} {at} {what}, its gradient only", at, only
+        for decodes in (False, True):
+            given, options = _packed(width, PRECISIONS[at], decodes, is_causal=True)
+            which = "decode" if decodes else "forward"
+            yield f"{which} {width} {at} packed", at, partial(_forward, given, options)
+            if not decodes:
+                yield f"backward {width} {at} packed", at, partial(_backward, given, 7, options)
+    for shape in OTHER_WIDTHS:
+        yield from both("causal", "bfloat16", shape, {"is_causal": True})
+    for group in GROUPS:
+        shared = _tensors(128, 128, torch.bfloat16, 1, LENGTH, KEY_HEADS * group)
+        yield f"decode 128 bfloat16 group of {group}", "bfloat16", partial(_forward, shared, {})
+
+
 def calls() -> dict[str, Callable[[], object]]:
-    found: dict[str, Callable[[], object]] = {}
+    return {name: partial(_multiplying, at, call) for name, at, call in _all()}
 
-    def add(what: str, width: int, dtype: torch.dtype, **options: Any) -> None:
-        at = f"{width} {str(dtype).removeprefix('torch.')} {what}"
-        found[f"forward {at}"] = partial(forwards, width, dtype, **options)
-        needs = 31 if what == "everything" else 7
-        found[f"backward {at}"] = partial(backwards, width, dtype, needs, **options)
-        if what == "everything":
-            options = extras(dtype, 1, 1024)
-        found[f"decode {at}"] = partial(forwards, width, dtype, 1, **options)
 
-    for width, dtype in EVERY_OPTION:
-        add("causal", width, dtype, is_causal=True)
-        add("everything", width, dtype, **extras(dtype, 1024, 1024))
-    for width, dtype in CAUSAL_ONLY:
-        add("causal", width, dtype, is_causal=True)
-    return found
+def _multiplying(precision: str, call: Callable[[], object]) -> object:
+    """Calls with TF32 allowed or not."""
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    try:
+        return call()
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
