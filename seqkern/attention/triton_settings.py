@@ -89,8 +89,8 @@ _16_BIT: dict[str, Table] = {
         256: _same(16, 32, 4, 2),
     },
 }
-# Without TF32 float32 numbers are multiplied one by one, by threads that hold all that they multiply
-# of a row and a column (see `triton_tiles.inner`), so tiles are small.
+# Without TF32 float32 numbers are multiplied one by one, by threads that hold all that they
+# multiply of a row and a column (see `triton_tiles.inner`), so tiles are small.
 _32_BIT: dict[str, Table] = {
     "forward": {
         64: _same(32, 32, 8, 1),
