@@ -252,7 +252,9 @@ def _queries_of_keys(
     upright, (keys, queries), so that both products take them as they are."""
     j = j0 + tl.arange(0, KEYS)[:, None]
     b, h, first_q, queries = place.b, place.h, place.first_q, place.queries
-    for i0 in tl.range(start, stop, TILE, num_stages=STAGES):
+    # What could be computed before the loop has no registers to wait in.
+    FULL: tl.constexpr = k.dtype == tl.float32 and PADDED > 128
+    for i0 in tl.range(start, stop, TILE, num_stages=STAGES, disable_licm=FULL):
         i = i0 + tl.arange(0, TILE)[None, :]
         q = rows_at(query, b, h, first_q + i0, first_q + queries, TILE, WIDTH, PADDED, True)
         s = inner(k, q, PRECISION, INTERPRETED)

@@ -79,7 +79,7 @@ _16_BIT: dict[str, Table] = {
     },
     "bias": {
         64: (Tiles(64, 32, 8, 1), Tiles(64, 64, 8, 1)),
-        128: (Tiles(32, 32, 8, 1), Tiles(64, 32, 8, 1)),
+        128: (Tiles(16, 32, 8, 1), Tiles(64, 32, 8, 1)),
         256: _same(16, 32, 8, 1),
     },
     # The tile of queries is as small as can be multiplied, and memory is what takes time.

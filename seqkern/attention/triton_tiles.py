@@ -30,7 +30,7 @@ def inner(a, b, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
     ROWS: tl.constexpr = a.shape[0]
     COLUMNS: tl.constexpr = b.shape[0]
     WIDTH: tl.constexpr = a.shape[1]
-    PARTS: tl.constexpr = WIDTH // 64
+    PARTS: tl.constexpr = 4 if WIDTH > 64 else 1
     if a.dtype == tl.float32 and PRECISION == "ieee" and PARTS > 1:
         a = tl.permute(tl.reshape(a, (ROWS, PARTS, WIDTH // PARTS)), (1, 0, 2))
         b = tl.permute(tl.reshape(b, (COLUMNS, PARTS, WIDTH // PARTS)), (1, 2, 0))
