@@ -53,9 +53,10 @@ template <class S>
 struct Loop {
   LoopSteps steps;
   int64_t hidden;    // H
-  const S* weights;  // rows of `depth`
-  int64_t depth;
-  bool aligned;  // rows of the weights begin at multiples of 16 bytes
+  // Rows of `depth`, weights_stride apart. A row begins at a multiple of 16 bytes, and between its
+  // end and the next such multiple there are zeros.
+  const S* weights;
+  int64_t depth, weights_stride;
   bool precise;  // float32: three products of TF32 numbers instead of one
   S* exchange;   // (2, batch, exchange_stride)
   int64_t exchange_stride;
@@ -88,20 +89,6 @@ SEQKERN_DEVICE int lane_quarter() {
   return device::lane() % 4;
 }
 
-// Elements [begin, begin + 16 bytes) of a row of `depth` elements, 0 beyond its end.
-template <class S>
-SEQKERN_DEVICE Words read_words(const S* row, int64_t begin, int64_t depth, bool aligned) {
-  constexpr int kCount = 16 / sizeof(S);
-  if (aligned && begin + kCount <= depth)
-    return device::read(reinterpret_cast<const Words*>(row + begin));
-  Words words{0, 0, 0, 0};
-  S* elements = reinterpret_cast<S*>(&words);
-  SEQKERN_UNROLL
-  for (int i = 0; i < kCount; ++i)
-    if (begin + i < depth) elements[i] = device::read(row + begin + i);
-  return words;
-}
-
 // ---- tensor-core products ----
 
 // A chunk of 16 rows: what a thread holds of them for two products, one after the other.
@@ -125,8 +112,9 @@ SEQKERN_DEVICE void split(const uint32_t (&bits)[n], uint32_t (&large)[n], uint3
   }
 }
 
-// Float32 as TF32, rounded to nearest; if `precise` by three products (Markidis et al. 2018): what
-// is left out of a product is smaller than 2^-21 of it.
+// Float32 as TF32, rounded to nearest; if `precise` by three products of TF32 numbers: what is left
+// out of a product is smaller than 2^-21 of it. Tensor cores cut their sums off instead of rounding
+// them, so there the sum is formed outside (Ootomo & Yokota 2022).
 template <class S>
 SEQKERN_DEVICE void add_product(float (&sums)[4], const uint32_t (&rows)[4],
                                 const uint32_t (&columns)[2], bool precise) {
@@ -136,11 +124,14 @@ SEQKERN_DEVICE void add_product(float (&sums)[4], const uint32_t (&rows)[4],
     uint32_t large_rows[4], small_rows[4], large_columns[2], small_columns[2];
     split(rows, large_rows, small_rows);
     split(columns, large_columns, small_columns);
+    float products[4] = {};
     if (precise) {
-      device::multiply_add<S>(sums, small_rows, large_columns);
-      device::multiply_add<S>(sums, large_rows, small_columns);
+      device::multiply_add<S>(products, small_rows, large_columns);
+      device::multiply_add<S>(products, large_rows, small_columns);
     }
-    device::multiply_add<S>(sums, large_rows, large_columns);
+    device::multiply_add<S>(products, large_rows, large_columns);
+    SEQKERN_UNROLL
+    for (int i = 0; i < 4; ++i) sums[i] += products[i];
   }
 }
 
@@ -292,8 +283,10 @@ class Product {
 
   SEQKERN_DEVICE Words read_row(int i, int row) const {
     const int64_t at = Work::weight_row(first_unit_, row, loop_.hidden);
-    if (at < 0) return Words{0, 0, 0, 0};
-    return read_words(loop_.weights + at * loop_.depth, depth_of(i), loop_.depth, loop_.aligned);
+    const int64_t begin = depth_of(i);
+    if (at < 0 || begin >= loop_.depth) return Words{0, 0, 0, 0};
+    return device::read(
+        reinterpret_cast<const Words*>(loop_.weights + at * loop_.weights_stride + begin));
   }
 
   SEQKERN_DEVICE RowTile weights_of(int i, int tile) const {

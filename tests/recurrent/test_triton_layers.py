@@ -7,7 +7,6 @@ says where the kernels run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 import seqkern
 from seqkern.recurrent import ops
 from tests.parity import assert_all_parity
+from tests.recurrent.layer_cases import KINDS, Case, layer_results, tensors
 from tests.triton_device import DEVICE
 
 pytestmark = [
@@ -24,35 +24,7 @@ pytestmark = [
 ]
 
 LOOPS = ("resident", "streamed", "steps")
-KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 HALF = (torch.bfloat16, torch.float16)
-
-
-@dataclass(frozen=True)
-class Case:
-    """`sizes`: the batch sizes of a packed sequence, instead of T and B."""
-
-    T: int
-    B: int
-    I: int  # noqa: E741
-    H: int
-    sizes: tuple[int, ...] = ()
-    reverse: bool = False
-    states: bool = True
-    bias: bool = True
-    proj: int = 0
-
-    def __str__(self) -> str:
-        lead = f"ragged{'.'.join(map(str, self.sizes))}" if self.sizes else f"T{self.T}B{self.B}"
-        words = [f"{lead}I{self.I}H{self.H}", *(["reverse"] if self.reverse else [])]
-        words += [] if self.states else ["nostates"]
-        words += [] if self.bias else ["nobias"]
-        return "-".join(words + ([f"proj{self.proj}"] if self.proj else []))
-
-    @property
-    def batch(self) -> int:
-        return self.sizes[0] if self.sizes else self.B
 
 
 CASES = [
@@ -80,43 +52,23 @@ PROJECTED = [
 ]
 
 
-def tensors(kind: str, case: Case, dtype: torch.dtype) -> list[Tensor | None]:
-    """input, states, weights of one layer in one direction."""
-    rows = GATES[kind] * case.H
-    width = case.proj or case.H
-    lead = (sum(case.sizes),) if case.sizes else (case.T, case.B)
-    shapes = [(*lead, case.I), (case.batch, width)]
-    shapes += [(case.batch, case.H)] if kind == "lstm" else []
-    made: list[Tensor | None] = [torch.randn(shape) for shape in shapes]
-    if not case.states:
-        made[1:] = [None] * len(made[1:])
-    made += [torch.randn(rows, case.I) / 2, torch.randn(rows, width) / width**0.5]
-    biases: list[Tensor | None] = [torch.randn(rows) / 2, torch.randn(rows) / 2]
-    if kind == "rnn_relu" and biases[0] is not None:
-        biases[0] = 5 * biases[0].sign()  # away from the kink, whose side is a matter of rounding
-    made += biases if case.bias else [None, None]
-    if kind == "lstm":
-        made.append(torch.randn(width, case.H) / case.H**0.5 if case.proj else None)
-    return [None if t is None else t.to(DEVICE, dtype) for t in made]
-
-
 def results(
     kind: str, case: Case, given: Sequence[Tensor | None], weights: Sequence[Tensor], backend: str
 ) -> list[Tensor]:
     """What a layer returns, then the gradients of all that is given."""
-    leaves = [None if t is None else t.detach().clone().requires_grad_() for t in given]
     layer = {"lstm": ops.lstm_layer, "gru": ops.gru_layer}.get(kind, ops.rnn_layer)
     options = {"nonlinearity": kind[4:]} if kind.startswith("rnn") else {}
     sizes = torch.tensor(case.sizes) if case.sizes else None
+
+    def run(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+        return layer(*tensors, batch_sizes=sizes, reverse=case.reverse, **options)
+
     with seqkern.use_backend(backend):
-        found = list(layer(*leaves, batch_sizes=sizes, reverse=case.reverse, **options))
-        towards = [w.to(r.dtype) for w, r in zip(weights, found, strict=True)]
-        sources = [t for t in leaves if t is not None]
-        return found + list(torch.autograd.grad(found, sources, towards))
+        return layer_results(run, given, weights)
 
 
 def check(kind: str, case: Case, dtype: torch.dtype) -> None:
-    given = tensors(kind, case, dtype)
+    given = tensors(kind, case, dtype, DEVICE)
     exact = [None if t is None else t.double() for t in given]
     width = case.proj or case.H
     lead = (sum(case.sizes),) if case.sizes else (case.T, case.B)
