@@ -44,7 +44,7 @@ struct BackwardWork : BackwardLoop<S> {
     int64_t rows, alive, before, after, offset, offset_before;
   };
 
-  SEQKERN_DEVICE static int64_t weight_row(int64_t first_unit, int row, int64_t hidden) {
+  SEQKERN_DEVICE static int weight_row(int first_unit, int row, int hidden) {
     return first_unit + row < hidden ? first_unit + row : -1;
   }
   SEQKERN_DEVICE static int sum_row(int unit, int) { return unit; }

@@ -191,18 +191,32 @@ class CudaLayer : public LayerCall {
 
 // ---- the loop ----
 
+// The weights as the loop wants their rows; a copy unless they lie so already.
+inline Tensor loop_weights(const CudaLayer& layer, const Tensor& weights) {
+  const int64_t rows = weights.size(0), depth = weights.size(1);
+  const int64_t aligned = 16 / static_cast<int64_t>(weights.element_size());
+  const int64_t stride = quotient_up(depth, aligned) * aligned;
+  const auto address = reinterpret_cast<uintptr_t>(weights.const_data_ptr());
+  if (stride == depth && weights.is_contiguous() && address % 16 == 0) return weights;
+  Tensor copy = layer.make({rows, stride});
+  if (stride > depth) torch::stable::zero_(copy);
+  Tensor inside = matrix(copy, rows, depth, stride, 1);
+  torch::stable::copy_(inside, weights);
+  return copy;
+}
+
 // What a loop's launches have in common for a Work (see layer_loop.cuh).
 template <class S, class Work>
 struct Launches {
   LoopPlan plan;
   Loop<S> loop;
   int64_t iterations;
-  Tensor exchange, arrived;
+  Tensor weights, exchange, arrived;
 
-  Launches(const CudaLayer& layer, const Tensor& weights, int64_t more_iterations,
-           Operands* operands)
-      : iterations(layer.steps() + more_iterations) {
-    const int64_t depth = weights.size(1), hidden = layer.sizes.hidden;
+  // A row of `rows` for each sum that a unit wants; kept until the loop has run.
+  Launches(const CudaLayer& layer, const Tensor& rows, int64_t more_iterations, Operands* operands)
+      : iterations(layer.steps() + more_iterations), weights(loop_weights(layer, rows)) {
+    const int64_t depth = rows.size(1), hidden = layer.sizes.hidden;
     LoopShape shape{};
     shape.units_a_warp = Work::kUnits;
     shape.row_tiles = Work::kRowTiles;
@@ -222,8 +236,7 @@ struct Launches {
     loop.hidden = hidden;
     loop.weights = operands->in<S>("weights", weights);
     loop.depth = depth;
-    loop.aligned =
-        depth * sizeof(S) % 16 == 0 && reinterpret_cast<uintptr_t>(loop.weights) % 16 == 0;
+    loop.weights_stride = weights.stride(0);
     loop.precise = layer.precise();
     loop.exchange = operands->out<S>("exchange", exchange);
     loop.exchange_stride = stride;
@@ -412,10 +425,9 @@ BackwardResult backward_loop(const CudaLayer& layer, const BackwardExtras& extra
   if (needs & kNeedsH0) result.grad_h0 = layer.make(states);
   if (needs & kNeedsC0 && lstm) result.grad_c0 = layer.make(states);
   if (layer.rows > 0) {
-    const Tensor weights = torch::stable::contiguous(torch::stable::transpose(layer.w_hh, 0, 1));
     const Tensor carry = layer.make(lstm || gru ? states : Shape{0}, ScalarType::Float);
     Operands operands;
-    Launches<S, Work<S>> launches(layer, weights, 1, &operands);
+    Launches<S, Work<S>> launches(layer, torch::stable::transpose(layer.w_hh, 0, 1), 1, &operands);
     BackwardLoop<S> arguments{};
     arguments.gates = operands.in<S>("gates", gates);
     arguments.cells = operands.in<float>("cells", cells);

@@ -49,8 +49,8 @@ struct ForwardWork : ForwardLoop<S> {
     float state, h;
   };
 
-  SEQKERN_DEVICE static int64_t weight_row(int64_t first_unit, int row, int64_t hidden) {
-    const int64_t unit = first_unit + row / kGates;
+  SEQKERN_DEVICE static int weight_row(int first_unit, int row, int hidden) {
+    const int unit = first_unit + row / kGates;
     return row / kGates < kUnits && unit < hidden ? row % kGates * hidden + unit : -1;
   }
   SEQKERN_DEVICE static int sum_row(int unit, int i) { return unit * kGates + i; }

@@ -20,10 +20,12 @@
 
 #ifdef __CUDACC__
 #define SEQKERN_UNROLL _Pragma("unroll")
+#define SEQKERN_NO_UNROLL _Pragma("unroll 1")
 // A kernel's blocks have at most so many threads, so each may have that share of the registers.
 #define SEQKERN_MOST_THREADS(count) __launch_bounds__(count, 1)
 #else
 #define SEQKERN_UNROLL
+#define SEQKERN_NO_UNROLL
 #define SEQKERN_MOST_THREADS(count)
 #endif
 
@@ -52,7 +54,7 @@ struct LoopSteps {
 template <class S>
 struct Loop {
   LoopSteps steps;
-  int64_t hidden;    // H
+  int64_t hidden;  // H
   // Rows of `depth`, weights_stride apart. A row begins at a multiple of 16 bytes, and between its
   // end and the next such multiple there are zeros.
   const S* weights;
@@ -78,7 +80,7 @@ constexpr int kChunkDepth = kChunkBytes / static_cast<int>(sizeof(S));
 // states on their way. Float32 wants registers for the parts that it is split into.
 template <class S>
 constexpr int kept_chunks(int row_tiles) {
-  return sizeof(S) == 2 ? 8 / row_tiles : 2;
+  return (sizeof(S) == 2 ? 8 : 2) / row_tiles;
 }
 
 // A thread's place in a warp, for operands: its row, and its quarter of a chunk.
@@ -158,8 +160,7 @@ class Product {
         warp_(device::thread() / kWarpThreads),
         row_warp_(warp_ / loop.depth_warps),
         depth_warp_(warp_ % loop.depth_warps),
-        first_unit_((static_cast<int64_t>(device::block() % loop.unit_blocks) * loop.row_warps +
-                     row_warp_) *
+        first_unit_((device::block() % loop.unit_blocks * loop.row_warps + row_warp_) *
                     Work::kUnits) {
     const int warps = loop.row_warps * loop.depth_warps;
     sums_ = shared;
@@ -175,6 +176,7 @@ class Product {
       for (int tile = 0; tile < kTiles; ++tile)
         kept_[i][tile] = i < chunks_ ? read_weights(i, tile) : RowTile{};
     }
+    SEQKERN_NO_UNROLL
     for (int i = 0; i < loop.shared_chunks && kKept + i < chunks_; ++i) {
       SEQKERN_UNROLL
       for (int tile = 0; tile < kTiles; ++tile) {
@@ -191,10 +193,10 @@ class Product {
   // Forms this warp's sums for `rows` (at most kPassRows) rows of x, which begin at `from`, and
   // leaves them in shared memory.
   SEQKERN_DEVICE void multiply(const S* from, int rows) {
-    if (rows <= kTileColumns)
-      multiply<1, kKept>(from, rows);
-    else
-      multiply<kPassRows / kTileColumns, 2>(from, rows);
+    constexpr int kAhead = sizeof(S) == 2 ? 4 : 2;
+    if (rows <= kTileColumns) return multiply<1, 2 * kAhead>(from, rows, 0);
+    for (int first = 0; first < rows; first += 2 * kTileColumns)
+      multiply<2, kAhead>(from + first * loop_.exchange_stride, rows - first, first);
   }
 
   // Element `row` (of a row warp's) of the finished sum for row `column` of x.
@@ -208,11 +210,11 @@ class Product {
   }
 
  private:
+  // For the rows of x at `from`, whose sums belong to column `column` and the next ones.
   // kColumnTiles: how many tiles of 8 rows of x there is room for; kAhead: how many chunks of them
   // are on their way at a time.
   template <int kColumnTiles, int kAhead>
-  SEQKERN_DEVICE void multiply(const S* from, int rows) {
-    static_assert(kKept % kAhead == 0, "the ring goes on where the kept weights end");
+  SEQKERN_DEVICE void multiply(const S* from, int rows, int column) {
     Words ring[kAhead][kColumnTiles];
     float sums[kTiles][kColumnTiles][4] = {};
     const auto fetch = [&](int i, Words* to) {
@@ -236,6 +238,7 @@ class Product {
       use(kept_[i], ring[i % kAhead]);
       fetch(i + kAhead, ring[i % kAhead]);
     }
+    SEQKERN_NO_UNROLL
     for (int first = kKept; first < chunks_; first += kAhead) {
       SEQKERN_UNROLL
       for (int j = 0; j < kAhead; ++j) {
@@ -244,8 +247,8 @@ class Product {
         RowTile weights[kTiles];
         SEQKERN_UNROLL
         for (int tile = 0; tile < kTiles; ++tile) weights[tile] = weights_of(i, tile);
-        use(weights, ring[j]);
-        fetch(i + kAhead, ring[j]);
+        use(weights, ring[(kKept + j) % kAhead]);
+        fetch(i + kAhead, ring[(kKept + j) % kAhead]);
       }
     }
     SEQKERN_UNROLL
@@ -254,7 +257,7 @@ class Product {
       SEQKERN_UNROLL
       for (int tile = 0; tile < kTiles; ++tile) {
         float* to = sums_ + ((warp_ * kTiles + tile) * kTileRows + lane_row()) * kSumStride +
-                    t * kTileColumns + 2 * lane_quarter();
+                    column + t * kTileColumns + 2 * lane_quarter();
         device::store(to, sums[tile][t][0]);
         device::store(to + 1, sums[tile][t][1]);
         device::store(to + 8 * kSumStride, sums[tile][t][2]);
@@ -282,11 +285,11 @@ class Product {
   }
 
   SEQKERN_DEVICE Words read_row(int i, int row) const {
-    const int64_t at = Work::weight_row(first_unit_, row, loop_.hidden);
+    const int at = Work::weight_row(first_unit_, row, static_cast<int>(loop_.hidden));
     const int64_t begin = depth_of(i);
     if (at < 0 || begin >= loop_.depth) return Words{0, 0, 0, 0};
     return device::read(
-        reinterpret_cast<const Words*>(loop_.weights + at * loop_.weights_stride + begin));
+        reinterpret_cast<const Words*>(loop_.weights + int64_t{at} * loop_.weights_stride + begin));
   }
 
   SEQKERN_DEVICE RowTile weights_of(int i, int tile) const {
@@ -298,7 +301,7 @@ class Product {
 
   const Loop<S>& loop_;
   const int warp_, row_warp_, depth_warp_;
-  const int64_t first_unit_;
+  const int first_unit_;
   int chunks_;
   float* sums_;
   Words* weights_;
@@ -317,9 +320,6 @@ class Product {
 //   save(step, pair, row, unit)                what nobody waits for
 template <class S, class Work>
 SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, float* shared) {
-  // Two pairs a thread are fetched while others wait for the barrier; a block whose warps stand
-  // side by side has more, which come after.
-  constexpr int kPairs = 2;
   Product<S, Work> product(loop, shared);
   const int group = device::block() / loop.unit_blocks;
   const int unit_block = device::block() % loop.unit_blocks;
@@ -331,48 +331,22 @@ SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, float* share
 
   for (int64_t iteration = loop.first; iteration < loop.end; ++iteration) {
     const typename Work::Step step = work.step(iteration);
-    int64_t alive = step.rows - first_row;
-    if (alive <= 0) continue;  // the same for all blocks of the group
-    if (alive > loop.group_rows) alive = loop.group_rows;
+    if (step.rows <= first_row) continue;  // the same for all blocks of the group
+    const int alive = static_cast<int>(
+        step.rows - first_row < loop.group_rows ? step.rows - first_row : loop.group_rows);
     const S* from = loop.exchange + (iteration % 2) * buffer + first_row * loop.exchange_stride;
     S* to = loop.exchange + ((iteration + 1) % 2) * buffer + first_row * loop.exchange_stride;
 
-    typename Work::Pair pairs[kPairs];
-    int64_t pass = 0;  // its first row in the group
+    typename Work::Pair pair;
+    int pass = 0;  // its first row in the group
     int first_pair = 0;
-    int rows = 0;
-    const auto each = [&](auto&& act) {
-      SEQKERN_UNROLL
-      for (int i = 0; i < kPairs; ++i) {
-        const int pair = first_pair + i * device::threads() + device::thread();
-        const int unit = pair % units, row = pair / units;
-        if (row < rows && first_unit + unit < loop.hidden) act(pairs[i], row, unit);
-      }
-    };
-    const auto fetch = [&] {
-      each([&](typename Work::Pair& pair, int row, int unit) {
-        pair = work.fetch(step, first_row + pass + row, first_unit + unit);
-      });
-    };
-    const auto finish = [&] {
-      each([&](typename Work::Pair& pair, int row, int unit) {
-        float sums[Work::kSums];
-        SEQKERN_UNROLL
-        for (int i = 0; i < Work::kSums; ++i)
-          sums[i] = product.sum(unit / Work::kUnits, Work::sum_row(unit % Work::kUnits, i), row);
-        work.finish(step, pair, sums, first_row + pass + row, first_unit + unit,
-                    to + (pass + row) * loop.exchange_stride);
-      });
-    };
-    const auto save = [&] {
-      each([&](typename Work::Pair& pair, int row, int unit) {
-        work.save(step, pair, first_row + pass + row, first_unit + unit);
-      });
-    };
-
     for (;;) {
-      rows = static_cast<int>(alive - pass < kPassRows ? alive - pass : kPassRows);
-      fetch();
+      const int rows = alive - pass < kPassRows ? alive - pass : kPassRows;
+      const int number = first_pair + device::thread();
+      const int local_unit = number % units, local_row = number / units;
+      const int64_t unit = first_unit + local_unit, row = first_row + pass + local_row;
+      const bool present = local_row < rows && unit < loop.hidden;
+      if (present) pair = work.fetch(step, row, unit);
       if (first_pair == 0) {
         if (pass == 0 && rounds > 0) {
           if (device::thread() == 0) {
@@ -385,8 +359,15 @@ SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, float* share
         product.multiply(from + pass * loop.exchange_stride, rows);
         device::barrier();
       }
-      finish();
-      const int next_pair = first_pair + kPairs * device::threads();
+      if (present) {
+        float sums[Work::kSums];
+        SEQKERN_UNROLL
+        for (int i = 0; i < Work::kSums; ++i)
+          sums[i] = product.sum(local_unit / Work::kUnits,
+                                Work::sum_row(local_unit % Work::kUnits, i), local_row);
+        work.finish(step, pair, sums, row, unit, to + (pass + local_row) * loop.exchange_stride);
+      }
+      const int next_pair = first_pair + device::threads();
       const bool pass_done = next_pair >= rows * units;
       const bool step_done = pass_done && pass + kPassRows >= alive;
       // The sums may be overwritten, and the block's part of the exchange is there.
@@ -395,7 +376,7 @@ SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, float* share
         ++rounds;
         if (device::thread() == 0) device::add_release(loop.arrived + group, 1u);
       }
-      save();
+      if (present) work.save(step, pair, row, unit);
       if (step_done) break;
       first_pair = pass_done ? 0 : next_pair;
       if (pass_done) pass += kPassRows;
