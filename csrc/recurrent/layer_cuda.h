@@ -231,7 +231,7 @@ struct Launches {
 
     const int64_t stride = quotient_up(depth, kChunkDepth<S>) * kChunkDepth<S>;
     exchange = layer.make({2, layer.batch, stride});
-    arrived = layer.make({plan.groups}, ScalarType::Int);
+    arrived = layer.make({plan.blocks()}, ScalarType::Int);
     loop.steps = layer.loop_steps(operands);
     loop.hidden = hidden;
     loop.weights = operands->in<S>("weights", weights);
@@ -249,7 +249,8 @@ struct Launches {
     loop.resident = plan.resident;
   }
 
-  // The exchange, the barriers' counters and, where there is room for it, the sum of the biases.
+  // The exchange, the blocks' words of the barrier and, where there is room for it, the sum of the
+  // biases.
   void prepare(const CudaLayer& layer, const S* first, float* bias, const S* b_ih, const S* b_hh) {
     Preparation<S> p{};
     p.exchange = loop.exchange;
@@ -258,7 +259,7 @@ struct Launches {
     p.exchange_stride = loop.exchange_stride;
     p.first = first;
     p.arrived = loop.arrived;
-    p.groups = plan.groups;
+    p.blocks = plan.blocks();
     p.bias = bias;
     p.b_ih = b_ih;
     p.b_hh = b_hh;

@@ -62,7 +62,7 @@ struct Loop {
   bool precise;  // float32: three products of TF32 numbers instead of one
   S* exchange;   // (2, batch, exchange_stride)
   int64_t exchange_stride;
-  uint32_t* arrived;  // for each group how often its blocks have arrived, 0 at the launch
+  uint32_t* arrived;  // how many steps each block has finished, 0 at the launch
   int unit_blocks, row_warps, depth_warps, group_rows, shared_chunks;
   bool resident;
   int64_t first, end;  // the iterations of this launch
@@ -195,8 +195,9 @@ class Product {
   SEQKERN_DEVICE void multiply(const S* from, int rows) {
     constexpr int kAhead = sizeof(S) == 2 ? 4 : 2;
     if (rows <= kTileColumns) return multiply<1, 2 * kAhead>(from, rows, 0);
-    for (int first = 0; first < rows; first += 2 * kTileColumns)
-      multiply<2, kAhead>(from + first * loop_.exchange_stride, rows - first, first);
+    for (int first = 0; first < rows; first += kMultiplyRows)
+      multiply<kMultiplyRows / kTileColumns, kAhead>(from + first * loop_.exchange_stride,
+                                                     rows - first, first);
   }
 
   // Element `row` (of a row warp's) of the finished sum for row `column` of x.
@@ -349,9 +350,10 @@ SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, float* share
       if (present) pair = work.fetch(step, row, unit);
       if (first_pair == 0) {
         if (pass == 0 && rounds > 0) {
-          if (device::thread() == 0) {
-            const uint32_t everyone = rounds * static_cast<uint32_t>(loop.unit_blocks);
-            while (device::load_acquire(loop.arrived + group) < everyone) {
+          // Each block has a word of its own: nothing is atomic, and no block waits in a queue.
+          for (int other = device::thread(); other < loop.unit_blocks; other += device::threads()) {
+            const uint32_t* word = loop.arrived + group * loop.unit_blocks + other;
+            while (device::load_acquire(word) < rounds) {
             }
           }
           device::barrier();
@@ -374,7 +376,7 @@ SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, float* share
       if (pass_done) device::barrier();
       if (step_done && loop.resident) {
         ++rounds;
-        if (device::thread() == 0) device::add_release(loop.arrived + group, 1u);
+        if (device::thread() == 0) device::store_release(loop.arrived + device::block(), rounds);
       }
       if (present) work.save(step, pair, row, unit);
       if (step_done) break;

@@ -74,9 +74,8 @@ namespace plan_cost {
 
 // From the launch of a kernel to that of the next one in the same stream, and of a cooperative one.
 constexpr double kLaunchNs = 2500, kCooperativeNs = 8000;
-// A barrier through the second-level cache: one atomic, one read that sees it, and the blocks'
-// atomics on one address one after the other.
-constexpr double kBarrierNs = 900, kBarrierNsPerBlock = 2;
+// A barrier through the second-level cache: a write, and a read that sees it.
+constexpr double kBarrierNs = 900;
 // Reading from the second-level cache, multiplying, meeting in shared memory, the cell: the part of
 // a pass over at most 32 rows that is latency.
 constexpr double kPassNs = 900;
@@ -103,18 +102,19 @@ inline void weigh(const LoopShape& shape, const GpuLimits& gpu, LoopPlan* plan) 
   plan->shared_bytes = sums + in_shared * chunk_bytes;
 
   const int64_t passes = quotient_up(plan->group_rows, kPassRows);
+  const int64_t multiplies = quotient_up(plan->group_rows, kMultiplyRows);
   const int64_t read_again = plan->resident ? beyond - in_shared : chunks;
+  // Each warp beside another over the units reads the states once more.
   const double state_bytes =
-      static_cast<double>(plan->group_rows) * shape.depth * shape.element_bytes;
-  const double weight_bytes = static_cast<double>(read_again * chunk_bytes);
-  const double shared_weight_bytes = static_cast<double>(in_shared * chunk_bytes) * passes;
+      static_cast<double>(plan->group_rows) * shape.depth * shape.element_bytes * plan->row_warps;
+  const double weight_bytes = static_cast<double>(read_again * chunk_bytes) * multiplies;
+  const double shared_weight_bytes = static_cast<double>(in_shared * chunk_bytes) * multiplies;
   const double products = static_cast<double>(chunks) * 2 * shape.row_tiles * warps *
                           shape.products * quotient_up(plan->group_rows, kTileColumns);
   const double waves = static_cast<double>(quotient_up(plan->blocks(), gpu.processors));
   const double work = passes * kPassNs + (state_bytes + weight_bytes) / kCacheBytesPerNs +
                       shared_weight_bytes / kSharedBytesPerNs + products * kTileProductNs;
-  plan->step_ns = plan->resident ? kBarrierNs + kBarrierNsPerBlock * plan->unit_blocks + work
-                                 : kLaunchNs + waves * work;
+  plan->step_ns = plan->resident ? kBarrierNs + work : kLaunchNs + waves * work;
 }
 
 // The fastest plan by the model. There is always one: a launch for each step runs any shape.

@@ -13,7 +13,7 @@ struct Preparation {
   int64_t batch, width, exchange_stride;
   const S* first;  // (batch, width) for both buffers, padded with zeros; or null for zeros
   uint32_t* arrived;
-  int64_t groups;
+  int64_t blocks;
   // float32 sums of the biases, (gates, hidden); GRU: n's biases apart. Null: not wanted.
   float* bias;
   const S *b_ih, *b_hh;  // or null for zeros
@@ -31,7 +31,7 @@ SEQKERN_KERNEL prepare_kernel(Preparation<S> p) {
     device::store(p.exchange + at, x);
     device::store(p.exchange + buffer + at, x);
   }
-  for (int64_t at = device::grid_thread(); at < p.groups; at += threads)
+  for (int64_t at = device::grid_thread(); at < p.blocks; at += threads)
     device::write(p.arrived + at, uint32_t{0});
   if (!p.bias) return;
   const int64_t summed = p.summed_gates * p.hidden, all = p.gates * p.hidden;
