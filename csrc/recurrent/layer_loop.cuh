@@ -19,12 +19,10 @@
 #include "recurrent/layer_tile.h"
 
 #ifdef __CUDACC__
-#define SEQKERN_UNROLL _Pragma("unroll")
 #define SEQKERN_NO_UNROLL _Pragma("unroll 1")
 // A kernel's blocks have at most so many threads, so each may have that share of the registers.
 #define SEQKERN_MOST_THREADS(count) __launch_bounds__(count, 1)
 #else
-#define SEQKERN_UNROLL
 #define SEQKERN_NO_UNROLL
 #define SEQKERN_MOST_THREADS(count)
 #endif

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,14 @@ def emulated(
         return library
 
     return build
+
+
+@pytest.fixture(scope="session")
+def emulated_layers(emulator_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The recurrent layers' CUDA operators on the emulator, a `recurrent_operators.Emulated`."""
+    from . import recurrent_operators
+
+    return recurrent_operators.build(tmp_path_factory.mktemp("recurrent"), emulator_archive)
 
 
 @dataclass(frozen=True)

@@ -75,21 +75,14 @@ class Emulated:
             yield
 
 
-def build(directory: Path) -> Emulated:
+def build(directory: Path, emulator_archive: Path) -> Emulated:
     torch_ = require_torch()
-    flags = ["-std=c++17", "-O1", "-fPIC", "-fno-strict-aliasing", "-fvisibility=hidden"]
-    flags += ["-Wall", "-Wextra", "-Werror", TORCH_TARGET]
-    flags += [f"-I{CSRC}", f"-I{HERE}", "-isystem", str(torch_.include)]
-
-    def compile_operators(source: Path) -> Path:
-        target = directory / f"{source.stem}.o"
-        run([*COMPILER, *flags, "-x", "c++", "-c", "-o", str(target), str(source)])
-        return target
-
+    flags = ["-x", "c++", "-O1", "-fvisibility=hidden", TORCH_TARGET]
+    flags += ["-isystem", str(torch_.include)]
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile_operators, [*SOURCES, HERE / "recurrent_harness.cpp"]))
-    objects += [compile_object(path, directory) for path in (HERE / "emulator").glob("*.cpp")]
+        sources = [*SOURCES, HERE / "recurrent_harness.cpp"]
+        objects = list(pool.map(lambda path: compile_object(path, directory, *flags), sources))
     library = directory / "recurrent.so"
-    torch_libraries = [f"-L{torch_.lib}", "-ltorch_cpu"]
-    run([*COMPILER, "-shared", "-o", str(library), *map(str, objects), *torch_libraries])
+    inputs = [*map(str, objects), str(emulator_archive), f"-L{torch_.lib}", "-ltorch_cpu"]
+    run([*COMPILER, "-shared", "-o", str(library), *inputs])
     return Emulated(library)

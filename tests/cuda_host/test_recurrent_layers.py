@@ -14,7 +14,6 @@ from seqkern.recurrent import kinds, ops
 from tests.parity import assert_all_parity
 from tests.recurrent.layer_cases import KINDS, Case, layer_results, tensors
 
-from . import recurrent_operators
 from .recurrent_operators import Cut, Emulated
 
 KIB = 1024
@@ -54,11 +53,6 @@ IN_16_BITS = [
 ]
 # So many chunks of the depth for each warp that they go beyond registers and shared memory.
 DEEP = Case(2, 3, 2, 300)
-
-
-@pytest.fixture(scope="session")
-def emulated_layers(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
-    return recurrent_operators.build(tmp_path_factory.mktemp("recurrent"))
 
 
 @pytest.fixture(autouse=True)
