@@ -80,7 +80,7 @@ class Machine:
                 theirs.copy_(ours)
 
 
-@pytest.fixture(scope="session", params=["emulator", "gpu"])
+@pytest.fixture(scope="session", params=["emulator", pytest.param("gpu", marks=pytest.mark.cuda)])
 def machine(
     request: pytest.FixtureRequest,
     emulated: Callable[[str], Path],

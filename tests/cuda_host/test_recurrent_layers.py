@@ -4,15 +4,15 @@ float64 reference as PyTorch's own; and what the operators save, refuse and leav
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import seqkern
 from seqkern.recurrent import kinds, ops
-from tests.parity import assert_all_parity
-from tests.recurrent.layer_cases import KINDS, Case, layer_results, tensors
+from tests.recurrent import layer_cases
+from tests.recurrent.layer_cases import KINDS, Case, grid, layer_results, tensors
 
 from .recurrent_operators import Cut, Emulated
 
@@ -80,39 +80,14 @@ def results(kind: str, case: Case, given: Sequence[Tensor | None], weights: Sequ
     return layer_results(layer, given, weights)
 
 
-def by_backend(kind: str, case: Case, given: Sequence[Tensor | None], weights, backend: str):
-    layer = {"lstm": ops.lstm_layer, "gru": ops.gru_layer}.get(kind, ops.rnn_layer)
-    options = {"nonlinearity": kind[4:]} if kind.startswith("rnn") else {}
-    sizes = torch.tensor(case.sizes) if case.sizes else None
-
-    def run(*tensors: Tensor | None) -> list[Tensor]:
-        return list(layer(*tensors, batch_sizes=sizes, reverse=case.reverse, **options))
-
-    with seqkern.use_backend(backend):
-        return layer_results(run, given, weights)
-
-
 def check(emulated: Emulated, kind: str, case: Case, dtype: torch.dtype) -> None:
-    given = tensors(kind, case, dtype, torch.device("cpu"))
-    exact = [None if t is None else t.double() for t in given]
-    lead = (sum(case.sizes),) if case.sizes else (case.T, case.B)
-    shapes = [(*lead, case.H)] + [(case.batch, case.H)] * LAYERS[kind].states
-    weights = [torch.randn(shape).to(dtype) for shape in shapes]
+    def ours(*arguments: Any) -> list[Tensor]:
+        with emulated.in_place_of_the_cpu():
+            return results(*arguments)
+
     before = emulated.calls
-    with emulated.in_place_of_the_cpu():
-        ours = results(kind, case, given, weights)
+    layer_cases.check(ours, kind, case, dtype, "cpu")
     assert emulated.calls == before + 2
-    theirs = by_backend(kind, case, given, weights, "torch")
-    truth = by_backend(kind, case, exact, weights, "reference")
-    finals = ["output", "h_n", "c_n"][: len(shapes)]
-    states = ["h0", "c0"][: len(shapes) - 1]
-    names = ["input", *states, "w_ih", "w_hh", "b_ih", "b_hh"]
-    names = [f"gradient of {n}" for n, t in zip(names, given, strict=False) if t is not None]
-    assert_all_parity(ours, theirs, truth, finals + names)
-
-
-def grid(cases: list[Case]) -> list:
-    return [pytest.param(kind, case, id=f"{kind}-{case}") for kind in KINDS for case in cases]
 
 
 @pytest.mark.parametrize("cut", CUTS)

@@ -6,8 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
+
+import seqkern
+from seqkern.recurrent import ops
+from tests.parity import assert_all_parity
 
 KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
@@ -73,3 +78,48 @@ def layer_results(
     towards = [w.to(r.dtype) for w, r in zip(weights, found, strict=True)]
     sources = [t for t in leaves if t is not None]
     return found + list(torch.autograd.grad(found, sources, towards))
+
+
+def by_backend(
+    kind: str, case: Case, given: Sequence[Tensor | None], weights: Sequence[Tensor], backend: str
+) -> list[Tensor]:
+    """`layer_results` of `seqkern.recurrent.ops` on a backend."""
+    layer = {"lstm": ops.lstm_layer, "gru": ops.gru_layer}.get(kind, ops.rnn_layer)
+    options = {"nonlinearity": kind[4:]} if kind.startswith("rnn") else {}
+    sizes = torch.tensor(case.sizes) if case.sizes else None
+
+    def run(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+        return layer(*tensors, batch_sizes=sizes, reverse=case.reverse, **options)
+
+    with seqkern.use_backend(backend):
+        return layer_results(run, given, weights)
+
+
+def check(
+    ours: Callable[[str, Case, Sequence[Tensor | None], Sequence[Tensor]], list[Tensor]],
+    kind: str,
+    case: Case,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> None:
+    """Whether `ours`, called as `by_backend` is, is as near to the truth as PyTorch's own."""
+    given = tensors(kind, case, dtype, device)
+    exact = [None if t is None else t.double() for t in given]
+    width = case.proj or case.H
+    lead = (sum(case.sizes),) if case.sizes else (case.T, case.B)
+    shapes = [(*lead, width), (case.batch, width)]
+    shapes += [(case.batch, case.H)] if kind == "lstm" else []
+    weights = [torch.randn(shape).to(device, dtype) for shape in shapes]
+    found = ours(kind, case, given, weights)
+    theirs = by_backend(kind, case, given, weights, "torch")
+    truth = by_backend(kind, case, exact, weights, "reference")
+    finals = ["output", "h_n", "c_n"][: len(shapes)]
+    states = ["h0", "c0"][: len(shapes) - 1]
+    names = ["input", *states, "w_ih", "w_hh", "b_ih", "b_hh", "w_hr"]
+    names = [f"gradient of {n}" for n, t in zip(names, given, strict=False) if t is not None]
+    assert_all_parity(found, theirs, truth, finals + names)
+
+
+def grid(cases: list[Case]) -> list:
+    """Every kind with every case, for parametrize("kind, case", ...)."""
+    return [pytest.param(kind, case, id=f"{kind}-{case}") for kind in KINDS for case in cases]

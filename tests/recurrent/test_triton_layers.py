@@ -6,16 +6,13 @@ says where the kernels run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
 
-import seqkern
-from seqkern.recurrent import ops
-from tests.parity import assert_all_parity
-from tests.recurrent.layer_cases import KINDS, Case, layer_results, tensors
+from tests.recurrent import layer_cases
+from tests.recurrent.layer_cases import Case, by_backend, grid
 from tests.triton_device import DEVICE
 
 pytestmark = [
@@ -52,37 +49,8 @@ PROJECTED = [
 ]
 
 
-def results(
-    kind: str, case: Case, given: Sequence[Tensor | None], weights: Sequence[Tensor], backend: str
-) -> list[Tensor]:
-    """What a layer returns, then the gradients of all that is given."""
-    layer = {"lstm": ops.lstm_layer, "gru": ops.gru_layer}.get(kind, ops.rnn_layer)
-    options = {"nonlinearity": kind[4:]} if kind.startswith("rnn") else {}
-    sizes = torch.tensor(case.sizes) if case.sizes else None
-
-    def run(*tensors: Tensor | None) -> tuple[Tensor, ...]:
-        return layer(*tensors, batch_sizes=sizes, reverse=case.reverse, **options)
-
-    with seqkern.use_backend(backend):
-        return layer_results(run, given, weights)
-
-
 def check(kind: str, case: Case, dtype: torch.dtype) -> None:
-    given = tensors(kind, case, dtype, DEVICE)
-    exact = [None if t is None else t.double() for t in given]
-    width = case.proj or case.H
-    lead = (sum(case.sizes),) if case.sizes else (case.T, case.B)
-    shapes = [(*lead, width), (case.batch, width)]
-    shapes += [(case.batch, case.H)] if kind == "lstm" else []
-    weights = [torch.randn(shape).to(DEVICE, dtype) for shape in shapes]
-    ours = results(kind, case, given, weights, "triton")
-    theirs = results(kind, case, given, weights, "torch")
-    truth = results(kind, case, exact, weights, "reference")
-    finals = ["output", "h_n", "c_n"][: len(shapes)]
-    states = ["h0", "c0"][: len(shapes) - 1]
-    names = ["input", *states, "w_ih", "w_hh", "b_ih", "b_hh", "w_hr"]
-    names = [f"gradient of {n}" for n, t in zip(names, given, strict=False) if t is not None]
-    assert_all_parity(ours, theirs, truth, finals + names)
+    layer_cases.check(partial(by_backend, backend="triton"), kind, case, dtype, DEVICE)
 
 
 @pytest.fixture(params=LOOPS)
@@ -98,10 +66,6 @@ def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     monkeypatch.setattr(triton_loops, "preferred", preferred)
     yield request.param
     assert taken, "no kernel of Triton's ran"
-
-
-def grid(cases: list[Case]) -> list:
-    return [pytest.param(kind, case, id=f"{kind}-{case}") for kind in KINDS for case in cases]
 
 
 @pytest.mark.parametrize("kind, case", grid(CASES))
