@@ -37,6 +37,7 @@ class Case:
     Attributes:
         ours, theirs: do the work and return a tensor that both agree on.
         flops, bytes: what has to be computed and read, 0 where it says nothing.
+        steps: of a loop over time, whose time for one is to be shown; else 0.
         target: the least ratio.
         tolerance: of the relative distance of the two results.
     """
@@ -46,13 +47,15 @@ class Case:
     theirs: Callable[[], Tensor]
     flops: float = 0.0
     bytes: float = 0.0
+    steps: int = 0
     target: float | None = None
     tolerance: float = 2e-2
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of one case; `reached` in TFLOP/s or GB/s, `error` how far the two results are apart."""
+    """Of one case; `reached` in TFLOP/s, GB/s or microseconds a step, `error` how far the two
+    results are apart."""
 
     name: str
     ours_ms: float
@@ -80,7 +83,9 @@ def measure(case: Case, device: torch.device, rounds: int = ROUNDS) -> Result:
                 times[who].append(taken)
     ours, theirs = (statistics.median(times[who]) for who in ("ours", "theirs"))
     reached = ""
-    if case.flops:
+    if case.steps:
+        reached = f"{ours / case.steps * 1e3:.2f} us a step"
+    elif case.flops:
         reached = f"{case.flops / ours / 1e9:.0f} TFLOP/s"
     elif case.bytes:
         reached = f"{case.bytes / ours / 1e6:.0f} GB/s"
@@ -110,6 +115,20 @@ def table(results: list[Result]) -> str:
         target = "" if r.target is None else f">= {r.target:g}"
         numbers = f"{r.ours_ms:.3f} | {r.theirs_ms:.3f} | {r.ratio:.2f} | {target} | {r.reached}"
         lines.append(f"| {r.name} | {numbers} |")
+    return "\n".join(lines)
+
+
+def groups(results: list[Result]) -> str:
+    """The geometric means over groups of cases that the domains' targets are about."""
+    lines = ["| group | cases | geometric mean | target |", "|---|---|---|---|"]
+    for domain in DOMAINS:
+        module = importlib.import_module(f"bench.{domain}_gpu_cases")
+        for start, target in getattr(module, "GROUPS", {}).items():
+            ratios = [r.ratio for r in results if r.name.startswith(f"{start} ")]
+            if ratios:
+                wanted = "" if target is None else f">= {target:g}"
+                mean = statistics.geometric_mean(ratios)
+                lines.append(f"| {start} | {len(ratios)} | {mean:.2f} | {wanted} |")
     return "\n".join(lines)
 
 
@@ -149,7 +168,7 @@ def main() -> int:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(results))
+    print(table(results), groups(results), sep="\n\n")
     return 0
 
 

@@ -26,12 +26,47 @@ def test_small_cases_run_and_agree():
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_small_recurrent_cases_run_and_agree(kind):
-    found = recurrent_gpu_cases.comparisons(kind, "f32 5x2x8", (5, 2, 8), torch.float32, CPU)
+    found = recurrent_gpu_cases.comparisons("cuda", kind, "f32", (5, 2, 8), CPU, target=1.0)
     results = [gpu.measure(case, CPU, rounds=3) for case in found]
     assert [r.name for r in results] == [
-        f"{kind} inference f32 5x2x8", f"{kind} training f32 5x2x8"
+        f"cuda {kind} inference f32 5x2x8", f"cuda {kind} training f32 5x2x8"
     ]  # fmt: skip
-    assert all(r.ratio == r.theirs_ms / r.ours_ms for r in results)
+    assert all(r.ratio == r.theirs_ms / r.ours_ms and r.target == 1.0 for r in results)
+
+
+def test_ragged_cases_and_steps_run_and_agree():
+    found = [
+        *recurrent_gpu_cases.ragged("f32", (8, 3, 8), CPU),
+        recurrent_gpu_cases.step_latency((5, 2, 8), CPU),
+    ]
+    results = [gpu.measure(case, CPU, rounds=3) for case in found]
+    assert "us a step" in results[-1].reached and "TFLOP/s" in results[0].reached
+
+
+def test_groups_have_their_geometric_mean():
+    names = ("cuda LSTM training bf16 1x1x1", "cuda LSTM training bf16 2x2x2", "other")
+    results = [
+        gpu.Result(name, 1.0, ratio, ratio, "", None, 0.0)
+        for name, ratio in zip(names, (1.0, 4.0, 9.0), strict=True)
+    ]
+    assert "| cuda LSTM training bf16 | 2 | 2.00 | >= 2 |" in gpu.groups(results)
+
+
+def test_every_group_has_cases(monkeypatch):
+    """Names only: no case runs."""
+    monkeypatch.setattr(recurrent_gpu_cases, "comparisons", _names)
+    monkeypatch.setattr(recurrent_gpu_cases, "ragged", lambda *a: _names("cuda ragged", "LSTM", *a))
+    monkeypatch.setattr(recurrent_gpu_cases, "step_latency", lambda *a: "")
+    found = [
+        *recurrent_gpu_cases.triton_cases(CPU),
+        *recurrent_gpu_cases.cuda_cases(CPU),
+    ]
+    for group in recurrent_gpu_cases.GROUPS:
+        assert any(name.startswith(f"{group} ") for name in found), group
+
+
+def _names(backend, kind, dtype, *rest, **options):
+    return [f"{backend} {kind} {what} {dtype} x" for what in ("inference", "training")]
 
 
 def test_results_that_differ_are_an_error():
