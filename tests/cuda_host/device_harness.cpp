@@ -16,7 +16,7 @@ template <class From, class To>
 void run(const From* from, To* to, int64_t count) {
   const emulator::Buffer from_buffer("from", from, sizeof(From) * count);
   const emulator::Buffer to_buffer("to", to, sizeof(To) * count);
-  device::launch(convert<From, To>, {4, 64}, from, to, count);
+  device::launch(convert<From, To>, {4, 64}, {}, from, to, count);
 }
 
 }  // namespace

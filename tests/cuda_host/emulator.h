@@ -1,18 +1,32 @@
-// Runs CUDA kernels on the CPU, for tests: each CUDA thread is a fiber, each block runs to its end
-// before the next. The order of blocks and of the threads between two barriers is drawn from a
-// seed, so a missing barrier shows as a result that depends on the seed. The process aborts with a
-// message on
-//   - an access outside every registered buffer and outside the block's shared memory,
-//   - a misaligned access, or a write into a buffer that was registered as read-only,
-//   - a barrier or a shuffle that not all threads of the block or warp reach at the same place.
-// Shared memory starts as NaN in each block.
+// Runs CUDA kernels on the CPU, for tests: each CUDA thread is a fiber. The blocks of a cooperative
+// launch are all there at the same time, those of a cluster too; others come one after the other.
+// Which warp goes on next, and in which order its lanes do, is drawn from a seed, so a missing
+// barrier shows as a result that depends on the seed. The process aborts with a message on
+//   - an access outside every registered buffer and outside the block's shared memory, a misaligned
+//     one, or a write into a buffer that was registered as read-only,
+//   - two threads that touch the same shared memory, one of them writing, with nothing in between
+//     that orders them,
+//   - a barrier or a warp's operation that not all threads of the block or warp reach at the same
+//     place,
+//   - threads that all wait, or look at flags that nobody sets any more.
+// Shared memory starts as NaN in each block, and is NaN where an asynchronous copy is under way.
+//
+// Not modelled: memory out of order (a missing fence, release or acquire does not show), caches,
+// races in global memory, and time.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 
-namespace seqkern::emulator {
+namespace seqkern {
+
+struct Place {
+  const char* file;
+  int line;
+};
+
+namespace emulator {
 
 // While it lives, kernels may access these bytes.
 class Buffer {
@@ -26,21 +40,77 @@ class Buffer {
 
 void set_seed(uint64_t seed);
 
-// Runs `kernel` once for every thread of a grid.
-void run(int blocks, int threads, const std::function<void()>& kernel);
+// The emulated GPU, for launches whose blocks are all there at the same time: 132 processors, as
+// an H100 has, unless it is told otherwise. Each holds 2048 threads and 227 KiB of shared memory.
+void set_processors(int count);
+int most_resident_blocks(int threads, int dynamic_shared);
 
-// ---- for csrc/common/device.cuh: what a running kernel asks for ----
+// Switches between fibers since the process started, to judge the emulator's speed by.
+uint64_t switches();
+
+struct Launch {
+  int blocks;
+  int threads;
+  int dynamic_shared;  // bytes
+  int cluster;         // blocks
+  bool cooperative;
+};
+
+// Runs `kernel` once for every thread of a grid.
+void run(const Launch& launch, const std::function<void()>& kernel);
+
+// ---- for csrc/common/device/*.cuh: what a running kernel asks for ----
 
 int thread();
 int block();
 int threads();
 int blocks();
 
-void barrier(const char* file, int line);
-uint64_t shuffle_xor(uint64_t bits, int mask, const char* file, int line);
 // The block's array that is declared at this place; all its threads get the same one.
-void* shared_memory(const char* name, size_t bytes, const char* file, int line);
-void check_read(const void* address, size_t bytes);
-void check_write(const void* address, size_t bytes);
+void* shared_memory(const char* name, size_t bytes, Place place);
+void* dynamic_shared_memory(Place place);
+void check_read(const void* address, size_t bytes, Place place);
+void check_write(const void* address, size_t bytes, Place place);
+void check_global(const void* address, Place place);
 
-}  // namespace seqkern::emulator
+// Lets other threads go on from time to time. `word` is what was read this time: a thread that
+// reads the same again and again waits for somebody.
+void polled(const void* address, uint64_t word, Place place);
+template <class Word>
+Word poll(const void* address, Place place);
+// Around an update that nobody else's comes in between of.
+void begin_atomic(const void* address, size_t bytes, Place place);
+void end_atomic(bool changed);
+
+void barrier(Place place);
+void named_barrier(int id, int count, bool wait, Place place);
+void warp_sync(Place place);
+
+enum class Shuffle { kXor, kDown, kUp, kIndex };
+uint64_t shuffle(Shuffle kind, uint64_t bits, int argument, Place place);
+uint32_t ballot(bool vote, Place place);
+
+void copy_async(void* shared, const void* global, int bytes, int valid, Place place);
+void commit_copies(Place place);
+void wait_copies(int pending, Place place);
+
+// Rounded to the nearest, ties to even (tf32: away from zero). A NaN stays a NaN.
+float float16_to_float(uint16_t bits);
+uint16_t float_to_float16(float x);
+uint16_t float_to_bfloat16(float x);
+uint32_t float_to_tf32(float x);
+
+// ---- inline ----
+
+void check_atomic(const void* address, size_t bytes, Place place);
+
+template <class Word>
+Word poll(const void* address, Place place) {
+  check_atomic(address, sizeof(Word), place);
+  const Word word = *static_cast<const volatile Word*>(address);
+  polled(address, word, place);
+  return word;
+}
+
+}  // namespace emulator
+}  // namespace seqkern

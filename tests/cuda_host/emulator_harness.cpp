@@ -33,6 +33,16 @@ SEQKERN_KERNEL block_sum(const float* x, float* out) {
   }
 }
 
+// Thread 0 reads what a thread of another warp writes, in global memory, where no race is looked
+// for.
+template <bool with_barrier>
+SEQKERN_KERNEL read_after_other_warp(const float*, float* out) {
+  float* mine = out + device::block();  // 0 at the start
+  if (device::thread() == kThreads - 1) device::store(mine, 1.0f);
+  if (with_barrier) device::barrier();
+  if (device::thread() == 0) device::store(mine, device::load(mine) + 1);
+}
+
 SEQKERN_KERNEL barrier_in_a_branch(const float* x, float* out) {
   if (device::thread() < 64) device::barrier();
   device::store(out + device::block(), device::load(x));
@@ -81,7 +91,7 @@ void run(void (*kernel)(const float*, float*), const float* x, float* out, uint6
   const emulator::Buffer x_buffer("x", x, sizeof(float) * kBlocks * kThreads);
   const emulator::Buffer out_buffer("out", out, sizeof(float) * kBlocks);
   emulator::set_seed(seed);
-  device::launch(kernel, {kBlocks, kThreads}, x, out);
+  device::launch(kernel, {kBlocks, kThreads}, {}, x, out);
 }
 
 }  // namespace
@@ -93,6 +103,8 @@ void run(void (*kernel)(const float*, float*), const float* x, float* out, uint6
 
 HARNESS(block_sum, block_sum<true>)
 HARNESS(block_sum_without_barrier, block_sum<false>)
+HARNESS(read_after_other_warp, read_after_other_warp<true>)
+HARNESS(read_after_other_warp_without_barrier, read_after_other_warp<false>)
 HARNESS(barrier_in_a_branch, barrier_in_a_branch)
 HARNESS(two_barriers_in_branches, two_barriers_in_branches)
 HARNESS(shuffle_in_a_branch, shuffle_in_a_branch)

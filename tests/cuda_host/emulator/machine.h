@@ -1,0 +1,121 @@
+// What is running now: the grid's blocks that are there at the same time, their warps and threads.
+// One launch at a time, and one thread of the CPU: plain globals, because kernels are free
+// functions.
+#pragma once
+
+#include <cstdarg>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "../emulator.h"
+#include "fibers.h"
+
+namespace seqkern::emulator {
+
+constexpr int kWarp = 32;
+constexpr int kNamedBarriers = 16;
+constexpr char kBlockBarrier[] = "a barrier";
+
+struct Block;
+struct Warp;
+
+// Counts events that order threads. An access at time t came before an event at a later time.
+using Time = uint32_t;
+
+// A copy that a thread started and that has not been seen to end.
+struct CopyAsync {
+  char* to;
+  const char* from;
+  int bytes, valid;
+  int group;
+  Place place;
+};
+
+struct Thread {
+  Fiber fiber;
+  Block* block = nullptr;
+  Warp* warp = nullptr;
+  int index = 0;          // within the block
+  int cluster_index = 0;  // within the cluster
+  bool ended = false;
+  const char* waits_at = nullptr;  // "a barrier", ...; null while it can go on
+  Place place = {};                // of what it waits at or looks at
+  // The last flag that it looked at, and what it saw.
+  const void* polled = nullptr;
+  uint64_t polled_word = 0;
+  std::vector<CopyAsync> copies;
+  int copy_group = 0;
+};
+
+struct Warp {
+  Block* block = nullptr;
+  Thread* lanes = nullptr;
+  int count = 0;       // lanes
+  uint32_t ready = 0;  // the lanes that can go on
+  bool queued = false;
+  uint32_t sloth = 0;  // how often it is passed over although it can go on, in 2^-32
+  Time ordered = 0;    // when something last ordered all its lanes
+  // What its lanes are doing together, and what each hands over.
+  int arrived = 0;
+  const void* payloads[kWarp] = {};
+};
+
+struct NamedBarrier {
+  int count = 0;  // of the threads that it joins
+  std::vector<Thread*> arrived;
+};
+
+struct Block {
+  int index = 0;
+  int cluster_rank = 0;
+  int slot = 0;  // among those that are there
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  Time ordered = 0;          // when something last ordered all its threads
+  Time cluster_ordered = 0;  // and all of its cluster's
+  int at_barrier = 0;
+  int ended = 0;
+  NamedBarrier named[kNamedBarriers];
+};
+
+struct Machine {
+  Launch launch = {};
+  const std::function<void()>* kernel = nullptr;
+  std::vector<Block> blocks;  // that are there at the same time
+  std::vector<Warp*> ready;
+  Fiber scheduler;
+  Thread* thread = nullptr;  // that runs now
+  Time time = 1;
+  int processors = 132;
+  uint64_t switches = 0;
+  // Looks at a flag that showed nothing new, since anything last happened.
+  uint64_t idle_polls = 0;
+};
+
+extern Machine machine __attribute__((visibility("hidden")));
+
+// Ends the process with a message about the running thread.
+[[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+// "thread 3 of block 1", "kernel.cuh:12"
+std::string name_of(const Thread& thread);
+std::string name_of(Place place);
+bool same(Place a, Place b);
+
+// A number below `limit` that the seed decides.
+uint32_t draw(uint32_t limit);
+
+// Marks a thread as one that can go on.
+void release(Thread& thread);
+// Lets the others go on. The first keeps the running thread out until it is released.
+void wait_at(const char* what, Place place);
+void yield();
+
+// ---- lanes that do something together ----
+
+// Hands the lanes' payloads to `run` when the last lane has come, and goes on when it has run. All
+// lanes have to come to the same place for the same.
+using WarpOperation = void (*)(const void* const* payloads, int lanes);
+void together(const char* what, const void* payload, WarpOperation run, Place place);
+
+}  // namespace seqkern::emulator
