@@ -13,6 +13,7 @@
 #include "common/device/functions.cuh"
 #include "common/device/grid_barrier.cuh"
 #include "common/device/launch.cuh"
+#include "common/device/matrix.cuh"
 #include "common/device/memory.cuh"
 #include "common/device/numbers.cuh"
 #include "common/device/platform.cuh"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +25,9 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def build(harness: str) -> Path:
         if not emulator.exists():
-            objects = [compile_object(path, directory) for path in (HERE / "emulator").glob("*.cpp")]
+            objects = [
+                compile_object(path, directory) for path in (HERE / "emulator").glob("*.cpp")
+            ]
             run(["ar", "rcs", str(emulator), *map(str, objects)])
         library = directory / f"{harness}.so"
         if not library.exists():
@@ -33,6 +37,26 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return library
 
     return build
+
+
+# Runs one kernel in a process of its own, because the emulator aborts.
+ABORTING = """
+import ctypes, sys
+getattr(ctypes.CDLL(sys.argv[1]), sys.argv[2])(*map(ctypes.c_uint64, map(int, sys.argv[3:])))
+"""
+
+
+@pytest.fixture(scope="session")
+def abort_message() -> Callable[..., str]:
+    """What a C function of whole numbers says on stderr before it aborts, as it has to."""
+
+    def call(library: Path, function: str, *arguments: int) -> str:
+        command = [sys.executable, "-c", ABORTING, str(library), function, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == -signal.SIGABRT, done.stderr
+        return done.stderr
+
+    return call
 
 
 def compile_object(source: Path, directory: Path) -> Path:

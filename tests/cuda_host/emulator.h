@@ -90,6 +90,10 @@ enum class Shuffle { kXor, kDown, kUp, kIndex };
 uint64_t shuffle(Shuffle kind, uint64_t bits, int argument, Place place);
 uint32_t ballot(bool vote, Place place);
 
+enum class Operand { kBfloat16, kFloat16, kTf32 };
+void multiply_add(Operand operand, float* sum, const uint32_t* a, const uint32_t* b, Place place);
+void load_matrix(uint32_t* registers, int count, bool transposed, const void* row, Place place);
+
 void copy_async(void* shared, const void* global, int bytes, int valid, Place place);
 void commit_copies(Place place);
 void wait_copies(int pending, Place place);
