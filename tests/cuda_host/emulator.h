@@ -75,7 +75,7 @@ void check_global(const void* address, Place place);
 
 // Lets other threads go on from time to time. `word` is what was read this time: a thread that
 // reads the same again and again waits for somebody.
-void polled(const void* address, uint64_t word, Place place);
+void polled(const void* address, uint64_t word, int bytes, Place place);
 template <class Word>
 Word poll(const void* address, Place place);
 // Around an update that nobody else's comes in between of.
@@ -106,13 +106,13 @@ uint32_t float_to_tf32(float x);
 
 // ---- inline ----
 
-void check_atomic(const void* address, size_t bytes, Place place);
+void check_poll(const void* address, size_t bytes, Place place);
 
 template <class Word>
 Word poll(const void* address, Place place) {
-  check_atomic(address, sizeof(Word), place);
+  check_poll(address, sizeof(Word), place);
   const Word word = *static_cast<const volatile Word*>(address);
-  polled(address, word, place);
+  polled(address, word, sizeof(Word), place);
   return word;
 }
 

@@ -52,7 +52,8 @@ def place_c(lane: int, i: int) -> tuple[int, int]:
 
 def fragments(matrix, kind, place, count):
     """What each lane holds of a matrix: (32, count) elements, in memory as the registers."""
-    rows, columns = zip(*(place(kind, lane, i) for lane in LANES for i in range(count)), strict=True)
+    elements = (place(kind, lane, i) for lane in LANES for i in range(count))
+    rows, columns = zip(*elements, strict=True)
     return matrix[list(rows), list(columns)].reshape(32, count).contiguous()
 
 

@@ -6,12 +6,6 @@
 #include "races.h"
 
 namespace seqkern::emulator {
-namespace {
-
-constexpr char kNamedBarrier[] = "a named barrier";
-
-}  // namespace
-
 void barrier(Place place) {
   Thread& self = *machine.thread;
   Block& block = *self.block;
@@ -58,16 +52,15 @@ void named_barrier(int id, int count, bool wait, Place place) {
   }
   named.arrived.push_back(&self);
   if (static_cast<int>(named.arrived.size()) < count) {
-    if (wait) wait_at(kNamedBarrier, place);
+    if (!wait) return;
+    named.waiting.push_back(&self);
+    wait_at("a named barrier", place);
     return;
   }
   machine.idle_polls = 0;
   order(named.arrived);
-  const std::vector<Thread*> arrived = std::move(named.arrived);
-  named.arrived.clear();
-  for (Thread* other : arrived) {
-    if (other->waits_at == kNamedBarrier) release(*other);
-  }
+  for (Thread* other : named.waiting) release(*other);
+  named = {};
   if (wait) yield();
 }
 

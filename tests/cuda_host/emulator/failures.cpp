@@ -10,7 +10,7 @@ namespace {
 // Who waits in the same way at the same place: "block 0: threads 0 to 31 wait at a barrier ...".
 void describe_waiting() {
   constexpr int kMostLines = 40;
-  int lines = 0;
+  int lines = 0, ended = 0;
   for (const Block& block : machine.blocks) {
     const auto& threads = block.threads;
     for (size_t begin = 0; begin < threads.size();) {
@@ -20,20 +20,18 @@ void describe_waiting() {
              threads[end].waits_at == first.waits_at && same(threads[end].place, first.place)) {
         ++end;
       }
-      if (++lines > kMostLines) {
-        std::fprintf(stderr, "  ...\n");
-        return;
-      }
-      std::fprintf(stderr, "  block %d, threads %zu to %zu: ", block.index, begin, end - 1);
       if (first.ended) {
-        std::fprintf(stderr, "have ended\n");
-      } else {
-        std::fprintf(stderr, "%s %s at %s\n", first.waits_at ? "wait at" : "look at",
+        ended += end - begin;
+      } else if (++lines <= kMostLines) {
+        std::fprintf(stderr, "  block %d, threads %zu to %zu %s %s at %s\n", block.index, begin,
+                     end - 1, first.waits_at ? "wait at" : "look at",
                      first.waits_at ? first.waits_at : "a flag", name_of(first.place).c_str());
       }
       begin = end;
     }
   }
+  if (lines > kMostLines) std::fprintf(stderr, "  and so on\n");
+  if (ended > 0) std::fprintf(stderr, "  %d threads have ended\n", ended);
 }
 
 [[noreturn]] void end_with(const char* message) {

@@ -13,7 +13,8 @@
 namespace seqkern::emulator {
 namespace {
 
-constexpr uint64_t kCanary = 0x5ec2be11c0ffee11;
+// What the far end of a stack holds until something runs over it.
+constexpr char kCanary[64] = "Whoever reads this has used up the whole stack of its fiber.";
 
 }  // namespace
 
@@ -48,7 +49,7 @@ constexpr size_t kReserved = 0;
 
 void Fiber::start(char* stack, size_t stack_bytes, void (*entry)()) {
   stack_ = stack;
-  std::memcpy(stack_, &kCanary, sizeof(kCanary));
+  std::memcpy(stack_, kCanary, sizeof(kCanary));
   // What seqkern_hand_over pops: six registers and the return address. It lies at a multiple of 16,
   // so that the stack pointer is 8 past one when `entry` begins, as after a call.
   auto top = reinterpret_cast<uintptr_t>(stack + stack_bytes) / 16 * 16 - 16;
@@ -63,17 +64,17 @@ void Fiber::hand_over(Fiber& from, Fiber& to) {
 #else
 
 // The context lies at the low end of the stack, past the canary.
-constexpr size_t kReserved = (16 + sizeof(ucontext_t) + 63) / 64 * 64;
+constexpr size_t kReserved = (sizeof(ucontext_t) + 63) / 64 * 64;
 
 void Fiber::start(char* stack, size_t stack_bytes, void (*entry)()) {
   stack_ = stack;
-  auto* context = reinterpret_cast<ucontext_t*>(stack + 16);
+  auto* context = reinterpret_cast<ucontext_t*>(stack);
   getcontext(context);
   context->uc_stack.ss_sp = stack + kReserved;
   context->uc_stack.ss_size = stack_bytes - kReserved;
   context->uc_link = nullptr;
   makecontext(context, entry, 0);
-  std::memcpy(stack + kReserved, &kCanary, sizeof(kCanary));
+  std::memcpy(stack + kReserved, kCanary, sizeof(kCanary));
   state_ = context;
 }
 
@@ -86,7 +87,7 @@ void Fiber::hand_over(Fiber& from, Fiber& to) {
 #endif
 
 bool Fiber::overflowed() const {
-  return std::memcmp(stack_ + kReserved, &kCanary, sizeof(kCanary)) != 0;
+  return std::memcmp(stack_ + kReserved, kCanary, sizeof(kCanary)) != 0;
 }
 
 char* map_memory(size_t bytes) {

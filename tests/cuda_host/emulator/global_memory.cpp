@@ -40,12 +40,11 @@ const Range* nearest(const char* address) {
 
 void check(const void* address, size_t size, Access access, Place place) {
   const char* at = static_cast<const char*>(address);
-  const bool write = access != Access::kRead;
+  const bool write = is_write(access);
   if (reinterpret_cast<uintptr_t>(address) % size != 0) {
-    fail("misaligned %s of %zu bytes at %s", write ? "write" : "read", size,
-         name_of(place).c_str());
+    fail("misaligned %s of %zu bytes at %s", name_of(access), size, name_of(place).c_str());
   }
-  if (write) machine.idle_polls = 0;
+  if (access == Access::kWrite) machine.idle_polls = 0;  // of an atomic one it depends on the value
   if (is_shared(at)) {
     check_shared(at, size, access, place);
     return;
@@ -64,7 +63,7 @@ void check(const void* address, size_t size, Access access, Place place) {
   const Range* range = nearest(at);
   if (range == nullptr) fail("access to memory although no buffer is registered");
   fail("out-of-bounds %s of %zu bytes at byte %td of '%s', which has %zu bytes, at %s",
-       write ? "write" : "read", size, at - range->begin, range->name.c_str(), range->bytes,
+       name_of(access), size, at - range->begin, range->name.c_str(), range->bytes,
        name_of(place).c_str());
 }
 
@@ -93,7 +92,11 @@ void check_write(const void* address, size_t bytes, Place place) {
 }
 
 void check_atomic(const void* address, size_t bytes, Place place) {
-  check(address, bytes, Access::kAtomic, place);
+  check(address, bytes, Access::kAtomicWrite, place);
+}
+
+void check_poll(const void* address, size_t bytes, Place place) {
+  check(address, bytes, Access::kAtomicRead, place);
 }
 
 void check_global(const void* address, Place place) {

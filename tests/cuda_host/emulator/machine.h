@@ -41,9 +41,11 @@ struct Thread {
   bool ended = false;
   const char* waits_at = nullptr;  // "a barrier", ...; null while it can go on
   Place place = {};                // of what it waits at or looks at
-  // The last flag that it looked at, and what it saw.
+  // The last flag that it looked at, what it saw, and whether it saw that before.
   const void* polled = nullptr;
   uint64_t polled_word = 0;
+  int polled_bytes = 0;
+  bool spins = false;
   std::vector<CopyAsync> copies;
   int copy_group = 0;
 };
@@ -64,6 +66,7 @@ struct Warp {
 struct NamedBarrier {
   int count = 0;  // of the threads that it joins
   std::vector<Thread*> arrived;
+  std::vector<Thread*> waiting;  // those of them that wait for the others
 };
 
 struct Block {
@@ -107,7 +110,7 @@ uint32_t draw(uint32_t limit);
 
 // Marks a thread as one that can go on.
 void release(Thread& thread);
-// Lets the others go on. The first keeps the running thread out until it is released.
+// Lets the others go on; wait_at keeps the running thread out until it is released.
 void wait_at(const char* what, Place place);
 void yield();
 

@@ -77,10 +77,8 @@ uint16_t index_of(const char* file) {
   const Thread& other =
       block_of(self, before.thread).threads[before.thread % machine.launch.threads];
   fail("race in shared memory: it %s %s at %s, and nothing orders this after %s, which %s it at %s",
-       access == Access::kRead    ? "reads"
-       : access == Access::kWrite ? "writes"
-                                  : "updates",
-       name_of_shared(address).c_str(), name_of(place).c_str(), name_of(other).c_str(), did,
+       is_write(access) ? "writes" : "reads", name_of_shared(address).c_str(),
+       name_of(place).c_str(), name_of(other).c_str(), did,
        name_of({files[before.file], static_cast<int>(before.line)}).c_str());
 }
 
@@ -94,7 +92,7 @@ void check_granule(const char* address, History& history, const Record& now, Acc
            before.time >= known_until(self, before.thread);
   };
   if (races(history.write)) fail_race(address, history.write, "wrote", access, place);
-  if (access == Access::kRead) {
+  if (!is_write(access)) {
     Record* slot = &history.reads[0];
     if (slot->time != 0 && slot->thread != now.thread && races(*slot)) slot = &history.reads[1];
     *slot = now;
@@ -127,8 +125,7 @@ void forget_races() {
 
 void check_race(const char* address, size_t size, Access access, Place place) {
   const Record now = {machine.time, static_cast<uint16_t>(machine.thread->cluster_index),
-                      index_of(place.file), static_cast<uint32_t>(place.line),
-                      access == Access::kAtomic};
+                      index_of(place.file), static_cast<uint32_t>(place.line), is_atomic(access)};
   const size_t first = (address - memory) / kGranule;
   const size_t last = (address - memory + size - 1) / kGranule;
   for (size_t i = first; i <= last; ++i) {

@@ -1,5 +1,6 @@
 // Runs a grid: which blocks are there at the same time, and which of their threads goes on next.
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 
 #include "failures.h"
@@ -84,6 +85,18 @@ void start(Block& block, int index, int slot) {
   }
 }
 
+// Whether a thread that looks at a flag again and again would see what it saw before. That saves
+// two switches most of the time, but not always: what it saw twice may by now be what it wants.
+bool would_spin(const Thread& thread) {
+  if (!thread.spins) return false;
+  uint64_t word = 0;
+  std::memcpy(&word, thread.polled, thread.polled_bytes);
+  if (word != thread.polled_word || draw(16) == 0) return false;
+  // Time enough for each warp to have had its turn, the sloths too.
+  if (++machine.idle_polls > 2000 * machine.blocks.size() * machine.launch.threads) fail_stuck();
+  return true;
+}
+
 // Every lane that can go on does, until it waits, yields or ends.
 void run_lanes(Warp& warp) {
   const uint32_t lanes = warp.ready;
@@ -93,6 +106,11 @@ void run_lanes(Warp& warp) {
     const uint32_t lane = i ^ flip;
     if ((lanes >> lane & 1) == 0) continue;
     machine.thread = &warp.lanes[lane];
+    if (would_spin(*machine.thread)) {
+      warp.ready |= 1u << lane;
+      continue;
+    }
+    machine.thread->spins = false;
     ++machine.switches;
     Fiber::hand_over(machine.scheduler, machine.thread->fiber);
     if (machine.thread->fiber.overflowed()) {
@@ -229,17 +247,17 @@ void yield() {
   Fiber::hand_over(self.fiber, machine.scheduler);
 }
 
-void polled(const void* address, uint64_t word, Place place) {
+void polled(const void* address, uint64_t word, int bytes, Place place) {
   Thread& self = *machine.thread;
   const bool news = address != self.polled || word != self.polled_word;
   self.polled = address;
   self.polled_word = word;
+  self.polled_bytes = bytes;
   self.place = place;
+  self.spins = !news;
   if (news) {
     machine.idle_polls = 0;
     if (draw(4) != 0) return;
-  } else if (++machine.idle_polls > 2000 * machine.blocks.size() * machine.launch.threads) {
-    fail_stuck();
   }
   yield();
 }

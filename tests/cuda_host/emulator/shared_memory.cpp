@@ -75,7 +75,7 @@ bool is_shared(const char* address) {
 void check_shared(const char* address, size_t size, Access access, Place place) {
   const Block& self = *machine.thread->block;
   const Block& block = block_at(address);
-  const char* does = access == Access::kRead ? "read" : "write";
+  const char* does = name_of(access);
   if (&block != &self) {
     if (block.index / machine.launch.cluster != self.index / machine.launch.cluster) {
       fail("%s of the shared memory of block %d, which is not in its cluster, at %s", does,

@@ -5,7 +5,19 @@
 
 namespace seqkern::emulator {
 
-enum class Access { kRead, kWrite, kAtomic };
+enum class Access { kRead, kWrite, kAtomicRead, kAtomicWrite };
+
+inline bool is_write(Access access) {
+  return access == Access::kWrite || access == Access::kAtomicWrite;
+}
+inline bool is_atomic(Access access) {
+  return access == Access::kAtomicRead || access == Access::kAtomicWrite;
+}
+inline const char* name_of(Access access) {
+  return is_write(access) ? "write" : "read";
+}
+
+void check_atomic(const void* address, size_t bytes, Place place);
 
 // Room for the shared memory of `blocks` blocks of machine.launch.
 void begin_shared_memory(int blocks);
