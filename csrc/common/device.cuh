@@ -6,9 +6,12 @@
 // itself; only a helper function that takes one hands it on.
 #pragma once
 
+#include "common/device/arrivals.cuh"
 #include "common/device/async_copy.cuh"
 #include "common/device/atomics.cuh"
 #include "common/device/barriers.cuh"
+#include "common/device/bulk_copy.cuh"
+#include "common/device/cluster.cuh"
 #include "common/device/flags.cuh"
 #include "common/device/functions.cuh"
 #include "common/device/grid_barrier.cuh"

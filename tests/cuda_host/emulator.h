@@ -98,6 +98,31 @@ void copy_async(void* shared, const void* global, int bytes, int valid, Place pl
 void commit_copies(Place place);
 void wait_copies(int pending, Place place);
 
+int cluster_rank();
+int cluster_blocks();
+void cluster_arrive(Place place);
+void cluster_wait(Place place);
+void* map_shared_rank(const void* shared, int rank, Place place);
+
+void init_arrivals(void* arrivals, int count, Place place);
+void arrive(void* arrivals, int announced_bytes, Place place);
+bool phase_has_ended(const void* arrivals, int parity, Place place);
+
+// A matrix of which copy_tile() takes tiles; sizes and the stride in elements.
+struct TileMap {
+  const char* base;
+  int element;  // bytes
+  int64_t rows, columns, stride;
+  int tile_rows, tile_columns;
+  bool swizzled;
+};
+TileMap make_tile_map(const void* base, int element, int64_t rows, int64_t columns, int64_t stride,
+                      int tile_rows, int tile_columns, bool swizzled);
+void copy_bulk(void* shared, const void* global, int bytes, void* arrivals, Place place);
+void copy_tile(void* shared, const TileMap& map, int row, int column, void* arrivals, Place place);
+void store_bulk(void* global, const void* shared, int bytes, Place place);
+void wait_bulk_stores(Place place);
+
 // Rounded to the nearest, ties to even (tf32: away from zero). A NaN stays a NaN.
 float float16_to_float(uint16_t bits);
 uint16_t float_to_float16(float x);

@@ -21,6 +21,14 @@
 #define SEQKERN_DEVICE inline
 #endif
 
+// Statements for sm_90 and later. A kernel that gets there on an older GPU ends with an error: the
+// code that launches it has to know.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define SEQKERN_SINCE_SM90(...) __trap()
+#else
+#define SEQKERN_SINCE_SM90(...) __VA_ARGS__
+#endif
+
 namespace seqkern::device {
 
 constexpr int kWarp = 32;

@@ -48,6 +48,9 @@ struct Thread {
   bool spins = false;
   std::vector<CopyAsync> copies;
   int copy_group = 0;
+  int stores_under_way = 0;  // of the copy engine
+  // How often it arrived at the cluster's barrier, and how often it has waited there.
+  uint32_t cluster_arrivals = 0, cluster_waits = 0;
 };
 
 struct Warp {
@@ -69,17 +72,27 @@ struct NamedBarrier {
   std::vector<Thread*> waiting;  // those of them that wait for the others
 };
 
+struct ClusterBarrier {
+  uint32_t phase = 0;  // how often all have arrived
+  int arrived = 0;
+  std::vector<Thread*> waiting;
+  // What each thread of the cluster had done when it arrived, up to which time. There are threads
+  // that know of the last phase, of the one before, and that arrive for the next.
+  std::vector<Time> until[3];
+};
+
 struct Block {
   int index = 0;
   int cluster_rank = 0;
   int slot = 0;  // among those that are there
   std::vector<Thread> threads;
   std::vector<Warp> warps;
-  Time ordered = 0;          // when something last ordered all its threads
-  Time cluster_ordered = 0;  // and all of its cluster's
+  Time ordered = 0;  // when something last ordered all its threads
+  Time began = 0;
   int at_barrier = 0;
   int ended = 0;
   NamedBarrier named[kNamedBarriers];
+  ClusterBarrier cluster_barrier;  // of the cluster's first block
 };
 
 struct Machine {
@@ -92,6 +105,8 @@ struct Machine {
   Time time = 1;
   int processors = 132;
   uint64_t switches = 0;
+  // What the copy engine has still to do. Any of it may be next, at any time.
+  std::vector<std::function<void()>> under_way;
   // Looks at a flag that showed nothing new, since anything last happened.
   uint64_t idle_polls = 0;
 };

@@ -47,11 +47,16 @@ const Block& block_of(const Thread& self, int other) {
 
 Time known_until(const Thread& self, int other) {
   if (other == self.cluster_index) return machine.time + 1;
-  Time time = self.block->cluster_ordered;
+  Time time = self.block->began;
   const int threads = machine.launch.threads;
   if (other / threads == self.block->cluster_rank) {
     time = std::max(time, self.block->ordered);
     if (other % threads / kWarp == self.index / kWarp) time = std::max(time, self.warp->ordered);
+  }
+  if (self.cluster_waits > 0) {
+    const auto& barrier =
+        machine.blocks[self.block->slot - self.block->cluster_rank].cluster_barrier;
+    time = std::max(time, barrier.until[(self.cluster_waits - 1) % 3][other]);
   }
   const Pairs& known = pairs_of(self);
   if (!known.until.empty()) {
@@ -87,9 +92,8 @@ void check_granule(const char* address, History& history, const Record& now, Acc
   const Thread& self = *machine.thread;
   const auto races = [&](const Record& before) {
     // Of blocks that were there before, thread numbers mean nothing now: the first line sees to it.
-    return before.time != 0 && before.time >= self.block->cluster_ordered &&
-           before.thread != now.thread && !(before.atomic && now.atomic) &&
-           before.time >= known_until(self, before.thread);
+    return before.time != 0 && before.time >= self.block->began && before.thread != now.thread &&
+           !(before.atomic && now.atomic) && before.time >= known_until(self, before.thread);
   };
   if (races(history.write)) fail_race(address, history.write, "wrote", access, place);
   if (!is_write(access)) {
@@ -135,29 +139,23 @@ void check_race(const char* address, size_t size, Access access, Place place) {
 
 void order(Warp& warp) {
   Knowledge all;
-  const bool by_pairs = !pairs_of(*warp.lanes).until.empty();
-  for (int i = 0; by_pairs && i < warp.count; ++i) all.add(warp.lanes[i]);
+  const bool pairs = by_pairs(*warp.lanes);
+  for (int i = 0; pairs && i < warp.count; ++i) all.add(warp.lanes[i]);
   warp.ordered = ++machine.time;
-  for (int i = 0; by_pairs && i < warp.count; ++i) all.give(warp.lanes[i]);
+  for (int i = 0; pairs && i < warp.count; ++i) all.give(warp.lanes[i]);
 }
 
 void order(Block& block) {
   // Within the block nobody has to look further; but one may know of other blocks' threads.
   Knowledge all;
-  const bool by_pairs = machine.launch.cluster > 1 && !pairs_of(block.threads[0]).until.empty();
-  if (by_pairs) {
+  const bool pairs = machine.launch.cluster > 1 && by_pairs(block.threads[0]);
+  if (pairs) {
     for (const Thread& thread : block.threads) all.add(thread);
   }
   block.ordered = ++machine.time;
-  if (by_pairs) {
+  if (pairs) {
     for (Thread& thread : block.threads) all.give(thread);
   }
-}
-
-void order_cluster(const Block& block) {
-  ++machine.time;
-  Block* first = &machine.blocks[block.slot - block.cluster_rank];
-  for (int i = 0; i < machine.launch.cluster; ++i) first[i].cluster_ordered = machine.time;
 }
 
 void order(const std::vector<Thread*>& threads) {
@@ -165,6 +163,15 @@ void order(const std::vector<Thread*>& threads) {
   for (const Thread* thread : threads) all.add(*thread);
   ++machine.time;  // what they do from now on is not what they know of each other
   for (Thread* thread : threads) all.give(*thread);
+}
+
+bool by_pairs(const Thread& thread) {
+  return !pairs_of(thread).until.empty();
+}
+
+void Knowledge::add(const Knowledge& other) {
+  until_.resize(cluster_threads());
+  for (size_t i = 0; i < other.until_.size(); ++i) until_[i] = std::max(until_[i], other.until_[i]);
 }
 
 void Knowledge::add(const Thread& thread) {

@@ -16,10 +16,13 @@ void begin_races(const char* memory, size_t bytes);
 void forget_races();
 void check_race(const char* address, size_t size, Access access, Place place);
 
+// Whether anything in this thread's cluster joined other threads than all of a warp, block or
+// cluster, so that what they know of each other differs from thread to thread.
+bool by_pairs(const Thread& thread);
+
 // What orders threads: each knows of all that the others did until now.
 void order(Warp& warp);
 void order(Block& block);
-void order_cluster(const Block& block);
 void order(const std::vector<Thread*>& threads);
 
 // What a thread that arrives somewhere leaves for those that wait there.
@@ -27,8 +30,9 @@ class Knowledge {
  public:
   // All that it did and knows. machine.time has to go on before it does more.
   void add(const Thread& thread);
+  void add(const Knowledge& other);
   void give(Thread& thread) const;  // it knows it from now on
-  void clear() { until_.clear(); }
+  const std::vector<Time>& until() const { return until_; }
 
  private:
   std::vector<Time> until_;  // of each thread of the cluster

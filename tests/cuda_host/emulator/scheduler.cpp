@@ -3,6 +3,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "arrivals.h"
 #include "failures.h"
 #include "machine.h"
 #include "races.h"
@@ -56,11 +57,12 @@ void start(Block& block, int index, int slot) {
   block.index = index;
   block.slot = slot;
   block.cluster_rank = index % machine.launch.cluster;
-  block.ordered = block.cluster_ordered = machine.time;
+  block.ordered = block.began = machine.time;
   block.at_barrier = block.ended = 0;
   block.threads.resize(count);
   block.warps.resize((count + kWarp - 1) / kWarp);
   for (NamedBarrier& barrier : block.named) barrier = {};
+  block.cluster_barrier = {};
   const uint32_t block_sloth = draw_sloth();
   for (int i = 0; i < count; ++i) {
     Thread& thread = block.threads[i];
@@ -125,9 +127,20 @@ bool all_ended() {
   });
 }
 
+// The copy engine gets on with something.
+void finish_one() {
+  auto& under_way = machine.under_way;
+  std::swap(under_way[draw(under_way.size())], under_way.back());
+  const auto copy = std::move(under_way.back());
+  under_way.pop_back();
+  machine.idle_polls = 0;
+  copy();
+}
+
 void run_until_all_ended() {
   for (;;) {
     while (!machine.ready.empty()) {
+      if (!machine.under_way.empty() && draw(8) == 0) finish_one();
       const uint32_t at = draw(machine.ready.size());
       Warp& warp = *machine.ready[at];
       if (machine.ready.size() > 1 && warp.sloth > draw(UINT32_MAX)) continue;
@@ -137,9 +150,13 @@ void run_until_all_ended() {
       warp.queued = warp.ready != 0;
       if (warp.queued) machine.ready.push_back(&warp);
     }
-    if (all_ended()) return;
-    fail_stuck();
+    if (all_ended()) break;
+    if (machine.under_way.empty()) fail_stuck();
+    finish_one();
   }
+  if (machine.under_way.empty()) return;
+  machine.thread = nullptr;
+  fail("blocks have ended, but copies from or to their shared memory are still under way");
 }
 
 void check_launch(const Launch& launch) {
@@ -204,6 +221,7 @@ void run(const Launch& launch, const std::function<void()>& kernel) {
     machine.idle_polls = 0;
     clear_shared_memory();
     forget_races();
+    forget_arrivals();
     for (int slot = 0; slot < together; ++slot) {
       start(machine.blocks[slot], group * together + slot, slot);
     }
@@ -223,6 +241,13 @@ int threads() {
 }
 int blocks() {
   return machine.launch.blocks;
+}
+
+int cluster_rank() {
+  return machine.thread->block->cluster_rank;
+}
+int cluster_blocks() {
+  return machine.launch.cluster;
 }
 
 void release(Thread& thread) {

@@ -81,6 +81,10 @@ void check_shared(const char* address, size_t size, Access access, Place place) 
       fail("%s of the shared memory of block %d, which is not in its cluster, at %s", does,
            block.index, name_of(place).c_str());
     }
+    if (machine.thread->cluster_waits == 0) {
+      fail("%s of the shared memory of block %d before the cluster's first barrier, at %s", does,
+           block.index, name_of(place).c_str());
+    }
     if (block.ended == machine.launch.threads) {
       fail("%s of the shared memory of block %d, which has ended, at %s", does, block.index,
            name_of(place).c_str());
