@@ -1,5 +1,5 @@
-// ldmatrix and mma as they are, lane by lane, for test_matrix.py.
-#include "common/device.cuh"
+// ldmatrix and mma as they are, lane by lane, for test_matrix.py: on the emulator and on a GPU.
+#include "harness.h"
 
 using namespace seqkern;
 
@@ -57,16 +57,16 @@ SEQKERN_KERNEL load_from_global(const uint16_t* tile) {
 
 template <class S>
 void run_multiply(const uint32_t* a, const uint32_t* b, float* sum) {
-  const emulator::Buffer a_buffer("a", a, 32 * 4 * 4), b_buffer("b", b, 32 * 2 * 4);
-  const emulator::Buffer sum_buffer("sum", sum, 32 * 4 * 4);
+  const Buffer a_buffer("a", a, 32 * 4 * 4), b_buffer("b", b, 32 * 2 * 4);
+  const Buffer sum_buffer("sum", sum, 32 * 4 * 4);
   device::launch(multiply<S>, kOneWarp, {}, a, b, sum);
 }
 
 template <int count, bool transposed>
 void run_load(const uint16_t* tile, const int* rows, uint32_t* registers) {
-  const emulator::Buffer tile_buffer("tile", tile, 8 * 8 * 2 * count);
-  const emulator::Buffer rows_buffer("rows", rows, 8 * 4 * count);
-  const emulator::Buffer registers_buffer("registers", registers, 32 * 4 * count);
+  const Buffer tile_buffer("tile", tile, 8 * 8 * 2 * count);
+  const Buffer rows_buffer("rows", rows, 8 * 4 * count);
+  const Buffer registers_buffer("registers", registers, 32 * 4 * count);
   device::launch(load<count, transposed>, kOneWarp, {}, tile, rows, registers);
 }
 
@@ -97,13 +97,13 @@ void load_matrices(int count, bool transposed, const uint16_t* tile, const int* 
 
 void run_load_misaligned() {
   uint32_t registers[32];
-  const emulator::Buffer buffer("registers", registers, sizeof(registers));
+  const Buffer buffer("registers", registers, sizeof(registers));
   device::launch(load_misaligned, kOneWarp, {}, registers);
 }
 
 void run_load_from_global() {
   const uint16_t tile[64] = {};
-  const emulator::Buffer buffer("tile", tile, sizeof(tile));
+  const Buffer buffer("tile", tile, sizeof(tile));
   device::launch(load_from_global, kOneWarp, {}, tile);
 }
 

@@ -6,8 +6,6 @@ here once more, so that a mistake in the emulator does not check itself.
 
 from __future__ import annotations
 
-import ctypes
-
 import pytest
 import torch
 
@@ -18,12 +16,8 @@ KINDS |= {"tf32": (torch.float32, 8, 1)}
 
 
 @pytest.fixture(scope="module")
-def library(emulated):
-    return ctypes.CDLL(str(emulated("matrix_harness")))
-
-
-def pointers(*tensors):
-    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+def harness(machine):
+    return machine("matrix_harness")
 
 
 # Matrix Fragments for mma.m16n8k16 with floating point type, and mma.m16n8k8 with .tf32: the row
@@ -62,7 +56,7 @@ def tf32(x):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_product_is_that_of_the_matrices(library, kind):
+def test_product_is_that_of_the_matrices(harness, kind):
     dtype, depth, packed = KINDS[kind]
     generator = torch.Generator().manual_seed(depth)
     a = torch.randn(16, depth, generator=generator).to(dtype)
@@ -73,7 +67,7 @@ def test_product_is_that_of_the_matrices(library, kind):
     total = c[at].contiguous()
     a_lanes = fragments(a, kind, place_a, 4 * packed)
     b_lanes = fragments(b, kind, place_b, 2 * packed)
-    getattr(library, f"multiply_{kind}")(*pointers(a_lanes, b_lanes, total))
+    harness.call(f"multiply_{kind}", a_lanes, b_lanes, total)
     read = tf32 if kind == "tf32" else (lambda x: x)
     truth = c.double() + read(a).double() @ read(b).double()
     torch.testing.assert_close(total.double(), truth[at], rtol=1e-5, atol=1e-5)
@@ -81,11 +75,11 @@ def test_product_is_that_of_the_matrices(library, kind):
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_loaded_matrices(library, count, transposed):
+def test_loaded_matrices(harness, count, transposed):
     tile = torch.arange(8 * count * 8, dtype=torch.int16).reshape(8 * count, 8)
     rows = torch.randperm(8 * count, generator=torch.Generator().manual_seed(count)).int()
     registers = torch.zeros(32, 2 * count, dtype=torch.int16)
-    library.load_matrices(count, transposed, *pointers(tile, rows, registers))
+    harness.call("load_matrices", count, transposed, tile, rows, registers)
     for m, matrix in enumerate(tile[rows].reshape(count, 8, 8)):
         # ldmatrix: a row is spread over four consecutive threads, two elements each.
         expected = (matrix.T if transposed else matrix).reshape(32, 2)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from build_tools.cuda import DEFAULT_ARCHS, find_nvcc
 
-HERE = Path(__file__).resolve().parent
-CSRC = HERE.parent.parent / "csrc"
+from .conftest import HERE, nvcc_harness
 
 EVERYWHERE = """
 ld.global.cg ld.global.cs st.global.cs ld.global.nc ld.volatile st.volatile cvt.rn.bf16x2.f32
@@ -36,16 +34,45 @@ cp.async.bulk.global.shared::cta cp.async.bulk.wait_group
 """
 
 
-@pytest.mark.parametrize("arch", DEFAULT_ARCHS)
-def test_wrappers_compile(arch, tmp_path):
+WGMMA = """
+wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16
+wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16
+wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 wgmma.mma_async.sync.aligned.m64n16k8.f32.tf32
+wgmma.fence wgmma.commit_group wgmma.wait_group
+"""
+
+
+@pytest.fixture
+def ptx_of(tmp_path):
+    """Compiles a file beside this one, to the end, and returns the PTX on the way."""
     nvcc = find_nvcc()
     if nvcc is None:
         pytest.skip("nvcc is not installed")
-    flags = ["-std=c++17", "-O3", f"-arch=sm_{arch}", "-Werror=all-warnings", f"-I{CSRC}"]
-    command = [nvcc, *flags, "-keep", f"-keep-dir={tmp_path}", "-cubin", "-o", "wrappers.cubin"]
-    source = str(HERE / "wrappers.cu")
-    done = subprocess.run([*command, source], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    ptx = (tmp_path / "wrappers.ptx").read_text()
-    expected = (EVERYWHERE + (SINCE_SM90 if arch != "80" else " trap")).split()
-    assert [name for name in expected if name not in ptx] == []
+
+    def compile_for(source, arch):
+        keep = ["-keep", f"-keep-dir={tmp_path}", "-cubin", "-o", "wrappers.cubin"]
+        command = [*nvcc_harness(nvcc, arch), *keep, str(HERE / source)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "wgmma.mma_async instructions are serialized" not in done.stdout + done.stderr
+        return next(tmp_path.glob("*.ptx")).read_text()
+
+    return compile_for
+
+
+def missing(names, ptx):
+    return [name for name in names.split() if name not in ptx]
+
+
+@pytest.mark.parametrize("arch", DEFAULT_ARCHS)
+def test_wrappers(ptx_of, arch):
+    ptx = ptx_of("wrappers.cu", arch)
+    assert not missing(EVERYWHERE, ptx)
+    assert not missing(SINCE_SM90 if arch != "80" else "trap", ptx)
+
+
+@pytest.mark.parametrize("arch", DEFAULT_ARCHS)
+def test_products_of_tiles(ptx_of, arch):
+    ptx = ptx_of("tile_harness.cpp", arch)
+    assert not missing("mma.sync ldmatrix.sync", ptx)
+    assert not missing(WGMMA if arch == "90a" else "trap", ptx)

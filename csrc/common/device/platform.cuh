@@ -16,9 +16,11 @@
 #ifdef __CUDACC__
 #define SEQKERN_KERNEL __global__ void
 #define SEQKERN_DEVICE __device__ __forceinline__
+#define SEQKERN_UNROLL _Pragma("unroll")  // before a loop whose counter indexes registers
 #else
 #define SEQKERN_KERNEL void
 #define SEQKERN_DEVICE inline
+#define SEQKERN_UNROLL
 #endif
 
 // Statements for sm_90 and later. A kernel that gets there on an older GPU ends with an error: the
