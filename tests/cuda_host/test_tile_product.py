@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 import torch
 
@@ -12,6 +14,18 @@ TILES = ["Mma", "Wgmma"]
 @pytest.fixture(scope="module")
 def harness(machine):
     return machine("tile_harness")
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_tile_lies_as_the_copy_engine_puts_it(emulated, size):
+    """Panels of 128 bytes; in row r the 16 bytes at index c lie at index c ^ (r % 8)."""
+    rows, panel, chunk = 24, 128 // size, 16 // size
+    offsets = torch.zeros(rows, 3 * panel, dtype=torch.int32)
+    library = ctypes.CDLL(str(emulated("tile_harness")))
+    library.tile_offsets(size, rows, 3 * panel, ctypes.c_void_p(offsets.data_ptr()))
+    r, c = torch.arange(rows)[:, None], torch.arange(3 * panel)[None]
+    place = (c % panel // chunk ^ r % 8) * chunk + c % chunk
+    assert torch.equal(offsets.long(), c // panel * rows * panel + r * panel + place)
 
 
 def skip_where_missing(tiles, harness):

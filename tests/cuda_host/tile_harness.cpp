@@ -132,6 +132,15 @@ void run_two_products(const void* a, const void* b, const void* c, float* out) {
   TWO_PRODUCTS(tiles, bfloat16_plain, device::bfloat16, false)         \
   TWO_PRODUCTS(tiles, float16_plain, device::float16, false)
 
+// Where tile_offset() puts each number of a matrix: out (rows, columns).
+extern "C" void tile_offsets(int bytes, int rows, int columns, int* out) {
+  for (int i = 0; i < rows * columns; ++i) {
+    const int row = i / columns, column = i % columns;
+    out[i] = bytes == 2 ? device::tile_offset<device::bfloat16>(rows, row, column)
+                        : device::tile_offset<float>(rows, row, column);
+  }
+}
+
 ALL_PRODUCTS(Mma)
 #ifdef __CUDACC__
 ALL_PRODUCTS(Wgmma)
