@@ -4,15 +4,15 @@
 // barrier shows as a result that depends on the seed. The process aborts with a message on
 //   - an access outside every registered buffer and outside the block's shared memory, a misaligned
 //     one, or a write into a buffer that was registered as read-only,
-//   - two threads that touch the same shared memory, one of them writing, with nothing in between
-//     that orders them,
+//   - two threads that touch the same memory, one of them writing, with nothing in between that
+//     orders them: barriers, and flags that are written with release and read with acquire,
 //   - a barrier or a warp's operation that not all threads of the block or warp reach at the same
 //     place,
 //   - threads that all wait, or look at flags that nobody sets any more.
 // Shared memory starts as NaN in each block, and is NaN where an asynchronous copy is under way.
 //
-// Not modelled: memory out of order (a missing fence, release or acquire does not show), caches,
-// races in global memory, and time.
+// Not modelled: caches, bank conflicts, time, and numbers that come out of order other than by a
+// race.
 #pragma once
 
 #include <cstddef>
@@ -73,14 +73,16 @@ void check_read(const void* address, size_t bytes, Place place);
 void check_write(const void* address, size_t bytes, Place place);
 void check_global(const void* address, Place place);
 
-// Lets other threads go on from time to time. `word` is what was read this time: a thread that
-// reads the same again and again waits for somebody.
-void polled(const void* address, uint64_t word, int bytes, Place place);
+// What an atomic access says about those before or after it.
+enum class Order { kRelaxed, kAcquire, kRelease };
+
+// An atomic read. It lets other threads go on from time to time.
 template <class Word>
-Word poll(const void* address, Place place);
-// Around an update that nobody else's comes in between of.
+Word poll(const void* address, Order order, Place place);
+// Around an atomic write, or an update, which hands on what was released before it.
 void begin_atomic(const void* address, size_t bytes, Place place);
-void end_atomic(bool changed);
+void end_atomic(const void* address, bool changed, Order order, bool update);
+void fence();
 
 void barrier(Place place);
 void named_barrier(int id, int count, bool wait, Place place);
@@ -132,11 +134,17 @@ uint32_t float_to_tf32(float x);
 // ---- inline ----
 
 void check_poll(const void* address, size_t bytes, Place place);
+void saw(const void* address, Order order);
+void published(const void* address, Order order, bool update);
+// `word` is what was read this time: a thread that reads the same again and again waits for
+// somebody.
+void polled(const void* address, uint64_t word, int bytes, Place place);
 
 template <class Word>
-Word poll(const void* address, Place place) {
+Word poll(const void* address, Order order, Place place) {
   check_poll(address, sizeof(Word), place);
   const Word word = *static_cast<const volatile Word*>(address);
+  saw(address, order);
   polled(address, word, sizeof(Word), place);
   return word;
 }

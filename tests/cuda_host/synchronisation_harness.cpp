@@ -40,7 +40,7 @@ SEQKERN_KERNEL shuffle_from_nowhere(float* out) {
 }
 
 SEQKERN_KERNEL vote_in_a_branch(float* out) {
-  if (device::lane() < 8) device::store(out, device::any(true) ? 1.0f : 0.0f);
+  if (device::lane() < 8) device::store(out + device::thread(), device::any(true) ? 1.0f : 0.0f);
 }
 
 SEQKERN_KERNEL warp_sync_in_a_branch(float* out) {
@@ -99,20 +99,71 @@ SEQKERN_KERNEL named_barrier_twice(float*) {
 
 // ---- the grid ----
 
-// Every block writes a number, and all add all of them up, `steps` times.
-template <bool with_barrier>
+// Every block writes a number, and all add all of them up, `steps` times. Without a barrier, plain
+// accesses race; volatile ones give numbers that depend on the seed.
+template <bool with_barrier, bool plain>
 SEQKERN_KERNEL sum_over_grid(float* numbers, uint32_t* words, float* out, int steps) {
   device::GridBarrier grid(words);
   float sum = 0;
   for (int step = 0; step < steps; ++step) {
     if (device::thread() == 0) {
-      device::store(numbers + device::block(), static_cast<float>(device::block() + step));
+      const auto number = static_cast<float>(device::block() + step);
+      float* mine = numbers + device::block();
+      plain ? device::store(mine, number) : device::store_volatile(mine, number);
     }
     if (with_barrier) grid.wait();
-    for (int i = 0; i < device::blocks(); ++i) sum += device::load(numbers + i);
+    for (int i = 0; i < device::blocks(); ++i) {
+      sum += plain ? device::load(numbers + i) : device::load_volatile(numbers + i);
+    }
     if (with_barrier) grid.wait();
   }
   device::store(out + device::grid_thread(), sum);
+}
+
+// Others may still read when a block writes its next number.
+SEQKERN_KERNEL half_of_the_barriers(float* numbers, uint32_t* words, float* out) {
+  device::GridBarrier grid(words);
+  float sum = 0;
+  for (int step = 0; step < 3; ++step) {
+    if (device::thread() == 0) device::store(numbers + device::block(), 1.0f);
+    grid.wait();
+    sum += device::load(numbers + (device::block() ^ 1));
+  }
+  device::store(out + device::grid_thread(), sum);
+}
+
+// Block 0 writes a number and sets a flag for the others: how it does and how they wait has to be
+// enough for them to see the number.
+enum class Set { kRelease, kAdd, kFence, kRelaxed, kReleaseBeforeBarrier };
+enum class Wait { kAcquire, kFence, kRelaxed, kWithoutBarrier };
+
+template <Set set, Wait wait>
+SEQKERN_KERNEL announce(float* number, uint32_t* flag, float* out) {
+  if (device::block() == 0) {
+    // Another thread writes than the one that sets the flag.
+    if (set == Set::kReleaseBeforeBarrier && device::thread() == 0) device::store_release(flag, 1u);
+    if (device::thread() == 40) device::store(number, 3.0f);
+    device::barrier();
+    if (device::thread() != 0) return;
+    if (set == Set::kRelease) device::store_release(flag, 1u);
+    if (set == Set::kAdd) device::add_release(flag, 1u);
+    if (set == Set::kFence) device::fence();
+    if (set == Set::kFence) device::atomic_add(flag, 1u);
+    if (set == Set::kRelaxed) device::store_relaxed(flag, 1u);
+    return;
+  }
+  if (device::thread() == 0) {
+    if (wait == Wait::kAcquire || wait == Wait::kWithoutBarrier) {
+      while (device::load_acquire(flag) == 0) {
+      }
+    } else {
+      while (device::load_relaxed(flag) == 0) {
+      }
+      if (wait == Wait::kFence) device::fence();
+    }
+  }
+  if (wait != Wait::kWithoutBarrier) device::barrier();
+  device::store(out + device::grid_thread(), device::load(number));
 }
 
 // Block b waits for block b - 1, which hands on a counter by flag.
@@ -183,6 +234,7 @@ SEQKERN_KERNEL sum_tiles(const float* x, float* out, int tiles, int rest) {
 // A thread that reads its own copy before it waits for it.
 SEQKERN_KERNEL read_before_wait(const float* x, float* out) {
   SEQKERN_SHARED(float, tile, kThreads);
+  device::store(tile + device::thread(), 5.0f);  // which is not to be seen any more
   device::copy_async<4>(tile + device::thread(), x + device::thread());
   device::commit_copies();
   const float early = device::load(tile + device::thread());
@@ -229,18 +281,18 @@ SEQKERN_KERNEL fill_both(float* out) {
 SEQKERN_KERNEL past_dynamic(float* out) {
   SEQKERN_DYNAMIC_SHARED(float, dynamic);
   device::store(dynamic + device::thread() + 1, 2.0f);
-  device::store(out, 1.0f);
+  device::store(out + device::thread(), 1.0f);
 }
 
 SEQKERN_KERNEL before_dynamic(float* out) {
   SEQKERN_DYNAMIC_SHARED(float, dynamic);
-  device::store(out, device::load(dynamic - 1));
+  device::store(out + device::thread(), device::load(dynamic - 1));
 }
 
 SEQKERN_KERNEL too_much_static(float* out) {
   SEQKERN_SHARED(float, a, 8192);
   SEQKERN_SHARED(float, b, 8192);
-  device::store(out, device::load(a) + device::load(b));
+  device::store(out + device::thread(), device::load(a) + device::load(b));
 }
 
 SEQKERN_KERNEL write_after_read(float* out) {
@@ -251,6 +303,18 @@ SEQKERN_KERNEL write_after_read(float* out) {
   device::store(tile + device::thread(), other + 1);
   device::barrier();
   device::store(out + device::thread(), device::load(tile + device::thread()));
+}
+
+// The flag makes sure that the read comes first, and says nothing else.
+SEQKERN_KERNEL write_after_read_by_flag(float* flag) {
+  SEQKERN_SHARED(float, tile, kThreads);
+  device::store(tile + device::thread(), 1.0f);
+  device::barrier();
+  if (device::thread() == 0) device::store_volatile(flag, device::load(tile));
+  if (device::thread() != 64) return;
+  while (device::load_volatile(flag) != 1) {
+  }
+  device::store(tile, 2.0f);
 }
 
 SEQKERN_KERNEL two_writes(float* out) {
@@ -277,7 +341,7 @@ SEQKERN_KERNEL no_race(float* out) {
 SEQKERN_KERNEL use_the_stack(float* out) {
   volatile char room[200 * 1024];
   for (int i = sizeof(room) - 1; i >= 0; i -= 64) room[i] = 1;
-  device::store(out, static_cast<float>(room[0]));
+  device::store(out + device::thread(), static_cast<float>(room[0]));
 }
 
 template <class... Parameters, class... Arguments>
@@ -299,7 +363,35 @@ void run_reading(void (*kernel)(const float*), int floats) {
   device::launch(kernel, {1, kThreads}, {}, static_cast<const float*>(x));
 }
 
+void run_announce(void (*kernel)(float*, uint32_t*, float*), float* out, uint64_t seed) {
+  float number = 0;
+  uint32_t flag = 0;
+  const emulator::Buffer number_buffer("number", &number, 4), flag_buffer("flag", &flag, 4);
+  const emulator::Buffer out_buffer("out", out, 4 * 3 * 64);
+  emulator::set_seed(seed);
+  device::launch_cooperative(kernel, {3, 64}, {}, &number, &flag, out);
+}
+
 }  // namespace
+
+#define ANNOUNCE(name, set, wait)                                  \
+  extern "C" void run_announce_##name(float* out, uint64_t seed) { \
+    run_announce(announce<Set::set, Wait::wait>, out, seed);       \
+  }                                                                \
+  extern "C" void run_alone_announce_##name() {                    \
+    float out[3 * 64];                                             \
+    run_announce(announce<Set::set, Wait::wait>, out, 0);          \
+  }
+
+ANNOUNCE(release_acquire, kRelease, kAcquire)
+ANNOUNCE(add_acquire, kAdd, kAcquire)
+ANNOUNCE(fence_acquire, kFence, kAcquire)
+ANNOUNCE(release_fence, kRelease, kFence)
+ANNOUNCE(fence_fence, kFence, kFence)
+ANNOUNCE(relaxed_acquire, kRelaxed, kAcquire)
+ANNOUNCE(early_acquire, kReleaseBeforeBarrier, kAcquire)
+ANNOUNCE(release_relaxed, kRelease, kRelaxed)
+ANNOUNCE(release_without_barrier, kRelease, kWithoutBarrier)
 
 #define ALONE(name, kernel, ...)      \
   extern "C" void run_##name() {      \
@@ -319,6 +411,7 @@ ALONE(no_dynamic, past_dynamic)
 ALONE(too_much_dynamic, past_dynamic, 228 * 1024)
 ALONE(too_much_static, too_much_static)
 ALONE(write_after_read, write_after_read)
+ALONE(write_after_read_by_flag, write_after_read_by_flag)
 ALONE(two_writes, two_writes)
 ALONE(use_the_stack, use_the_stack)
 
@@ -358,24 +451,39 @@ void run_produce_early() {
   run(produce_and_consume<true, false>, kThreads, 0, out, out, 2);
 }
 
-void run_sum_over_grid(bool with_barrier, float* out, int blocks, int threads, int steps,
-                       uint64_t seed) {
+void run_sum_over_grid(bool with_barrier, bool plain, float* out, int blocks, int threads,
+                       int steps, uint64_t seed) {
   float numbers[64] = {};
   uint32_t words[64] = {};
   const emulator::Buffer numbers_buffer("numbers", numbers, 4 * blocks);
   const emulator::Buffer words_buffer("words", words, 4 * blocks);
   const emulator::Buffer out_buffer("out", out, size_t{4} * blocks * threads);
   emulator::set_seed(seed);
-  device::launch_cooperative(with_barrier ? sum_over_grid<true> : sum_over_grid<false>,
-                             {blocks, threads}, {}, numbers, words, out, steps);
+  const auto kernel = with_barrier ? plain ? sum_over_grid<true, true> : sum_over_grid<true, false>
+                      : plain      ? sum_over_grid<false, true>
+                                   : sum_over_grid<false, false>;
+  device::launch_cooperative(kernel, {blocks, threads}, {}, numbers, words, out, steps);
 }
+void run_missing_grid_barrier() {
+  float out[3 * 64];
+  run_sum_over_grid(false, true, out, 3, 64, 1, 0);
+}
+void run_missing_second_grid_barrier() {
+  float out[2 * 32], numbers[2];
+  uint32_t words[2] = {};
+  const emulator::Buffer numbers_buffer("numbers", numbers, sizeof(numbers));
+  const emulator::Buffer words_buffer("words", words, sizeof(words));
+  const emulator::Buffer out_buffer("out", out, sizeof(out));
+  device::launch_cooperative(half_of_the_barriers, {2, 32}, {}, numbers, words, out);
+}
+
 void run_grid_barrier_without_cooperative_launch() {
   float numbers[2], out[64];
   uint32_t words[2] = {};
   const emulator::Buffer numbers_buffer("numbers", numbers, sizeof(numbers));
   const emulator::Buffer words_buffer("words", words, sizeof(words));
   const emulator::Buffer out_buffer("out", out, sizeof(out));
-  device::launch(sum_over_grid<true>, {2, 32}, {}, numbers, words, out, 1);
+  device::launch(sum_over_grid<true, true>, {2, 32}, {}, numbers, words, out, 1);
 }
 // One block too many for a GPU of `processors`.
 void run_too_many_blocks(int processors) {

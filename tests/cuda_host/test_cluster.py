@@ -95,7 +95,7 @@ def test_bulk_store(library, seed):
     assert torch.equal(out, 2 * x)
 
 
-RACE = "race in shared memory: it"
+RACE = "race in memory: it"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_unset_shared_memory_reads_as_nan(library):
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
-        ("block_sum_without_barrier", "race in shared memory: it"),
+        ("block_sum_without_barrier", "race in memory: it"),
         ("barrier_in_a_branch", "divergent synchronisation: it waits at a barrier"),
         ("two_barriers_in_branches", "divergent synchronisation: it waits at a barrier"),
         ("shuffle_in_a_branch", "divergent synchronisation: it waits at a shuffle"),

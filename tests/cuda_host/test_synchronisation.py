@@ -64,15 +64,17 @@ def test_named_barriers_join_producers_and_consumers(library, seed):
 @pytest.mark.parametrize(("blocks", "threads"), [(1, 32), (3, 40), (7, 64), (40, 32)])
 def test_grid_barrier(library, blocks, threads, seed):
     out = nan(blocks * threads)
-    library.run_sum_over_grid(True, pointer(out), blocks, threads, 3, ctypes.c_uint64(seed))
-    assert (out == 3 * sum(range(blocks)) + 3 * blocks).all()
+    for plain in (False, True):
+        shape = (blocks, threads, 3, ctypes.c_uint64(seed))
+        library.run_sum_over_grid(True, plain, pointer(out.fill_(torch.nan)), *shape)
+        assert (out == 3 * sum(range(blocks)) + 3 * blocks).all()
 
 
 def test_missing_grid_barrier_shows(library):
     results = set()
     for seed in SEEDS:
         out = nan(7 * 64)
-        library.run_sum_over_grid(False, pointer(out), 7, 64, 3, ctypes.c_uint64(seed))
+        library.run_sum_over_grid(False, False, pointer(out), 7, 64, 3, ctypes.c_uint64(seed))
         results.add(tuple(out.tolist()))
     assert len(results) == len(SEEDS)
 
@@ -83,6 +85,24 @@ def test_flags_hand_on_a_turn(library, by_add, seed):
     out = nan(8 * 64)
     library.run_hand_on(by_add, pointer(out), ctypes.c_uint64(seed))
     assert torch.equal(out, torch.arange(8.0).repeat_interleave(64))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    "how", ["release_acquire", "add_acquire", "fence_acquire", "release_fence", "fence_fence"]
+)
+def test_flags_order_what_was_written_before(library, how, seed):
+    out = nan(3 * 64)
+    getattr(library, f"run_announce_{how}")(pointer(out), ctypes.c_uint64(seed))
+    assert (out[64:] == 3).all()
+
+
+@pytest.mark.parametrize(
+    "how", ["relaxed_acquire", "early_acquire", "release_relaxed", "release_without_barrier"]
+)
+def test_flags_that_order_too_little_are_a_race(emulated, abort_message, how):
+    said = abort_message(emulated("synchronisation_harness"), f"run_alone_announce_{how}")
+    assert RACE in said and "byte 0 of 'number'" in said
 
 
 def test_blocks_that_are_there_at_the_same_time(library):
@@ -134,7 +154,7 @@ def test_atomics_and_halves_of_a_word_are_no_race(library, seed):
     assert torch.equal(out, (THREADS + (torch.arange(THREADS) ^ 1)).float())
 
 
-RACE = "race in shared memory: it"
+RACE = "race in memory: it"
 
 
 @pytest.mark.parametrize(
@@ -142,10 +162,13 @@ RACE = "race in shared memory: it"
     [
         ("reverse_in_warps_without_sync", [RACE, "'tile'", "and nothing orders this after thread"]),
         ("write_after_read", [RACE, "synchronisation_harness.cpp"]),
+        ("write_after_read_by_flag", [RACE, "writes byte 0 of 'tile'", "which read it"]),
         ("two_writes", [RACE, "writes byte 0 of 'tile'", "which wrote it"]),
         ("consume_early", [RACE]),
         ("produce_early", ["named barrier 1 at", "where this thread arrived before"]),
         ("sum_tiles_without_barrier", [RACE, "of the dynamic shared memory"]),
+        ("missing_grid_barrier", [RACE, "of 'numbers'", "of block"]),
+        ("missing_second_grid_barrier", [RACE, "of 'numbers'"]),
         ("shuffle_from_nowhere", ["a shuffle with lane", "which is not there"]),
         ("vote_in_a_branch", ["divergent synchronisation: it waits at a vote", "has ended"]),
         ("warp_sync_in_a_branch", ["divergent synchronisation: it waits at a warp's barrier"]),

@@ -46,7 +46,7 @@ T atomic_update(T* p, Place place, Update update) {
   emulator::begin_atomic(p, sizeof(T), place);
   const T before = *p;
   *p = update(before);
-  emulator::end_atomic(before != *p);
+  emulator::end_atomic(p, std::memcmp(p, &before, sizeof(T)) != 0, emulator::Order::kRelaxed, true);
   return before;
 }
 

@@ -68,43 +68,59 @@ SEQKERN_DEVICE void fence(Place = here()) {
 
 #else
 
-// The emulator's memory is in order: that a release or a fence is missing does not show.
 template <class T>
-T load_acquire(const T* p, Place place = here()) {
+T load_ordered(const T* p, emulator::Order order, Place place) {
   static_assert(sizeof(T) == 4, "a flag has 4 bytes");
   emulator::check_global(p, place);
-  return bit_cast<T>(emulator::poll<uint32_t>(p, place));
+  return bit_cast<T>(emulator::poll<uint32_t>(p, order, place));
+}
+template <class T>
+void store_ordered(T* p, T value, emulator::Order order, Place place) {
+  emulator::begin_atomic(p, sizeof(T), place);
+  const bool changed = std::memcmp(p, &value, sizeof(T)) != 0;
+  *p = value;
+  emulator::end_atomic(p, changed, order, false);
+}
+
+template <class T>
+T load_acquire(const T* p, Place place = here()) {
+  return load_ordered(p, emulator::Order::kAcquire, place);
 }
 template <class T>
 void store_release(T* p, T value, Place place = here()) {
   static_assert(sizeof(T) == 4, "a flag has 4 bytes");
   emulator::check_global(p, place);
-  atomic_exchange(p, value, place);
+  store_ordered(p, value, emulator::Order::kRelease, place);
 }
 inline void add_release(uint32_t* p, uint32_t value, Place place = here()) {
   emulator::check_global(p, place);
-  atomic_add(p, value, place);
+  emulator::begin_atomic(p, sizeof(*p), place);
+  *p += value;
+  emulator::end_atomic(p, value != 0, emulator::Order::kRelease, true);
 }
 template <class T>
 T load_relaxed(const T* p, Place place = here()) {
-  return load_acquire(p, place);
+  return load_ordered(p, emulator::Order::kRelaxed, place);
 }
 template <class T>
 void store_relaxed(T* p, T value, Place place = here()) {
-  store_release(p, value, place);
+  static_assert(sizeof(T) == 4, "a flag has 4 bytes");
+  emulator::check_global(p, place);
+  store_ordered(p, value, emulator::Order::kRelaxed, place);
 }
 template <class T>
 T load_volatile(const T* p, Place place = here()) {
-  return bit_cast<T>(emulator::poll<typename Bits<sizeof(T)>::type>(p, place));
+  using Word = typename Bits<sizeof(T)>::type;
+  return bit_cast<T>(emulator::poll<Word>(p, emulator::Order::kRelaxed, place));
 }
 template <class T>
 void store_volatile(T* p, T value, Place place = here()) {
-  emulator::begin_atomic(p, sizeof(T), place);
-  *p = value;
-  emulator::end_atomic(true);
+  store_ordered(p, value, emulator::Order::kRelaxed, place);
 }
 template <Scope = Scope::kGpu>
-void fence(Place = here()) {}
+void fence(Place = here()) {
+  emulator::fence();
+}
 
 #endif
 

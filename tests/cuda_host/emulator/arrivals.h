@@ -1,8 +1,8 @@
 // mbarrier: what the copy engine arrives at.
 #pragma once
 
+#include "knowledge.h"
 #include "machine.h"
-#include "races.h"
 
 namespace seqkern::emulator {
 

@@ -2,8 +2,8 @@
 #include <algorithm>
 
 #include "failures.h"
+#include "knowledge.h"
 #include "machine.h"
-#include "races.h"
 
 namespace seqkern::emulator {
 void barrier(Place place) {

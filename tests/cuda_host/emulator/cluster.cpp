@@ -1,8 +1,8 @@
 // Barriers of a cluster, and addresses in its blocks' shared memory.
 #include <algorithm>
 
+#include "knowledge.h"
 #include "machine.h"
-#include "races.h"
 #include "shared_memory.h"
 
 namespace seqkern::emulator {
@@ -26,12 +26,19 @@ void cluster_arrive(Place place) {
          name_of(place).c_str());
   }
   auto& until = barrier.until[barrier.phase % 3];
-  if (barrier.arrived == 0) until.assign(cluster_threads(), 0);
-  if (by_pairs(self)) {
-    Knowledge mine;
-    mine.add(self);
-    for (size_t i = 0; i < until.size(); ++i) until[i] = std::max(until[i], mine.until()[i]);
+  Outside& outside = barrier.outside[barrier.phase % 3];
+  if (barrier.arrived == 0) {
+    until.assign(cluster_threads(), 0);
+    outside = {};
   }
+  if (by_pairs(self)) {
+    const int first = (self.block->index - self.block->cluster_rank) * machine.launch.threads;
+    for (size_t i = 0; i < until.size(); ++i) {
+      until[i] = std::max(until[i], known_until(self, first + i));
+    }
+  }
+  outside.add(self.block->outside);
+  if (self.outside) outside.add(*self.outside);
   until[self.cluster_index] = ++machine.time;
   ++self.cluster_arrivals;
   if (++barrier.arrived < cluster_threads()) return;
@@ -54,6 +61,7 @@ void cluster_wait(Place place) {
     wait_at("the cluster's barrier", place);
   }
   ++self.cluster_waits;
+  learn(self, barrier.outside[(self.cluster_waits - 1) % 3]);
 }
 
 void* map_shared_rank(const void* shared, int rank, Place place) {

@@ -1,7 +1,9 @@
 // Buffers in global memory, and the checks of every access.
 #include <list>
+#include <memory>
 
 #include "machine.h"
+#include "races.h"
 #include "shared_memory.h"
 
 namespace seqkern::emulator {
@@ -12,6 +14,7 @@ struct Range {
   const char* begin;
   size_t bytes;
   bool writable;
+  std::unique_ptr<Histories> histories;  // of a writable one that a kernel has touched
 
   bool holds(const char* address, size_t size) const {
     return address >= begin && address + size <= begin + bytes;
@@ -19,7 +22,7 @@ struct Range {
 };
 
 std::list<Range> buffers;
-const Range* last = nullptr;  // the one of the last access, probably the next one's too
+Range* last = nullptr;  // the one of the last access, probably the next one's too
 
 // The buffer that an out-of-bounds address was probably meant for.
 const Range* nearest(const char* address) {
@@ -38,6 +41,18 @@ const Range* nearest(const char* address) {
   return best;
 }
 
+void check_race(Range& range, const char* at, size_t size, Access access, Place place) {
+  if (!range.histories) {
+    range.histories = std::make_unique<Histories>();
+    range.histories->reserve(range.bytes);
+  }
+  const auto name = [](size_t offset, const void* context) {
+    return "byte " + std::to_string(offset) + " of '" + static_cast<const Range*>(context)->name +
+           "'";
+  };
+  range.histories->check(at - range.begin, size, access, place, machine.launched, name, &range);
+}
+
 void check(const void* address, size_t size, Access access, Place place) {
   const char* at = static_cast<const char*>(address);
   const bool write = is_write(access);
@@ -51,11 +66,12 @@ void check(const void* address, size_t size, Access access, Place place) {
   }
   if (last == nullptr || !last->holds(at, size)) {
     last = nullptr;
-    for (const Range& range : buffers) {
+    for (Range& range : buffers) {
       if (range.holds(at, size)) last = &range;
     }
   }
   if (last != nullptr) {
+    if (last->writable) check_race(*last, at, size, access, place);
     if (!write || last->writable) return;
     fail("write into the read-only buffer '%s' at byte %td at %s", last->name.c_str(),
          at - last->begin, name_of(place).c_str());
@@ -70,11 +86,11 @@ void check(const void* address, size_t size, Access access, Place place) {
 }  // namespace
 
 Buffer::Buffer(const char* name, const void* begin, size_t bytes) {
-  buffers.push_front({name, static_cast<const char*>(begin), bytes, false});
+  buffers.push_front({name, static_cast<const char*>(begin), bytes, false, nullptr});
 }
 
 Buffer::Buffer(const char* name, void* begin, size_t bytes) {
-  buffers.push_front({name, static_cast<const char*>(begin), bytes, true});
+  buffers.push_front({name, static_cast<const char*>(begin), bytes, true, nullptr});
 }
 
 // Buffers are local variables, so the one that ends is the one that came last.

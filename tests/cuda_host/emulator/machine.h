@@ -10,6 +10,7 @@
 
 #include "../emulator.h"
 #include "fibers.h"
+#include "knowledge.h"
 
 namespace seqkern::emulator {
 
@@ -19,9 +20,6 @@ constexpr char kBlockBarrier[] = "a barrier";
 
 struct Block;
 struct Warp;
-
-// Counts events that order threads. An access at time t came before an event at a later time.
-using Time = uint32_t;
 
 // A copy that a thread started and that has not been seen to end.
 struct CopyAsync {
@@ -51,6 +49,12 @@ struct Thread {
   int stores_under_way = 0;  // of the copy engine
   // How often it arrived at the cluster's barrier, and how often it has waited there.
   uint32_t cluster_arrivals = 0, cluster_waits = 0;
+  // What it knows by flags, and its block does not; what it knew at its last fence; flags that it
+  // looked at since, with the time of what it saw; and the flag that it last acquired.
+  std::shared_ptr<Outside> outside, fenced;
+  std::map<const void*, Time> seen;
+  const void* acquired = nullptr;
+  Time acquired_time = 0;
 };
 
 struct Warp {
@@ -79,6 +83,7 @@ struct ClusterBarrier {
   // What each thread of the cluster had done when it arrived, up to which time. There are threads
   // that know of the last phase, of the one before, and that arrive for the next.
   std::vector<Time> until[3];
+  Outside outside[3];  // and what they knew by flags
 };
 
 struct Block {
@@ -89,6 +94,7 @@ struct Block {
   std::vector<Warp> warps;
   Time ordered = 0;  // when something last ordered all its threads
   Time began = 0;
+  Outside outside;  // what all its threads know by flags
   int at_barrier = 0;
   int ended = 0;
   NamedBarrier named[kNamedBarriers];
@@ -103,6 +109,7 @@ struct Machine {
   Fiber scheduler;
   Thread* thread = nullptr;  // that runs now
   Time time = 1;
+  Time launched = 1;
   int processors = 132;
   uint64_t switches = 0;
   // What the copy engine has still to do. Any of it may be next, at any time.

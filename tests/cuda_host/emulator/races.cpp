@@ -2,17 +2,16 @@
 
 #include <algorithm>
 
-namespace seqkern::emulator {
-namespace {
+#include "machine.h"
 
-constexpr size_t kGranule = 2;
+namespace seqkern::emulator {
 
 struct Record {
   Time time;        // 0: none
-  uint16_t thread;  // within the cluster
-  uint16_t file;    // in `files`
-  uint32_t line : 31;
-  uint32_t atomic : 1;
+  uint32_t thread;  // number in the grid
+  uint32_t line;
+  uint16_t file;  // in `files`
+  bool atomic;
 };
 
 struct History {
@@ -20,50 +19,11 @@ struct History {
   Record reads[2];
 };
 
-const char* memory;
-History* histories = nullptr;
-size_t mapped = 0;
+namespace {
+
+constexpr size_t kGranule = 2;
+
 std::vector<const char*> files;
-
-// Until when a thread knows of what another one of its cluster did, beyond what barriers of the
-// whole warp, block and cluster say: it takes such a table once barriers join other threads.
-struct Pairs {
-  std::vector<Time> until;  // [thread * threads of the cluster + other]
-};
-std::vector<Pairs> pairs;  // of each cluster that is there
-
-int cluster_threads() {
-  return machine.launch.cluster * machine.launch.threads;
-}
-
-Pairs& pairs_of(const Thread& thread) {
-  return pairs[thread.block->slot / machine.launch.cluster];
-}
-
-const Block& block_of(const Thread& self, int other) {
-  return machine
-      .blocks[self.block->slot - self.block->cluster_rank + other / machine.launch.threads];
-}
-
-Time known_until(const Thread& self, int other) {
-  if (other == self.cluster_index) return machine.time + 1;
-  Time time = self.block->began;
-  const int threads = machine.launch.threads;
-  if (other / threads == self.block->cluster_rank) {
-    time = std::max(time, self.block->ordered);
-    if (other % threads / kWarp == self.index / kWarp) time = std::max(time, self.warp->ordered);
-  }
-  if (self.cluster_waits > 0) {
-    const auto& barrier =
-        machine.blocks[self.block->slot - self.block->cluster_rank].cluster_barrier;
-    time = std::max(time, barrier.until[(self.cluster_waits - 1) % 3][other]);
-  }
-  const Pairs& known = pairs_of(self);
-  if (!known.until.empty()) {
-    time = std::max(time, known.until[size_t(self.cluster_index) * cluster_threads() + other]);
-  }
-  return time;
-}
 
 uint16_t index_of(const char* file) {
   static const char* last_file = nullptr;
@@ -76,119 +36,60 @@ uint16_t index_of(const char* file) {
   return last_index;
 }
 
-[[noreturn]] void fail_race(const char* address, const Record& before, const char* did,
-                            Access access, Place place) {
-  const Thread& self = *machine.thread;
-  const Thread& other =
-      block_of(self, before.thread).threads[before.thread % machine.launch.threads];
-  fail("race in shared memory: it %s %s at %s, and nothing orders this after %s, which %s it at %s",
-       is_write(access) ? "writes" : "reads", name_of_shared(address).c_str(),
-       name_of(place).c_str(), name_of(other).c_str(), did,
-       name_of({files[before.file], static_cast<int>(before.line)}).c_str());
+bool races(const Record& before, const Record& now, Time since) {
+  // Of an earlier launch thread numbers mean nothing now: the comparison with `since` sees to it.
+  return before.time != 0 && before.time >= since && before.thread != now.thread &&
+         !(before.atomic && now.atomic) &&
+         before.time >= known_until(*machine.thread, before.thread);
 }
 
-void check_granule(const char* address, History& history, const Record& now, Access access,
-                   Place place) {
-  const Thread& self = *machine.thread;
-  const auto races = [&](const Record& before) {
-    // Of blocks that were there before, thread numbers mean nothing now: the first line sees to it.
-    return before.time != 0 && before.time >= self.block->began && before.thread != now.thread &&
-           !(before.atomic && now.atomic) && before.time >= known_until(self, before.thread);
-  };
-  if (races(history.write)) fail_race(address, history.write, "wrote", access, place);
-  if (!is_write(access)) {
-    Record* slot = &history.reads[0];
-    if (slot->time != 0 && slot->thread != now.thread && races(*slot)) slot = &history.reads[1];
-    *slot = now;
-    return;
-  }
-  for (Record& read : history.reads) {
-    if (races(read)) fail_race(address, read, "read", access, place);
-    read.time = 0;
-  }
-  history.write = now;
+[[noreturn]] void fail_race(const Record& before, const char* did, const Record& now, Access access,
+                            const std::string& where) {
+  const int threads = machine.launch.threads;
+  fail(
+      "race in memory: it %s %s at %s, and nothing orders this after thread %d of block %d, which "
+      "%s it at %s",
+      is_write(access) ? "writes" : "reads", where.c_str(),
+      name_of({files[now.file], static_cast<int>(now.line)}).c_str(),
+      static_cast<int>(before.thread) % threads, static_cast<int>(before.thread) / threads, did,
+      name_of({files[before.file], static_cast<int>(before.line)}).c_str());
 }
 
 }  // namespace
 
-void begin_races(const char* begin, size_t bytes) {
-  const size_t needed = bytes / kGranule * sizeof(History);
-  if (needed > mapped) {
-    unmap_memory(reinterpret_cast<char*>(histories), mapped);
-    histories = reinterpret_cast<History*>(map_memory(needed));
-    mapped = needed;
-  }
-  memory = begin;
-  pairs = std::vector<Pairs>(machine.blocks.size() / machine.launch.cluster);
+Histories::~Histories() {
+  unmap_memory(reinterpret_cast<char*>(begin_), mapped_);
 }
 
-void forget_races() {
-  ++machine.time;
-  for (Pairs& known : pairs) known.until.clear();
+void Histories::reserve(size_t bytes) {
+  const size_t needed = (bytes / kGranule + 1) * sizeof(History);
+  if (needed <= mapped_) return;
+  unmap_memory(reinterpret_cast<char*>(begin_), mapped_);
+  begin_ = reinterpret_cast<History*>(map_memory(needed));
+  mapped_ = needed;
 }
 
-void check_race(const char* address, size_t size, Access access, Place place) {
-  const Record now = {machine.time, static_cast<uint16_t>(machine.thread->cluster_index),
-                      index_of(place.file), static_cast<uint32_t>(place.line), is_atomic(access)};
-  const size_t first = (address - memory) / kGranule;
-  const size_t last = (address - memory + size - 1) / kGranule;
-  for (size_t i = first; i <= last; ++i) {
-    check_granule(memory + i * kGranule, histories[i], now, access, place);
-  }
-}
-
-void order(Warp& warp) {
-  Knowledge all;
-  const bool pairs = by_pairs(*warp.lanes);
-  for (int i = 0; pairs && i < warp.count; ++i) all.add(warp.lanes[i]);
-  warp.ordered = ++machine.time;
-  for (int i = 0; pairs && i < warp.count; ++i) all.give(warp.lanes[i]);
-}
-
-void order(Block& block) {
-  // Within the block nobody has to look further; but one may know of other blocks' threads.
-  Knowledge all;
-  const bool pairs = machine.launch.cluster > 1 && by_pairs(block.threads[0]);
-  if (pairs) {
-    for (const Thread& thread : block.threads) all.add(thread);
-  }
-  block.ordered = ++machine.time;
-  if (pairs) {
-    for (Thread& thread : block.threads) all.give(thread);
-  }
-}
-
-void order(const std::vector<Thread*>& threads) {
-  Knowledge all;
-  for (const Thread* thread : threads) all.add(*thread);
-  ++machine.time;  // what they do from now on is not what they know of each other
-  for (Thread* thread : threads) all.give(*thread);
-}
-
-bool by_pairs(const Thread& thread) {
-  return !pairs_of(thread).until.empty();
-}
-
-void Knowledge::add(const Knowledge& other) {
-  until_.resize(cluster_threads());
-  for (size_t i = 0; i < other.until_.size(); ++i) until_[i] = std::max(until_[i], other.until_[i]);
-}
-
-void Knowledge::add(const Thread& thread) {
-  const int count = cluster_threads();
-  until_.resize(count);
-  for (int other = 0; other < count; ++other) {
-    until_[other] = std::max(until_[other], known_until(thread, other));
-  }
-}
-
-void Knowledge::give(Thread& thread) const {
-  const int count = cluster_threads();
-  Pairs& known = pairs_of(thread);
-  known.until.resize(size_t(count) * count);
-  for (size_t other = 0; other < until_.size(); ++other) {
-    Time& time = known.until[size_t(thread.cluster_index) * count + other];
-    time = std::max(time, until_[other]);
+void Histories::check(size_t offset, size_t size, Access access, Place place, Time since,
+                      std::string (*name)(size_t, const void*), const void* context) {
+  const Record now = {machine.time, static_cast<uint32_t>(grid_index(*machine.thread)),
+                      static_cast<uint32_t>(place.line), index_of(place.file), is_atomic(access)};
+  for (size_t i = offset / kGranule; i <= (offset + size - 1) / kGranule; ++i) {
+    History& history = begin_[i];
+    const auto fail_after = [&](const Record& before, const char* did) {
+      fail_race(before, did, now, access, name(std::max(offset, i * kGranule), context));
+    };
+    if (races(history.write, now, since)) fail_after(history.write, "wrote");
+    if (is_write(access)) {
+      for (Record& read : history.reads) {
+        if (races(read, now, since)) fail_after(read, "read");
+        read.time = 0;
+      }
+      history.write = now;
+      continue;
+    }
+    // In place of a read of this thread's or of one that it comes after; else beside it.
+    const bool beside = races(history.reads[0], now, since);
+    history.reads[beside ? 1 : 0] = now;
   }
 }
 

@@ -6,7 +6,6 @@
 #include "arrivals.h"
 #include "failures.h"
 #include "machine.h"
-#include "races.h"
 #include "shared_memory.h"
 
 namespace seqkern::emulator {
@@ -63,6 +62,7 @@ void start(Block& block, int index, int slot) {
   block.warps.resize((count + kWarp - 1) / kWarp);
   for (NamedBarrier& barrier : block.named) barrier = {};
   block.cluster_barrier = {};
+  block.outside = {};
   const uint32_t block_sloth = draw_sloth();
   for (int i = 0; i < count; ++i) {
     Thread& thread = block.threads[i];
@@ -217,10 +217,11 @@ void run(const Launch& launch, const std::function<void()>& kernel) {
   machine.blocks = std::vector<Block>(together);
   stacks.reserve(size_t(together) * launch.threads);
   begin_shared_memory(together);
+  forget_launch();
   for (const int group : shuffled(launch.blocks / together)) {
     machine.idle_polls = 0;
     clear_shared_memory();
-    forget_races();
+    forget_blocks();
     forget_arrivals();
     for (int slot = 0; slot < together; ++slot) {
       start(machine.blocks[slot], group * together + slot, slot);
@@ -292,8 +293,10 @@ void begin_atomic(const void* address, size_t bytes, Place place) {
   if (draw(4) == 0) yield();
 }
 
-void end_atomic(bool changed) {
+void end_atomic(const void* address, bool changed, Order order, bool update) {
   if (changed) machine.idle_polls = 0;
+  if (update) saw(address, Order::kRelaxed);
+  published(address, order, update);
 }
 
 }  // namespace seqkern::emulator

@@ -24,6 +24,7 @@ std::vector<Array> arrays;
 size_t static_end, static_bytes;
 char* memory = nullptr;
 size_t stride, mapped;
+Histories histories;
 
 char* of_slot(int slot) {
   return memory + slot * stride;
@@ -60,7 +61,7 @@ void begin_shared_memory(int blocks) {
     mapped = blocks * stride;
     memory = map_memory(mapped);
   }
-  begin_races(memory, blocks * stride);
+  histories.reserve(blocks * stride);
 }
 
 void clear_shared_memory() {
@@ -96,7 +97,8 @@ void check_shared(const char* address, size_t size, Access access, Place place) 
   const bool in_array = array && at + size <= array->begin + array->bytes;
   const bool in_dynamic = at >= kDynamic && at + size <= kDynamic + dynamic;
   if (in_array || in_dynamic) {
-    check_race(address, size, access, place);
+    const auto name = [](size_t offset, const void*) { return name_of_shared(memory + offset); };
+    histories.check(address - memory, size, access, place, self.began, name, nullptr);
     return;
   }
   if (array == nullptr && dynamic == 0) {

@@ -3,8 +3,8 @@
 #include <cstring>
 
 #include "failures.h"
+#include "knowledge.h"
 #include "machine.h"
-#include "races.h"
 
 namespace seqkern::emulator {
 namespace {
