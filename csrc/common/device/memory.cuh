@@ -2,6 +2,8 @@
 // of shared memory.
 #pragma once
 
+#include <type_traits>
+
 #include "common/device/platform.cuh"
 
 // An array that all threads of the block see, unset at the start: `type name[count]`.
@@ -76,14 +78,22 @@ struct Bits<16> {
 
 template <class T>
 SEQKERN_DEVICE T read(const T* p, Place = here()) {
-  using Word = typename Bits<sizeof(T)>::type;
-  return bit_cast<T>(*reinterpret_cast<const Word*>(p));
+  if constexpr (sizeof(T) <= 2 || std::is_arithmetic<T>::value) {
+    return *p;
+  } else {  // as one word, not member by member
+    using Word = typename Bits<sizeof(T)>::type;
+    return bit_cast<T>(*reinterpret_cast<const Word*>(p));
+  }
 }
 
 template <class T>
 SEQKERN_DEVICE void write(T* p, T value, Place = here()) {
-  using Word = typename Bits<sizeof(T)>::type;
-  *reinterpret_cast<Word*>(p) = bit_cast<Word>(value);
+  if constexpr (sizeof(T) <= 2 || std::is_arithmetic<T>::value) {
+    *p = value;
+  } else {
+    using Word = typename Bits<sizeof(T)>::type;
+    *reinterpret_cast<Word*>(p) = bit_cast<Word>(value);
+  }
 }
 
 // Global memory, past the processor's own (first-level) cache, which does not see what other

@@ -97,6 +97,10 @@ char* map_memory(size_t bytes) {
     std::fprintf(stderr, "CUDA emulator: no address space for %zu bytes\n", bytes);
     std::abort();
   }
+#ifdef MADV_NOHUGEPAGE
+  // A huge page would be taken whole for its first byte, and most of this is never touched.
+  madvise(memory, bytes, MADV_NOHUGEPAGE);
+#endif
   return static_cast<char*>(memory);
 }
 
