@@ -1,0 +1,35 @@
+"""Tile sizes of the Triton kernels of word vectors, by the width of a row.
+
+Nothing is tuned at run time: the same call takes the same tiles whatever its batch, so results do
+not depend on what ran before, and no new batch compiles anything. A row is one tile's width, padded
+to a power of 2, so that it is read once. Rows of a tile: as many as give a thread 32 numbers, which
+leaves registers for twice that and keeps 16 warps or more on each scheduler's list of those that
+wait for memory. None has been timed on a GPU yet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seqkern.embedding.choice import TRITON_WIDEST as WIDEST
+
+__all__ = ["CHUNK", "WIDEST", "tile", "width"]
+
+CHUNK = 64
+"""Sorted entries of which a key's are one piece: a program's longest loop is 8 tiles, and a key has
+one more row in memory for 64 of its entries."""
+_MOST_ROWS = 8
+_NUMBERS_A_THREAD = 32
+
+
+def width(features: int) -> int:
+    """Of a tile that holds rows of so many features."""
+    return max(32, 1 << (features - 1).bit_length())
+
+
+def tile(features: int, most_rows: int = _MOST_ROWS) -> tuple[int, dict[str, Any]]:
+    """Rows of a tile, and the launch's WIDTH and num_warps; up to `most_rows` of them."""
+    padded = width(features)
+    rows = max(1, min(_MOST_ROWS, 1 << (max(most_rows, 1) - 1).bit_length(), 8192 // padded))
+    warps = max(1, min(8, rows * padded // (32 * _NUMBERS_A_THREAD)))
+    return rows, {"WIDTH": padded, "num_warps": warps}
