@@ -31,11 +31,14 @@ from seqkern.triton_support import on_device_of
 def bag_vectors_kernel(
     weight, stride, offsets, rows, words, out, spans, wrong, bags: tl.int64, entries: tl.int64,
     table_rows: tl.int64, features,
-    SUM: tl.constexpr, MEAN: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    SUM: tl.constexpr, MEAN: tl.constexpr, WIDTH: tl.constexpr, UNIT: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """Programs: the words. `spans` (n, 2): where each one's bag begins and ends; `wrong` (n,): how
     many of its indices are out of range, which are not used as addresses. Without SUM no more than
     that."""
+    stride = stride * UNIT
+    features = features * UNIT
     n = tl.program_id(0).to(tl.int64)
     word = tl.load(words + n)
     known = (word >= 0) & (word < bags)
@@ -94,10 +97,12 @@ def _bags(
     if count:
         wrong = words.new_empty(count, dtype=torch.int32)
         tile, config = triton_settings.tile(features)
+        unit = triton_settings.unit(features, weight.stride(0))
         bag_vectors_kernel[programs(count)](
-            weight, weight.stride(0), offsets, rows, words, weight if vectors is None else vectors,
-            spans, wrong, offsets.numel() - 1, rows.numel(), weight.shape[0], features,
-            SUM=sums, MEAN=mean, ROWS=tile, **config,
+            weight, weight.stride(0) // unit, offsets, rows, words,
+            weight if vectors is None else vectors, spans, wrong, offsets.numel() - 1,
+            rows.numel(), weight.shape[0], features // unit,
+            SUM=sums, MEAN=mean, UNIT=unit, ROWS=tile, **config,
         )  # fmt: skip
         refuse_wrong_indices(wrong.sum() == 0)
     return Bags(rows, spans, vectors)

@@ -44,17 +44,23 @@ def loss_and_slope(score, positive, DOUBLE: tl.constexpr):
     return loss, tl.where(positive, -slope, slope)
 
 
-@triton.jit(do_not_specialize=["padding_idx", "in_rows", "out_rows", "words", "path_nodes"])
+@triton.jit(
+    do_not_specialize=["padding_idx", "in_rows", "out_rows", "words", "path_nodes", "examples"]
+)
 def objective_examples_kernel(
     in_weight, in_stride, out_weight, out_stride, inputs, targets, negatives, offsets, nodes, codes,
     totals, hidden, grad_inputs, coefficients,
     padding_idx: tl.int64, in_rows: tl.int64, out_rows: tl.int64, words: tl.int64,
     path_nodes: tl.int64, examples: tl.int64, inputs_each, terms, features,
     TREE: tl.constexpr, MEAN: tl.constexpr, SAVE: tl.constexpr, WIDTH: tl.constexpr,
-    INPUTS: tl.constexpr, TERMS: tl.constexpr,
+    UNIT: tl.constexpr, INPUTS: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """Programs: the examples. `totals` (3, E): loss; whether the example counts; how many of its
-    indices are out of range. WIDTH: the features, padded; INPUTS, TERMS: rows of a tile."""
+    indices are out of range. WIDTH: the features, padded; UNIT: what features and strides are
+    multiples of; INPUTS, TERMS: rows of a tile."""
+    in_stride = in_stride * UNIT
+    out_stride = out_stride * UNIT
+    features = features * UNIT
     WIDE: tl.constexpr = totals.dtype.element_ty
     DOUBLE: tl.constexpr = tl.float64 == WIDE
     e = tl.program_id(0).to(tl.int64)

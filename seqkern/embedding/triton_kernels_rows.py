@@ -29,11 +29,15 @@ COMPACT = tl.constexpr(2)  # the n-th row for the n-th key
 @triton.jit(do_not_specialize=["each"])
 def add_rows_kernel(
     out, out_stride, factor, source, weights, keys, owner_starts, each, features,
-    WEIGHTED: tl.constexpr, RAGGED: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    WEIGHTED: tl.constexpr, RAGGED: tl.constexpr, WIDTH: tl.constexpr, UNIT: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """Programs: the owners, rows of `source` (owners, features). Owner n has the entries n * each
     to (n + 1) * each, or with RAGGED those from owner_starts[2 n] to owner_starts[2 n + 1] of
-    `keys`; -1 is no row. WIDTH: the features, padded; ROWS: entries of a tile."""
+    `keys`; -1 is no row. WIDTH: the features, padded; UNIT: what features and strides are
+    multiples of; ROWS: entries of a tile."""
+    out_stride = out_stride * UNIT
+    features = features * UNIT
     n = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, WIDTH)
     there = k < features
@@ -72,7 +76,7 @@ def sum_pieces_kernel(
     out, out_stride, factor, source, weights, keys, order, owners, numbers, partial,
     each: tl.int64, entries: tl.int64, features,
     WEIGHTED: tl.constexpr, RAGGED: tl.constexpr, MODE: tl.constexpr, WIDTH: tl.constexpr,
-    ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    UNIT: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Programs: the sorted entries; one that does not begin a piece has nothing to do.
 
@@ -80,6 +84,8 @@ def sum_pieces_kernel(
     order[i] // each, or with RAGGED owners[order[i]]. `numbers`, with COMPACT: which of the keys an
     entry's is. `partial` (chunks, 2, features): pieces whose key has more of them, at 0 where it
     goes on from the chunk before."""
+    out_stride = out_stride * UNIT
+    features = features * UNIT
     i = tl.program_id(0).to(tl.int64)
     key = tl.load(keys + i)
     chunk = i // CHUNK
@@ -128,10 +134,13 @@ def sum_pieces_kernel(
 @triton.jit(do_not_specialize=["entries"])
 def join_pieces_kernel(
     out, out_stride, keys, numbers, partial, entries: tl.int64, features,
-    MODE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    MODE: tl.constexpr, WIDTH: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Programs: the chunks; one whose last key begins in it and goes on behind it adds the pieces
     of that key up."""
+    out_stride = out_stride * UNIT
+    features = features * UNIT
     chunk = tl.program_id(0).to(tl.int64)
     limit = (chunk + 1) * CHUNK
     key = tl.load(keys + limit - 1, mask=limit < entries, other=-1)

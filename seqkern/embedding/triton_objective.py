@@ -48,16 +48,18 @@ def _run(batch: Batch, save: bool) -> tuple[Tensor, Tensor, Saved]:
     if examples:
         input_rows, config = triton_settings.tile(features, batch.inputs.shape[1])
         term_rows, config = triton_settings.tile(features)
+        strides = batch.in_weight.stride(0), batch.out_weight.stride(0)
+        unit = triton_settings.unit(features, *strides)
         objective_examples_kernel[programs(examples)](
-            batch.in_weight, batch.in_weight.stride(0), batch.out_weight,
-            batch.out_weight.stride(0), batch.inputs, batch.targets,
+            batch.in_weight, strides[0] // unit, batch.out_weight, strides[1] // unit,
+            batch.inputs, batch.targets,
             batch.targets if batch.negatives is None else batch.negatives, *batch.tree, totals,
             *(saved if save else (totals,) * 3),
             batch.padding_idx, batch.in_weight.shape[0], batch.out_weight.shape[0], batch.words,
             0 if batch.nodes is None else batch.nodes.numel(), examples, batch.inputs.shape[1],
-            batch.terms, features,
+            batch.terms, features // unit,
             TREE=batch.offsets is not None, MEAN=batch.mean, SAVE=save,
-            INPUTS=input_rows, TERMS=term_rows, **config,
+            UNIT=unit, INPUTS=input_rows, TERMS=term_rows, **config,
         )  # fmt: skip
     loss, scale = batch.new(), batch.new()
     fine = batch.new(dtype=torch.uint8)

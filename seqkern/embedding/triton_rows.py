@@ -101,12 +101,13 @@ def _atomic(entries: Entries, out: Tensor) -> None:
     if source.numel() == 0 or entries.keys.numel() == 0:
         return
     rows, config = triton_settings.tile(source.shape[1], 8 if entries.ragged else entries.each)
+    unit = triton_settings.unit(source.shape[1], out.stride(0))
     add_rows_kernel[programs(source.shape[0])](
-        out, out.stride(0), entries.factor, source,
+        out, out.stride(0) // unit, entries.factor, source,
         source if entries.weights is None else entries.weights,
         entries.keys, entries.keys if entries.starts is None else entries.starts,
-        entries.each, source.shape[1],
-        WEIGHTED=entries.weights is not None, RAGGED=entries.ragged, ROWS=rows, **config,
+        entries.each, source.shape[1] // unit,
+        WEIGHTED=entries.weights is not None, RAGGED=entries.ragged, UNIT=unit, ROWS=rows, **config,
     )  # fmt: skip
 
 
@@ -129,14 +130,15 @@ def _pieces(
     chunks = -(-count // triton_settings.CHUNK)
     partial = entries.source.new_empty(chunks, 2, features)
     rows, config = triton_settings.tile(features)
-    config = {**config, "MODE": mode, "ROWS": rows, "CHUNK": triton_settings.CHUNK}
+    unit = triton_settings.unit(features, out.stride(0))
+    config = {**config, "UNIT": unit, "MODE": mode, "ROWS": rows, "CHUNK": triton_settings.CHUNK}
     sum_pieces_kernel[programs(count)](
-        out, out.stride(0), entries.factor, entries.source,
+        out, out.stride(0) // unit, entries.factor, entries.source,
         entries.source if entries.weights is None else entries.weights,
         keys, order, order if entries.owners is None else entries.owners, numbers, partial,
-        entries.each, count, features,
+        entries.each, count, features // unit,
         WEIGHTED=entries.weights is not None, RAGGED=entries.ragged, **config,
     )  # fmt: skip
     join_pieces_kernel[programs(chunks)](
-        out, out.stride(0), keys, numbers, partial, count, features, **config
+        out, out.stride(0) // unit, keys, numbers, partial, count, features // unit, **config
     )

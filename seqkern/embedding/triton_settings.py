@@ -2,9 +2,9 @@
 
 Nothing is tuned at run time: the same call takes the same tiles whatever its batch, so results do
 not depend on what ran before, and no new batch compiles anything. A row is one tile's width, padded
-to a power of 2, so that it is read once. Rows of a tile: as many as give a thread 32 numbers, which
-leaves registers for twice that and keeps 16 warps or more on each scheduler's list of those that
-wait for memory. None has been timed on a GPU yet.
+to a power of 2, so that it is read once. Rows of a tile: up to 8, and so many warps that a thread
+holds 16 numbers of a tile: with 32 ptxas spilled a few bytes here and there
+(tests/triton_resources.json). None has been timed on a GPU yet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ CHUNK = 64
 """Sorted entries of which a key's are one piece: a program's longest loop is 8 tiles, and a key has
 one more row in memory for 64 of its entries."""
 _MOST_ROWS = 8
-_NUMBERS_A_THREAD = 32
+_NUMBERS_A_THREAD = 16
+
+
+def unit(*numbers: int) -> int:
+    """4 where it divides all of these, features and strides, else 1. Kernels are handed the
+    quotients and multiply them by it: that is how the compiler learns that rows may be read by 16
+    bytes at once, and from Triton itself it would only hear of multiples of 16."""
+    return 1 if any(number % 4 for number in numbers) else 4
 
 
 def width(features: int) -> int:
@@ -30,6 +37,6 @@ def width(features: int) -> int:
 def tile(features: int, most_rows: int = _MOST_ROWS) -> tuple[int, dict[str, Any]]:
     """Rows of a tile, and the launch's WIDTH and num_warps; up to `most_rows` of them."""
     padded = width(features)
-    rows = max(1, min(_MOST_ROWS, 1 << (max(most_rows, 1) - 1).bit_length(), 8192 // padded))
+    rows = max(1, min(_MOST_ROWS, 1 << (max(most_rows, 1) - 1).bit_length(), 4096 // padded))
     warps = max(1, min(8, rows * padded // (32 * _NUMBERS_A_THREAD)))
     return rows, {"WIDTH": padded, "num_warps": warps}
