@@ -20,6 +20,7 @@ _BAGS = ("embedding_bags", "embedding_bags_backward", "embedding_bags_backward_s
 _MODULES = {
     **dict.fromkeys(_OBJECTIVE, "seqkern.embedding.triton_objective"),
     **dict.fromkeys(_BAGS, "seqkern.embedding.triton_bags"),
+    "embedding_train_": "seqkern.embedding.triton_train",
     "sparse_adam_": "seqkern.embedding.triton_sparse_adam",
 }
 

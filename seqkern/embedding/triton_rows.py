@@ -84,6 +84,11 @@ def add(entries: Entries, table: Tensor) -> None:
         _atomic(entries, table)
 
 
+def add_sorted(entries: Entries, table: Tensor) -> None:
+    """`add` in the fixed order, whatever torch asks for."""
+    _sorted(entries, table, ADDED)
+
+
 def sparse(entries: Entries, table: Tensor) -> tuple[Tensor, Tensor]:
     """The rows that get a sum, rising, and their sums in the dtype of `table`. Waits for the
     GPU, because the numbers decide how many there are."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from seqkern.embedding.choice import TRITON_WIDEST as WIDEST
 
-__all__ = ["CHUNK", "WIDEST", "tile", "width"]
+__all__ = ["CHUNK", "WIDEST", "tile", "training", "unit", "width"]
 
 CHUNK = 64
 """Sorted entries of which a key's are one piece: a program's longest loop is 8 tiles, and a key has
@@ -40,3 +40,18 @@ def tile(features: int, most_rows: int = _MOST_ROWS) -> tuple[int, dict[str, Any
     rows = max(1, min(_MOST_ROWS, 1 << (max(most_rows, 1) - 1).bit_length(), 4096 // padded))
     warps = max(1, min(8, rows * padded // (32 * _NUMBERS_A_THREAD)))
     return rows, {"WIDTH": padded, "num_warps": warps}
+
+
+def training(features: int, terms: int, contexts: int) -> dict[str, Any]:
+    """Tiles of the training loop: the most contexts of a window (1: they are one vector), which
+    share `terms` targets. Rows are read in chunks of up to 128 features, so that two tiles of 16
+    rows, their gains and what the tensor cores want of them fit into the registers of 4 warps
+    whatever the features."""
+    config = {"WIDTH": min(width(features), 128), "ROWS": 8, "num_warps": 4}
+    if contexts == 1:
+        config |= {"CONTEXTS": 1, "TARGETS": 8, "num_warps": 2}
+    else:
+        # A product sums over 16 of a side at least.
+        padded = 1 << (contexts - 1).bit_length()
+        config |= {"CONTEXTS": max(16, min(padded, 32)), "TARGETS": 16}
+    return {**config, "ONE_CHUNK": features <= config["WIDTH"]}
