@@ -111,11 +111,12 @@ ROWS = (
 class Contestants:
     """Both sides' models of one row, with the vocabulary of the whole text, ready to train."""
 
-    def __init__(self, row: Row, corpus: Corpus) -> None:
+    def __init__(self, row: Row, corpus: Corpus, passes: int = 1, **ours_only: Any) -> None:
+        """`passes`: of a training over the part of the text; `ours_only`: more arguments."""
         import gensim.models
 
-        self._corpus = corpus
-        self.ours = getattr(seqkern, row.kind)(**row.settings())
+        self._corpus, self._passes = corpus, passes
+        self.ours = getattr(seqkern, row.kind)(**row.settings(), **ours_only)
         self.ours.build_vocab(corpus_file=corpus.whole)
         self._theirs = getattr(gensim.models, row.kind)(**row.settings())
         self._theirs.build_vocab(corpus_file=str(corpus.whole))
@@ -132,8 +133,8 @@ class Contestants:
         self.ours.workers = self._theirs.workers = threads
 
     def train_ours(self) -> Sequence[Tensor]:
-        """One pass over the part of the text; returns cosines of frequent words."""
-        self.ours.train(corpus_file=self._corpus.part, epochs=1)
+        """A training on the part of the text; returns cosines of frequent words."""
+        self.ours.train(corpus_file=self._corpus.part, epochs=self._passes)
         return [self._cosines(self.ours.wv)]
 
     def train_theirs(self) -> Sequence[Tensor]:
@@ -142,7 +143,7 @@ class Contestants:
             corpus_file=str(self._corpus.part),
             total_examples=None,
             total_words=self._corpus.part_words,
-            epochs=1,
+            epochs=self._passes,
         )
         return [self._cosines(self._theirs.wv)]
 

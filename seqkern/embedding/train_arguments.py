@@ -211,7 +211,9 @@ def _check_values(name: str, tensor: Tensor, fine: Callable[[Tensor], Tensor], s
     right = fine(tensor)
     if not bool(right.all()):
         place = int((~right).nonzero()[0])
-        raise RuntimeError(f"{name} {should}, but element {place} is {tensor[place].item():g}")
+        value = tensor[place].item()
+        said = f"{value:g}" if isinstance(value, float) else value
+        raise RuntimeError(f"{name} {should}, but element {place} is {said}")
 
 
 def _check_range(name: str, tensor: Tensor, limit: int, of: str) -> None:

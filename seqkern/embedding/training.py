@@ -167,13 +167,11 @@ def train_(
             f"got {given} of them"
         )
     library.require_cpu()
-    if not input_rows.is_cpu:
-        refused = device_operators.refusal(input_rows.device)
-        if refused:
-            raise RuntimeError(
-                f"input_rows must be on the CPU or where the kernels run, got "
-                f"{input_rows.device}: {refused}"
-            )
+    refused = device_refusal(input_rows.device)
+    if refused:
+        raise RuntimeError(
+            f"input_rows must be on the CPU or a CUDA GPU, got {input_rows.device}: {refused}"
+        )
     with torch.no_grad():
         tally: Tensor = torch.ops.seqkern.embedding_train_(
             input_rows,
@@ -204,6 +202,19 @@ def train_(
     words, kept, pairs, loss = tally.tolist()
     mean = loss / pairs if pairs else float("nan")
     return Tally(int(words), int(kept), int(pairs), mean if compute_loss else None)
+
+
+def device_refusal(device: torch.device) -> str:
+    """Why `train_` does not run on tensors of this device; "" where it does."""
+    if device.type == "cpu":
+        return "" if library.cpu.loaded else str(library.cpu.reason)
+    if device.type != "cuda":
+        return "no kernel trains there"
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} sees no CUDA GPU"
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        return f"torch sees {torch.cuda.device_count()} CUDA GPUs"
+    return device_operators.refusal(device)
 
 
 def _as_int64(seed: int) -> int:

@@ -3,14 +3,16 @@ step of gradient descent for each before it looks at the next one.
 
 A window is three small products: with A (contexts x d) and B (targets x d) the rows as they stand,
 scores S = A B^T give errors E = lr (label - sigma(S)), and A gains E B while B gains E^T A. They
-run on tensor cores (three passes of TF32, as exact as float32). CBOW and pairs with negatives of
-their own have one vector in the place of A, which needs no product.
+are computed in float32 without tensor cores: the products are too small to fill those, and what
+three passes of TF32 want in registers is twice as much (tests/triton_resources.json). CBOW and
+pairs with negatives of their own have one vector in the place of A, which needs no product.
 
 Floor, skip-gram, a mean of 6 contexts and T targets of d float32 numbers: the window of a kept word
 reads and adds to 6 + T rows, 8 (6 + T) d bytes, which is 9.6 kB at d = 100 and 5 negatives (28.8 kB
 at d = 300, and half of that again, because rows of more than a chunk are read twice); the rows of a
-vocabulary of 10^5 words are mostly in the second-level cache of a Hopper GPU. 36 T d FLOP (the
-tiles are padded to 16 x 16, which makes it 7 times that) are nothing beside it. What one program
+vocabulary of 10^5 words are mostly in the second-level cache of a Hopper GPU. 36 T d FLOP, or
+with tiles padded to 16 x 16 x 128 some 200 kFLOP at d = 100, take a multiprocessor less than a
+microsecond. What one program
 waits for is latency: of the window's numbers, then of its rows. So several programs share a
 multiprocessor, as many as the descent bears, because every window under way has not seen the
 others' steps.
@@ -90,7 +92,7 @@ def add_one_by_one(table, stride, rows, there, mask, gains, count, ROWS: tl.cons
 
 @triton.jit
 def product(x, y):
-    return tl.dot(x, y, input_precision="tf32x3")
+    return tl.dot(x, y, input_precision="ieee")
 
 
 @triton.jit

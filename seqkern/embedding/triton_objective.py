@@ -60,6 +60,7 @@ def _run(batch: Batch, save: bool) -> tuple[Tensor, Tensor, Saved]:
             batch.terms, features // unit,
             TREE=batch.offsets is not None, MEAN=batch.mean, SAVE=save,
             UNIT=unit, INPUTS=input_rows, TERMS=term_rows, **config,
+            **triton_settings.ROOMY,
         )  # fmt: skip
     loss, scale = batch.new(), batch.new()
     fine = batch.new(dtype=torch.uint8)

@@ -136,7 +136,14 @@ def _pieces(
     partial = entries.source.new_empty(chunks, 2, features)
     rows, config = triton_settings.tile(features)
     unit = triton_settings.unit(features, out.stride(0))
-    config = {**config, "UNIT": unit, "MODE": mode, "ROWS": rows, "CHUNK": triton_settings.CHUNK}
+    config = {
+        **config,
+        **triton_settings.ROOMY,
+        "UNIT": unit,
+        "MODE": mode,
+        "ROWS": rows,
+        "CHUNK": triton_settings.CHUNK,
+    }
     sum_pieces_kernel[programs(count)](
         out, out.stride(0) // unit, entries.factor, entries.source,
         entries.source if entries.weights is None else entries.weights,

@@ -11,13 +11,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from seqkern.embedding.choice import TRITON_WIDEST as WIDEST
 
-__all__ = ["CHUNK", "WIDEST", "tile", "training", "unit", "width"]
+__all__ = ["CHUNK", "ROOMY", "WIDEST", "resident", "tile", "training", "unit", "width"]
 
 CHUNK = 64
 """Sorted entries of which a key's are one piece: a program's longest loop is 8 tiles, and a key has
 one more row in memory for 64 of its entries."""
+ROOMY: dict[str, Any] = {"maxnreg": 255}
+"""Of kernels that keep a tile in registers through a loop: ptxas, left to itself, aims at so many
+programs of few warps that it spills some bytes of them."""
+_REGISTERS = 65536  # of a multiprocessor, for 32-bit numbers
 _MOST_ROWS = 8
 _NUMBERS_A_THREAD = 16
 
@@ -42,16 +48,29 @@ def tile(features: int, most_rows: int = _MOST_ROWS) -> tuple[int, dict[str, Any
     return rows, {"WIDTH": padded, "num_warps": warps}
 
 
-def training(features: int, terms: int, contexts: int) -> dict[str, Any]:
-    """Tiles of the training loop: the most contexts of a window (1: they are one vector), which
-    share `terms` targets. Rows are read in chunks of up to 128 features, so that two tiles of 16
-    rows, their gains and what the tensor cores want of them fit into the registers of 4 warps
-    whatever the features."""
-    config = {"WIDTH": min(width(features), 128), "ROWS": 8, "num_warps": 4}
+def training(features: int, contexts: int, dtype: torch.dtype, bags: bool) -> dict[str, Any]:
+    """Tiles of the training loop, for the most contexts of a window; 1: they are one vector.
+
+    A window's two tiles of 128 float32 features are in registers at once; longer rows, and others,
+    are read in chunks. The limits of registers are the least at which nothing spills, on sm_80,
+    sm_90 and sm_100 (ptxas takes what it may have, and what it takes says how many programs share
+    a multiprocessor).
+    """
     if contexts == 1:
-        config |= {"CONTEXTS": 1, "TARGETS": 8, "num_warps": 2}
+        config = {"CONTEXTS": 1, "TARGETS": 8, "ROWS": 8, "num_warps": 2, "maxnreg": 255}
+        most = 128
     else:
         # A product sums over 16 of a side at least.
-        padded = 1 << (contexts - 1).bit_length()
-        config |= {"CONTEXTS": max(16, min(padded, 32)), "TARGETS": 16}
+        padded = max(16, min(1 << (contexts - 1).bit_length(), 32))
+        config = {"CONTEXTS": padded, "TARGETS": 16, "ROWS": 8, "num_warps": 4, "maxnreg": 168}
+        most = 128 if features <= 128 and dtype == torch.float32 else 64
+        if bags:
+            most = 32
+            config |= {"ROWS": 4, "maxnreg": 208}
+    config["WIDTH"] = min(width(features), most)
     return {**config, "ONE_CHUNK": features <= config["WIDTH"]}
+
+
+def resident(config: dict[str, Any]) -> int:
+    """How many programs of a launch share a multiprocessor, by its registers."""
+    return _REGISTERS // (int(config["maxnreg"]) * 32 * int(config["num_warps"]))

@@ -32,10 +32,12 @@ from seqkern.embedding.triton_kernels_train import train_windows_kernel
 from seqkern.embedding.triton_rows import Entries
 from seqkern.triton_support import on_device_of
 
-# Windows under way at once, each of which has not seen the others' steps. Negative sampling: a few
-# for each multiprocessor, so that one's reads are under way while another computes. In a tree every
-# window steps the nodes near the root, and at some hundred steps from the same place these
-# overshoot: as many as the CPU's threads leave unmerged (csrc/embedding/train_arguments_cpu.cpp).
+# Windows under way at once, none of which has seen the others' steps. Negative sampling: as many as
+# registers hold, up to 4 on each multiprocessor, some hundred in all. (On the CPU, the
+# deterministic mode with 512 and with 1,024 strands in the place of 16 learnt as good vectors as
+# window after window does, on 13 million words.) In a tree every window steps the nodes near the
+# root, where some hundred steps from the same place would overshoot: as many as the CPU's threads
+# leave unmerged (csrc/embedding/train_arguments_cpu.cpp).
 WINDOWS_A_PROCESSOR = 4
 WINDOWS_OF_A_TREE = 64
 STRANDS = 128
@@ -67,7 +69,10 @@ class _Call:
         self.tree = a.paths is not None
         self.terms = a.longest_path if self.tree else a.negatives + 1
         self.config = triton_settings.training(
-            self.features, self.terms, 1 if self.vector else 2 * a.window
+            self.features,
+            1 if self.vector else 2 * a.window,
+            a.input_rows.dtype,
+            a.bags is not None,
         )
         contexts = self.config["CONTEXTS"]
         self.slots = -(-2 * a.window // contexts) * contexts
@@ -76,7 +81,8 @@ class _Call:
         a = self.arguments
         most = WINDOWS_OF_A_TREE
         if not self.tree:
-            most = WINDOWS_A_PROCESSOR * triton_support.processors(a.input_rows.device)
+            each = min(WINDOWS_A_PROCESSOR, triton_settings.resident(self.config))
+            most = each * triton_support.processors(a.input_rows.device)
         return max(1, min(most, windows // LEAST_PART))
 
     def scratch(self, count: int, aside: bool) -> Scratch:

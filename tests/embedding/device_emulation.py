@@ -1,5 +1,5 @@
 """The GPU's training loop in slow Python: the windows and negatives that it draws, and for each
-window one step of gradient descent through autograd on `seqkern.embedding.reference`, in float64."""
+window one step of gradient descent, in float64, through autograd on the reference."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ class DeviceEmulation:
             )
             negatives = drawn.cpu()
         self.words = windows.words.cpu()
-        listed = [
-            t.tolist() for t in (windows.targets, windows.low, windows.high, windows.skipped)
-        ]
+        listed = [t.tolist() for t in (windows.targets, windows.low, windows.high, windows.skipped)]
         todo = [
             (target, [p for p in range(low, high) if p != skipped], negative)
             for target, low, high, skipped, negative in zip(*listed, negatives, strict=True)
@@ -101,9 +99,7 @@ class DeviceEmulation:
                 if len(bag):
                     self.input.index_add_(0, bag, (-lr * gradient).expand(len(bag), -1))
 
-    def gradient(
-        self, vectors: Tensor, target: int, negatives: Tensor | None, lr: float
-    ) -> Tensor:
+    def gradient(self, vectors: Tensor, target: int, negatives: Tensor | None, lr: float) -> Tensor:
         """Of the vectors, each an example; makes the outputs' step."""
         vectors = vectors.clone().requires_grad_()
         output = self.output.clone().requires_grad_()

@@ -78,3 +78,28 @@ def test_no_batch_and_no_vocabulary_compiles_anew(deterministic):
     finally:
         torch.use_deterministic_algorithms(False)
     assert len(keys) == 1
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_no_text_compiles_the_trainer_anew(deterministic):
+    """Neither its windows, nor its words, nor the learning rate."""
+    from tests.embedding.triton_calls import training
+
+    keys = set()
+    for windows, words in ((1, 1), (2, 16), (17, 33), (4096, 2**20)):
+        with recorded(90) as launches:
+            training(100, torch.float32, "skipgram", False, False, windows=windows, words=words)
+        keys.add(launches[deterministic].key(90))
+    assert len(keys) == 1
+
+
+def test_windows_under_way_fit_on_the_gpu(monkeypatch):
+    """A second wave of programs would take as long as the first."""
+    from seqkern.embedding import triton_settings
+
+    for features in (50, 100, 300):
+        for dtype in (torch.float32, torch.bfloat16):
+            for with_bags in (False, True):
+                for contexts in (1, 10):
+                    config = triton_settings.training(features, contexts, dtype, with_bags)
+                    assert 2 <= triton_settings.resident(config) <= 4

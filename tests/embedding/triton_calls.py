@@ -8,7 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from seqkern.embedding import triton_bags, triton_objective, triton_sparse_adam
+from seqkern.embedding import triton_bags, triton_objective, triton_sparse_adam, triton_train
+from seqkern.embedding.device_windows import Windows
+from seqkern.embedding.train_arguments import TrainArguments
 from seqkern.embedding.triton_rows import Entries, _pieces
 
 # `triton_settings.tile` pads them to powers of 2 from 32 to 2048; below 100 they only get smaller.
@@ -79,6 +81,34 @@ def adam(features: int, dtype: torch.dtype) -> None:
     triton_sparse_adam.sparse_adam_(*tables, ids(700), values, 0.9, 0.99, 1e-8, 0.1)
 
 
+def training(
+    features: int,
+    dtype: torch.dtype,
+    model: str,
+    tree: bool,
+    with_bags: bool,
+    windows: int = 1000,
+    words: int = 5000,
+) -> None:
+    """In place, and the proposal of a deterministic round."""
+    paths = (ids(words + 1), ids(9 * words, dtype=torch.int32), ids(9 * words, dtype=torch.uint8))
+    bags = (ids(words + 1), ids(9 * words, dtype=torch.int32))
+    a = TrainArguments(
+        meta(words, features, dtype=dtype), meta(words, features, dtype=dtype),
+        ids(1000, dtype=torch.int32), meta(words), None if tree else (ids(words), ids(words)),
+        paths if tree else None, 18, bags if with_bags else None, 30, model == "cbow", 5, 5,
+        model != "pairs", True,
+    )  # fmt: skip
+    numbers = [ids(windows, dtype=torch.int32) for _ in range(5)]
+    text = Windows(*numbers, ids(), ids())
+    noise = None if tree else (ids(windows, 5, dtype=torch.int32), meta(windows, 5))
+    call = triton_train._Call(a)
+    for propose in (False, True):
+        scratch = call.scratch(64, propose)
+        each = -(-windows // 64)
+        call.launch(text, noise, scratch, meta(64), each, 0, each, 0.1, 0.0, propose)
+
+
 def calls() -> dict[str, Callable[[], object]]:
     found: dict[str, Callable[[], object]] = {}
     for dtype in DTYPES:
@@ -93,4 +123,13 @@ def calls() -> dict[str, Callable[[], object]]:
             found[f"bags {at}"] = partial(bags, features, dtype)
             if dtype != torch.float64:
                 found[f"sparse adam {at}"] = partial(adam, features, dtype)
+    # Rows of one chunk and of several: `triton_settings.training`.
+    for dtype in (torch.float32, torch.bfloat16):
+        for features in (50, 100, 300):
+            for model, tree in (("skipgram", False), ("skipgram", True), ("pairs", False),
+                                ("cbow", False), ("cbow", True)):  # fmt: skip
+                for with_bags in (False, True):
+                    said = f"{features} {str(dtype).removeprefix('torch.')}"
+                    name = f"training {model}{' tree' * tree}{' bags' * with_bags} {said}"
+                    found[name] = partial(training, features, dtype, model, tree, with_bags)
     return found
