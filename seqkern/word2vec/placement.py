@@ -71,8 +71,8 @@ class Placed:
         paths: Any,
         bags: Any,
     ) -> Placed:
-        """The tensors themselves on the CPU, copies on a GPU."""
-        if device.type == "cpu":
+        """The tensors themselves on the CPU, copies on a GPU (and on "cpu:0", for tests)."""
+        if device == torch.device("cpu"):
             return cls(*tables, keep, noise, paths, bags, None)
         return cls(
             _copy(tables[0], device),
