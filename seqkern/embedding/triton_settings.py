@@ -63,9 +63,8 @@ def training(features: int, contexts: int, dtype: torch.dtype, bags: bool) -> di
         # A product sums over 16 of a side at least.
         padded = max(16, min(1 << (contexts - 1).bit_length(), 32))
         config = {"CONTEXTS": padded, "TARGETS": 16, "ROWS": 8, "num_warps": 4, "maxnreg": 168}
-        most = 128 if features <= 128 and dtype == torch.float32 else 64
-        if bags:
-            most = 32
+        most = 128 if features <= 128 and dtype == torch.float32 and not bags else 32
+        if bags or dtype != torch.float32:
             config |= {"ROWS": 4, "maxnreg": 208}
     config["WIDTH"] = min(width(features), most)
     return {**config, "ONE_CHUNK": features <= config["WIDTH"]}

@@ -32,14 +32,13 @@ from seqkern.embedding.triton_kernels_train import train_windows_kernel
 from seqkern.embedding.triton_rows import Entries
 from seqkern.triton_support import on_device_of
 
-# Windows under way at once, none of which has seen the others' steps. Negative sampling: as many as
-# registers hold, up to 4 on each multiprocessor, some hundred in all. (On the CPU, the
-# deterministic mode with 512 and with 1,024 strands in the place of 16 learnt as good vectors as
-# window after window does, on 13 million words.) In a tree every window steps the nodes near the
-# root, where some hundred steps from the same place would overshoot: as many as the CPU's threads
-# leave unmerged (csrc/embedding/train_arguments_cpu.cpp).
+# Windows under way at once, none of which has seen the others' steps: as many as registers hold, up
+# to 4 on each multiprocessor, some hundred in all. (On the CPU, the deterministic mode with 512
+# strands in the place of 16 learnt as good vectors from 13 million words as window after window
+# does: skip-gram with negatives, also with 1,024 strands, and with a tree.) In a small vocabulary
+# each word is in so many windows that fewer have to do.
 WINDOWS_A_PROCESSOR = 4
-WINDOWS_OF_A_TREE = 64
+WORDS_A_WINDOW = 8
 STRANDS = 128
 LEAST_PART = 32
 """Windows of a program, unless there are fewer: a short text is no batch."""
@@ -79,11 +78,9 @@ class _Call:
 
     def programs(self, windows: int) -> int:
         a = self.arguments
-        most = WINDOWS_OF_A_TREE
-        if not self.tree:
-            each = min(WINDOWS_A_PROCESSOR, triton_settings.resident(self.config))
-            most = each * triton_support.processors(a.input_rows.device)
-        return max(1, min(most, windows // LEAST_PART))
+        each = min(WINDOWS_A_PROCESSOR, triton_settings.resident(self.config))
+        most = each * triton_support.processors(a.input_rows.device)
+        return max(1, min(most, windows // LEAST_PART, len(a.keep) // WORDS_A_WINDOW))
 
     def scratch(self, count: int, aside: bool) -> Scratch:
         """`aside`: gains do not go into the tables."""
