@@ -54,12 +54,18 @@ class DeviceEmulation:
             for target, low, high, skipped, negative in zip(*listed, negatives, strict=True)
         ]
         self.pairs = len(todo) if self.cbow else sum(len(places) for _, places, _ in todo)
-        each = -(-len(todo) // max(strands, 1))
-        rounds = [todo[i::each] for i in range(each)] if strands else [[w] for w in todo]
-        if strands:  # the i-th window of every part, parts being consecutive
-            rounds = [[todo[j] for j in range(i, len(todo), each)] for i in range(each)]
+        with torch.device("cpu"):  # whatever the test's own is
+            self.run(todo, strands)
+
+    def run(self, todo: list[tuple[int, list[int], Tensor | None]], strands: int) -> None:
+        """The windows one after the other, or by rounds: the i-th of every part of the text."""
+        o = self.o
+        rounds = [[window] for window in todo]
+        if strands:
+            each = -(-len(todo) // strands)
+            rounds = [todo[i::each] for i in range(each)]
         for number, some in enumerate(rounds):
-            lr = o["lr"] + (o["final_lr"] - o["lr"]) * number / max(len(rounds), 1)
+            lr = o["lr"] + (o["final_lr"] - o["lr"]) * number / len(rounds)
             before = self.input.clone(), self.output.clone()
             after = [self.input.clone(), self.output.clone()]
             for window in some:
