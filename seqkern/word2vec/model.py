@@ -31,7 +31,6 @@ from seqkern.word2vec.progress import Bar, Listener
 from seqkern.word2vec.training import (
     GPU_PIECE,
     LONGEST_SENTENCE,
-    PIECE,
     Schedule,
     Training,
 )
@@ -359,7 +358,7 @@ class Word2Vec:
             partial(self._step, placed),
             Schedule(self.alpha, self.min_alpha, epochs, share),
             (self.seed, self.train_count),
-            PIECE if placed.own is None else GPU_PIECE,
+            None if placed.own is None else GPU_PIECE,
         )
         self._loss = None
         _call(callbacks, "on_train_begin", self)

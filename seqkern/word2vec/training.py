@@ -57,7 +57,7 @@ class Training:
         step: the kernel.
         schedule: of the learning rate.
         seed: of everything random; each piece gets a seed of its own.
-        piece: tokens of a piece.
+        piece: tokens of a piece; None: PIECE.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Training:
         step: Step,
         schedule: Schedule,
         seed: tuple[int, ...],
-        piece: int = PIECE,
+        piece: int | None = None,
     ) -> None:
         self._tokens = corpus.tokens
         self._raw_words = raw_words
         self._step = step
         self._schedule = schedule
         self._seed = seed
-        self._piece = piece
+        self._piece = piece or PIECE
         self._started = time.perf_counter()
         self.kept = 0
         """Words that were trained on, after those that subsampling left out."""
