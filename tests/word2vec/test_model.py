@@ -231,9 +231,9 @@ class TestReproducible:
         seeds: list[int] = []
         step = Word2Vec._step
 
-        def watched(self: Word2Vec, tokens: Any, lr: float, final_lr: float, seed: int) -> Any:
-            seeds.append(seed)
-            return step(self, tokens, lr, final_lr, seed)
+        def watched(self: Word2Vec, *arguments: Any) -> Any:
+            seeds.append(arguments[-1])
+            return step(self, *arguments)
 
         monkeypatch.setattr(Word2Vec, "_step", watched)
         monkeypatch.setattr(training, "PIECE", 1000)
