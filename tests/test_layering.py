@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "seqkern"
 
 # From the ground up. A package without its modules stands for all of them.
 FLOORS = (
-    ("errors", "options", "snapshot", "timing", "comparison"),
+    ("errors", "options", "snapshot", "timing", "comparison", "whole_files"),
     ("library", "backends", "triton_support"),
     ("dispatch", "second_order"),
     ("attention.philox", "attention.seeds", "recurrent.device_operators"),
@@ -65,7 +65,7 @@ FLOORS = (
     ("text.corpus", "text.samplers", "text.subwords"),
     ("text.encoding",),
     ("swap", "verify", "models", "text", "info"),
-    ("word2vec.arguments", "word2vec.atomic", "word2vec.correlation", "word2vec.progress"),
+    ("word2vec.arguments", "word2vec.correlation", "word2vec.progress"),
     ("word2vec.placement",),
     ("word2vec.corpora", "word2vec.evaluation", "word2vec.formats", "word2vec.tables"),
     ("word2vec.keyed_vectors", "word2vec.training"),
