@@ -1,8 +1,9 @@
-"""Measures the GPU kernels against PyTorch, both alternately in one process.
+"""Measures the GPU kernels against PyTorch (the trainer of word vectors against gensim), both
+alternately in one process.
 
     python -m bench.gpu build/bench-gpu.json
 
-Writes every case with medians in milliseconds, ratio (PyTorch's time over ours), what was reached
+Writes every case with medians in milliseconds, ratio (the peer's time over ours), what was reached
 in TFLOP/s or GB/s and the target, and prints that as a table. A domain lists its cases in
 `bench/<domain>_gpu_cases.py`, as `cases(device)`.
 """
@@ -40,6 +41,7 @@ class Case:
         steps: of a loop over time, whose time for one is to be shown; else 0.
         target: the least ratio.
         tolerance: of the relative distance of the two results.
+        rounds: how often both are timed; None: as often as all.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Case:
     steps: int = 0
     target: float | None = None
     tolerance: float = 2e-2
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def measure(case: Case, device: torch.device, rounds: int = ROUNDS) -> Result:
     error = float((mine - other).norm() / other.norm().clamp_min(1e-30))
     assert error <= case.tolerance, f"{case.name}: results differ by {error:.2g}"
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for number in range(rounds + 3):
+    for number in range((case.rounds or rounds) + 3):
         for who, work in (("ours", case.ours), ("theirs", case.theirs)):
             taken = _milliseconds(work, device)
             if number >= 3:
@@ -108,7 +111,7 @@ def _milliseconds(work: Callable[[], Tensor], device: torch.device) -> float:
 def table(results: list[Result]) -> str:
     """In Markdown."""
     lines = [
-        "| case | ours, ms | PyTorch, ms | ratio | target | reached |",
+        "| case | ours, ms | peer, ms | ratio | target | reached |",
         "|---|---|---|---|---|---|",
     ]
     for r in results:

@@ -111,9 +111,10 @@ ROWS = (
 )
 
 
-def our_model(row: Row, corpus: Corpus) -> Any:
-    """seqkern's model of a row, with the vocabulary of the whole text, ready to train."""
-    model = getattr(seqkern, row.kind)(**row.settings())
+def our_model(row: Row, corpus: Corpus, **more: Any) -> Any:
+    """seqkern's model of a row, with the vocabulary of the whole text, ready to train; `more`
+    arguments for its constructor."""
+    model = getattr(seqkern, row.kind)(**row.settings(), **more)
     model.build_vocab(corpus_file=corpus.whole)
     return model
 
@@ -129,11 +130,12 @@ def cosines(vectors: Any, words: Sequence[str]) -> Tensor:
 class Contestants:
     """Both sides' models of one row."""
 
-    def __init__(self, row: Row, corpus: Corpus) -> None:
+    def __init__(self, row: Row, corpus: Corpus, passes: int = 1, **ours_only: Any) -> None:
+        """`passes`: of a training over the part of the text; `ours_only`: more arguments."""
         import gensim.models
 
-        self._corpus = corpus
-        self.ours = our_model(row, corpus)
+        self._corpus, self._passes = corpus, passes
+        self.ours = our_model(row, corpus, **ours_only)
         self._theirs = getattr(gensim.models, row.kind)(**row.settings())
         self._theirs.build_vocab(corpus_file=str(corpus.whole))
         # gensim composes the vectors of words after each training, in Python: seconds that would
@@ -149,8 +151,8 @@ class Contestants:
         self.ours.workers = self._theirs.workers = threads
 
     def train_ours(self) -> Sequence[Tensor]:
-        """One pass over the part of the text; returns frequent words' `cosines`."""
-        self.ours.train(corpus_file=self._corpus.part, epochs=1)
+        """A training on the part of the text; returns frequent words' `cosines`."""
+        self.ours.train(corpus_file=self._corpus.part, epochs=self._passes)
         return [cosines(self.ours.wv, self._frequent)]
 
     def train_theirs(self) -> Sequence[Tensor]:
@@ -159,7 +161,7 @@ class Contestants:
             corpus_file=str(self._corpus.part),
             total_examples=None,
             total_words=self._corpus.part_words,
-            epochs=1,
+            epochs=self._passes,
         )
         return [cosines(self._theirs.wv, self._frequent)]
 

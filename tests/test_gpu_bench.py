@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from bench import attention_gpu_cases, gpu, recurrent_gpu_cases
+from bench import attention_gpu_cases, embedding_gpu_cases, gpu, recurrent_gpu_cases
 
 CPU = torch.device("cpu")
 
@@ -67,6 +67,31 @@ def test_every_group_has_cases(monkeypatch):
 
 def _names(backend, kind, dtype, *rest, **options):
     return [f"{backend} {kind} {what} {dtype} x" for what in ("inference", "training")]
+
+
+@pytest.mark.parametrize("optimizer", embedding_gpu_cases.OPTIMIZERS)
+def test_small_steps_of_skipgram_run_and_agree(optimizer):
+    shape = embedding_gpu_cases.Shape(50, 8, 20, 3)
+    result = gpu.measure(embedding_gpu_cases.step(shape, optimizer, CPU), CPU, rounds=2)
+    assert result.name.startswith("skip-gram") and "GB/s" in result.reached
+    assert result.ratio == result.theirs_ms / result.ours_ms and result.error < 1e-5
+
+
+def test_a_small_training_runs_beside_gensim(tmp_path, monkeypatch):
+    """On a CPU in the place of the GPU; so few words teach nothing that both agree on."""
+    pytest.importorskip("gensim")
+    text = tmp_path / "text.txt"
+    line = " ".join(f"w{i % 7}x" for i in range(60))
+    text.write_text(f"{line}\n" * 30)
+    corpus = embedding_gpu_cases.word2vec_cases.Corpus(text, text, 60 * 30)
+    row = embedding_gpu_cases.word2vec_cases.Row(
+        "small", 8, embedding_gpu_cases.Target(1), 0, {"sg": 1}
+    )
+    monkeypatch.setattr(embedding_gpu_cases.word2vec_cases, "AGREEMENT", 100.0)
+    case = embedding_gpu_cases.training(row, corpus, CPU)
+    result = gpu.measure(case, CPU)
+    assert case.rounds == 2 and result.target == embedding_gpu_cases.TIMES_GENSIM
+    assert result.name == "training small 7200 words" and "GB/s" in result.reached
 
 
 def test_results_that_differ_are_an_error():
