@@ -15,7 +15,8 @@ LINTERS := $(VENV)/.seqkern-linters
 # survive.
 SANITIZED := tests/test_matmul.py tests/text \
 	$(patsubst %,tests/recurrent/test_%.py,parity cells cell_operators freeze torch_cases pointwise) \
-	$(patsubst %,tests/attention/test_%.py,parity robustness varlen dropout decode)
+	$(patsubst %,tests/attention/test_%.py,parity robustness varlen dropout decode) \
+	$(patsubst %,tests/embedding/test_%.py,parity operators bags update training training_calls sparse_adam)
 # What the benchmark writes: build/bench.json, or build/bench-DOMAIN.json with BENCH=DOMAIN.
 MEASURED = build/bench$(addprefix -,$(BENCH)).json
 CXX_SOURCES = $(shell find csrc tests/cuda_host -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')

@@ -1,8 +1,9 @@
-"""Measures the GPU kernels against PyTorch, both alternately in one process.
+"""Measures the GPU kernels against PyTorch (the trainer of word vectors against gensim), both
+alternately in one process.
 
     python -m bench.gpu build/bench-gpu.json
 
-Writes every case with medians in milliseconds, ratio (PyTorch's time over ours), what was reached
+Writes every case with medians in milliseconds, ratio (the peer's time over ours), what was reached
 in TFLOP/s or GB/s and the target, and prints that as a table. A domain lists its cases in
 `bench/<domain>_gpu_cases.py`, as `cases(device)`.
 """
@@ -37,8 +38,10 @@ class Case:
     Attributes:
         ours, theirs: do the work and return a tensor that both agree on.
         flops, bytes: what has to be computed and read, 0 where it says nothing.
+        steps: of a loop over time, whose time for one is to be shown; else 0.
         target: the least ratio.
         tolerance: of the relative distance of the two results.
+        rounds: how often both are timed; None: as often as all.
     """
 
     name: str
@@ -46,13 +49,16 @@ class Case:
     theirs: Callable[[], Tensor]
     flops: float = 0.0
     bytes: float = 0.0
+    steps: int = 0
     target: float | None = None
     tolerance: float = 2e-2
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of one case; `reached` in TFLOP/s or GB/s, `error` how far the two results are apart."""
+    """Of one case; `reached` in TFLOP/s, GB/s or microseconds a step, `error` how far the two
+    results are apart."""
 
     name: str
     ours_ms: float
@@ -73,14 +79,16 @@ def measure(case: Case, device: torch.device, rounds: int = ROUNDS) -> Result:
     error = float((mine - other).norm() / other.norm().clamp_min(1e-30))
     assert error <= case.tolerance, f"{case.name}: results differ by {error:.2g}"
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for number in range(rounds + 3):
+    for number in range((case.rounds or rounds) + 3):
         for who, work in (("ours", case.ours), ("theirs", case.theirs)):
             taken = _milliseconds(work, device)
             if number >= 3:
                 times[who].append(taken)
     ours, theirs = (statistics.median(times[who]) for who in ("ours", "theirs"))
     reached = ""
-    if case.flops:
+    if case.steps:
+        reached = f"{ours / case.steps * 1e3:.2f} us a step"
+    elif case.flops:
         reached = f"{case.flops / ours / 1e9:.0f} TFLOP/s"
     elif case.bytes:
         reached = f"{case.bytes / ours / 1e6:.0f} GB/s"
@@ -103,13 +111,27 @@ def _milliseconds(work: Callable[[], Tensor], device: torch.device) -> float:
 def table(results: list[Result]) -> str:
     """In Markdown."""
     lines = [
-        "| case | ours, ms | PyTorch, ms | ratio | target | reached |",
+        "| case | ours, ms | peer, ms | ratio | target | reached |",
         "|---|---|---|---|---|---|",
     ]
     for r in results:
         target = "" if r.target is None else f">= {r.target:g}"
         numbers = f"{r.ours_ms:.3f} | {r.theirs_ms:.3f} | {r.ratio:.2f} | {target} | {r.reached}"
         lines.append(f"| {r.name} | {numbers} |")
+    return "\n".join(lines)
+
+
+def groups(results: list[Result]) -> str:
+    """The geometric means over groups of cases that the domains' targets are about."""
+    lines = ["| group | cases | geometric mean | target |", "|---|---|---|---|"]
+    for domain in DOMAINS:
+        module = importlib.import_module(f"bench.{domain}_gpu_cases")
+        for start, target in getattr(module, "GROUPS", {}).items():
+            ratios = [r.ratio for r in results if r.name.startswith(f"{start} ")]
+            if ratios:
+                wanted = "" if target is None else f">= {target:g}"
+                mean = statistics.geometric_mean(ratios)
+                lines.append(f"| {start} | {len(ratios)} | {mean:.2f} | {wanted} |")
     return "\n".join(lines)
 
 
@@ -149,7 +171,7 @@ def main() -> int:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(results))
+    print(table(results), groups(results), sep="\n\n")
     return 0
 
 

@@ -40,6 +40,7 @@ class Pair:
         tolerance: float,
         truth: Work | None = None,
         stand_in: Work | None = None,
+        min_rounds: int = settings.MIN_ROUNDS,
         **info: Any,
     ) -> None:
         """Check that both compute the same, then measure them.
@@ -56,6 +57,7 @@ class Pair:
             stand_in: compared with ours in the peer's place, with torch's generator seeded alike,
                 where the peer draws other random numbers than we do. Of the peer's results then
                 only number, shapes and dtypes are checked, and that they are no NaN.
+            min_rounds: how often each is timed at the least, however long that takes.
             info: facts about the case, recorded as they are beside the measured numbers.
 
         Raises:
@@ -76,7 +78,7 @@ class Pair:
             # Now that both are warm, know it better: it was short, or most of it the stand-in's.
             seconds = timed(ours) + timed(peer)
         rounds = round(settings.SECONDS_PER_PAIR / seconds)
-        rounds = max(settings.MIN_ROUNDS, min(settings.MAX_ROUNDS, rounds))
+        rounds = max(min_rounds, min(settings.MAX_ROUNDS, rounds))
 
         our_times: list[float] = []
         peer_times: list[float] = []

@@ -1,89 +1,186 @@
-"""LSTM and GRU on a GPU against PyTorch's, which is cuDNN.
+"""LSTM and GRU on a GPU against PyTorch's, which is cuDNN: Triton's kernels and the compiled ones.
 
-The target is a geometric mean over the cases of one kind, so the cases themselves have none.
+The targets over a group of cases are geometric means, see `GROUPS`; those of single cases stand
+with them.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import seqkern
+from seqkern import library
 
 from .gpu import Case
 
 LENGTH = 512
-BATCHES = (1, 16, 128)
-SIZES = (128, 256)
-DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+# By the beginning of the cases' names: the least geometric mean of their ratios.
+GROUPS = {
+    "cuda LSTM inference bf16": 2.0,
+    "cuda LSTM training bf16": 2.0,
+    "cuda LSTM inference f32": 2.0,
+    "cuda LSTM training f32": 2.0,
+    "cuda GRU inference bf16": 2.0,
+    "cuda GRU training bf16": 2.0,
+    "cuda ragged LSTM": 3.0,
+    "triton LSTM": None,
+    "triton GRU": None,
+}
+# Where cuDNN has its own persistent kernel: one layer, one direction, float16.
+PERSISTENT = [(1024, 16, 768), (1024, 16, 1024)]
+STEP = (1024, 16, 768)
+STEP_TARGET = 1.5  # microseconds
 
 
 def cases(device: torch.device) -> Iterator[Case]:
+    yield from triton_cases(device)
+    if library.cuda.loaded:
+        yield from cuda_cases(device)
+    else:
+        print(f"no rows for the backend cuda: {library.cuda.reason}", file=sys.stderr)
+
+
+def triton_cases(device: torch.device) -> Iterator[Case]:
     for kind in ("LSTM", "GRU"):
-        for name, dtype in DTYPES.items():
-            for size in SIZES:
-                for batch in BATCHES:
-                    what = f"{name} {LENGTH}x{batch}x{size}"
-                    yield from comparisons(kind, what, (LENGTH, batch, size), dtype, device)
+        for dtype in ("bf16", "f32"):
+            for size in (128, 256):
+                for batch in (1, 16, 128):
+                    shape = LENGTH, batch, size
+                    yield from comparisons("triton", kind, dtype, shape, device)
     # The step kernel: beyond what one program streams.
-    yield from comparisons("LSTM", "bf16 50x32x1024", (50, 32, 1024), torch.bfloat16, device)
+    yield from comparisons("triton", "LSTM", "bf16", (50, 32, 1024), device)
+
+
+def cuda_cases(device: torch.device) -> Iterator[Case]:
+    for shape in PERSISTENT:
+        yield from comparisons("cuda", "LSTM", "f16", shape, device, target=1.0)
+    for kind, dtype in (("LSTM", "bf16"), ("LSTM", "f32"), ("GRU", "bf16")):
+        for size in (256, 512, 1024, 1536):
+            for batch in (1, 16, 64, 128):
+                yield from comparisons("cuda", kind, dtype, (LENGTH, batch, size), device)
+    for size in (256, 768):
+        for batch in (16, 64):
+            yield from ragged("bf16", (LENGTH, batch, size), device)
+    yield step_latency(STEP, device)
 
 
 def comparisons(
-    kind: str, what: str, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+    backend: str,
+    kind: str,
+    dtype: str,
+    shape: tuple[int, int, int],
+    device: torch.device,
+    target: float | None = None,
 ) -> Iterator[Case]:
     """Inference and training of one layer whose inputs are as wide as its state."""
     length, batch, size = shape
-    ours, theirs = (
-        getattr(nn, kind)(size, size, device=device, dtype=dtype)
-        for nn in (seqkern.nn, torch.nn)
-    )  # fmt: skip
-    ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(length, batch, size, device=device, dtype=dtype).requires_grad_()
+    ours, theirs = layers(kind, size, size, DTYPES[dtype], device)
+    x = torch.randn(length, batch, size, device=device, dtype=DTYPES[dtype]).requires_grad_()
     gates = 4 if kind == "LSTM" else 3
     flops = 2.0 * length * batch * gates * size * 2 * size
+    what = f"{dtype} {length}x{batch}x{size}"
+    mine = on_backend(backend, ours)
     yield Case(
-        f"{kind} inference {what}", _inference(_on_triton(ours), x), _inference(theirs, x),
+        f"{backend} {kind} inference {what}", _inference(mine, x), _inference(theirs, x),
+        flops=flops, target=target,
+    )  # fmt: skip
+    yield Case(
+        f"{backend} {kind} training {what}",
+        _training(mine, x, x, list(ours.parameters())),
+        _training(theirs, x, x, list(theirs.parameters())),
+        flops=3 * flops,
+        target=target,
+    )
+
+
+def ragged(dtype: str, shape: tuple[int, int, int], device: torch.device) -> Iterator[Case]:
+    """A packed batch whose lengths are spread evenly over [length / 4, length]."""
+    length, batch, size = shape
+    ours, theirs = layers("LSTM", size, size, DTYPES[dtype], device)
+    x = torch.randn(length, batch, size, device=device, dtype=DTYPES[dtype]).requires_grad_()
+    lengths = torch.linspace(length / 4, length, batch).round().long()
+    packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+    what = f"{dtype} {length}x{batch}x{size}"
+    mine = on_backend("cuda", ours)
+    flops = 16.0 * size * size * int(lengths.sum())
+    yield Case(
+        f"cuda ragged LSTM inference {what}", _inference(mine, packed), _inference(theirs, packed),
         flops=flops,
     )  # fmt: skip
-    parameters = list(ours.parameters()), list(theirs.parameters())
     yield Case(
-        f"{kind} training {what}",
-        _training(_on_triton(ours), x, parameters[0]),
-        _training(theirs, x, parameters[1]),
+        f"cuda ragged LSTM training {what}",
+        _training(mine, packed, x, list(ours.parameters()), retain=True),
+        _training(theirs, packed, x, list(theirs.parameters()), retain=True),
         flops=3 * flops,
     )
 
 
-def _on_triton(module: torch.nn.Module) -> Callable[[Tensor], Tensor]:
-    def run(x: Tensor) -> Tensor:
-        if not x.is_cuda:
-            return module(x)[0]
-        with seqkern.use_backend("triton"):
-            return module(x)[0]
+def step_latency(shape: tuple[int, int, int], device: torch.device) -> Case:
+    """Of an LSTM whose inputs are so narrow that their projection costs nothing."""
+    length, batch, size = shape
+    ours, theirs = layers("LSTM", 16, size, torch.bfloat16, device)
+    x = torch.randn(length, batch, 16, device=device, dtype=torch.bfloat16)
+    return Case(
+        f"cuda LSTM step bf16 {batch}x{size} (target {STEP_TARGET} us)",
+        _inference(on_backend("cuda", ours), x),
+        _inference(theirs, x),
+        steps=length,
+    )
+
+
+def layers(
+    kind: str, features: int, size: int, dtype: torch.dtype, device: torch.device
+) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Ours and PyTorch's, with the same weights."""
+    ours, theirs = (
+        getattr(nn, kind)(features, size, device=device, dtype=dtype)
+        for nn in (seqkern.nn, torch.nn)
+    )  # fmt: skip
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+def on_backend(backend: str, module: torch.nn.Module) -> Callable[[Any], Any]:
+    def run(x: Any) -> Any:
+        if not x[0].is_cuda:
+            return module(x)
+        with seqkern.use_backend(backend):
+            return module(x)
 
     return run
 
 
-def _inference(layer: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
+def _output(found: Any) -> Tensor:
+    output = found[0]
+    return output.data if isinstance(output, PackedSequence) else output
+
+
+def _inference(layer: Callable[[Any], Any], x: Any) -> Callable[[], Tensor]:
     def step() -> Tensor:
         with torch.no_grad():
-            found = layer(x)
-        return found if isinstance(found, Tensor) else found[0]
+            return _output(layer(x))
 
     return step
 
 
 def _training(
-    layer: Callable[[Tensor], Tensor], x: Tensor, parameters: list[Tensor]
+    layer: Callable[[Any], Any], x: Any, source: Tensor, parameters: list, retain: bool = False
 ) -> Callable[[], Tensor]:
-    """Forward and backward; what is compared is the gradient of the input."""
+    """Forward and backward; what is compared is the gradient of `source`, the input. A packed
+    input is part of the graph and outlives it: `retain`."""
 
     def step() -> Tensor:
-        found = layer(x)
-        output = found if isinstance(found, Tensor) else found[0]
-        return torch.autograd.grad(output, [x, *parameters], output.detach())[0]
+        output = _output(layer(x))
+        grads = torch.autograd.grad(
+            output, [source, *parameters], output.detach(), retain_graph=retain
+        )
+        return grads[0]
 
     return step

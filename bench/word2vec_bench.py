@@ -26,13 +26,17 @@ from .pair import Pair, check_results
 from .targets import Target
 from .word2vec_cases import (
     AGREEMENT,
+    COMPARED,
     MIN_COUNT,
     ROWS,
+    SCALING,
     Contestants,
     Corpus,
     Row,
+    cosines,
     cost,
     make_corpus,
+    our_model,
 )
 
 pytest.importorskip("gensim", reason="the peer, gensim, is not installed")
@@ -56,7 +60,6 @@ def contestants(corpus: Corpus) -> Iterator[Any]:
 def test_training(pair: Pair, row: Row, threads: int, corpus: Corpus, contestants: Any) -> None:
     sides: Contestants = contestants(ROWS.index(row))
     sides.use_threads(threads)
-    least = cost(row, sides.ours)
     several = threads > 1
     target = row.target if several else row.target_of_one
     with thread_count(threads):
@@ -65,31 +68,62 @@ def test_training(pair: Pair, row: Row, threads: int, corpus: Corpus, contestant
             sides.train_theirs,
             # gensim's FastText composes its words' vectors at the end only: see below.
             tolerance=math.inf if row.kind == "FastText" or settings.QUICK else AGREEMENT,
-            domain="word2vec",
             table="Word vectors",
-            row=row.name,
             mode="training",
-            shape=f"{corpus.part_words}-words",
-            batch=corpus.part_words,
             threads=threads,
-            backend="cpu",
-            flops=least.flops * corpus.part_words,
-            peak_gflops=gemm_peak(torch.float32),
-            bytes=least.bytes * corpus.part_words,
-            peak_gbs=read_bandwidth(_table_bytes(sides)),
-            memory_gbs=read_bandwidth(BEYOND_CACHES),
             target=asdict(target) if target else None,
             words=corpus.part_words,
             least_words=row.least if several else row.least_of_one,
+            **_facts(row, sides.ours, corpus),
         )
     if not settings.QUICK:
         check_results(*sides.agree(), AGREEMENT)
 
 
-def _table_bytes(sides: Contestants) -> int:
-    """Of the rows that a text touches, which is at most what the caches have to hold."""
-    rows = len(sides.ours.wv)
-    return 2 * 4 * rows * sides.ours.vector_size
+@pytest.mark.skipif(len(settings.THREADS) < 2, reason="needs two processors")
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_scaling(pair: Pair, row: Row, corpus: Corpus) -> None:
+    """Two threads; the peer is the same training with one."""
+    few, many = settings.THREADS
+    models = {threads: our_model(row, corpus) for threads in (few, many)}
+    frequent = models[few].wv.index_to_key[:COMPARED]
+
+    def train(threads: int) -> list[torch.Tensor]:
+        model = models[threads]
+        model.workers = threads
+        with thread_count(threads):
+            model.train(corpus_file=corpus.part, epochs=1)
+        return [cosines(model.wv, frequent)]
+
+    pair(
+        functools.partial(train, many),
+        functools.partial(train, few),
+        tolerance=math.inf if settings.QUICK else AGREEMENT,
+        min_rounds=settings.MIN_ROUNDS if settings.QUICK else 10,
+        table="Word vectors: two threads against one",
+        mode="scaling",
+        threads=many,
+        target=asdict(SCALING),
+        **_facts(row, models[many], corpus),
+    )
+
+
+def _facts(row: Row, model: Any, corpus: Corpus) -> dict[str, Any]:
+    """What is recorded of a training of seqkern's model, whoever is the peer."""
+    least = cost(row, model)
+    table_bytes = 2 * 4 * len(model.wv) * model.vector_size  # what caches would have to hold
+    return {
+        "domain": "word2vec",
+        "row": row.name,
+        "shape": f"{corpus.part_words}-words",
+        "batch": corpus.part_words,
+        "backend": "cpu",
+        "flops": least.flops * corpus.part_words,
+        "peak_gflops": gemm_peak(torch.float32),
+        "bytes": least.bytes * corpus.part_words,
+        "peak_gbs": read_bandwidth(table_bytes),
+        "memory_gbs": read_bandwidth(BEYOND_CACHES),
+    }
 
 
 @pytest.mark.parametrize("threads", settings.THREADS)

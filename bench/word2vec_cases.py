@@ -24,11 +24,14 @@ from . import settings
 from .targets import Target
 
 WINDOW, NEGATIVES, SAMPLE, MIN_COUNT = 5, 5, 1e-3, 5
+SCALING = Target(1.85)
+"""How much faster two threads are to be than one."""
 COMPARED = 300
 """Frequent words whose cosines both sides should agree on."""
 AGREEMENT = 0.7
-"""Largest difference of these cosines, relative in norm; two trainings are never alike, and vectors
-that learnt nothing differ by about 1."""
+"""Largest difference of these `cosines`, relative in norm: they correlate by 1 - 0.7^2 / 2 = 0.75
+or more. Two trainings are never alike; those that have nothing in common differ by the square root
+of 2."""
 
 
 class Corpus(NamedTuple):
@@ -108,15 +111,31 @@ ROWS = (
 )
 
 
-class Contestants:
-    """Both sides' models of one row, with the vocabulary of the whole text, ready to train."""
+def our_model(row: Row, corpus: Corpus, **more: Any) -> Any:
+    """seqkern's model of a row, with the vocabulary of the whole text, ready to train; `more`
+    arguments for its constructor."""
+    model = getattr(seqkern, row.kind)(**row.settings(), **more)
+    model.build_vocab(corpus_file=corpus.whole)
+    return model
 
-    def __init__(self, row: Row, corpus: Corpus) -> None:
+
+def cosines(vectors: Any, words: Sequence[str]) -> Tensor:
+    """The cosines of all pairs of different words, less their mean, over their deviation."""
+    unit = torch.nn.functional.normalize(torch.from_numpy(vectors[words]))
+    all_pairs = unit @ unit.T
+    of_two = all_pairs[~torch.eye(len(words), dtype=torch.bool)]
+    return (of_two - of_two.mean()) / of_two.std()
+
+
+class Contestants:
+    """Both sides' models of one row."""
+
+    def __init__(self, row: Row, corpus: Corpus, passes: int = 1, **ours_only: Any) -> None:
+        """`passes`: of a training over the part of the text; `ours_only`: more arguments."""
         import gensim.models
 
-        self._corpus = corpus
-        self.ours = getattr(seqkern, row.kind)(**row.settings())
-        self.ours.build_vocab(corpus_file=corpus.whole)
+        self._corpus, self._passes = corpus, passes
+        self.ours = our_model(row, corpus, **ours_only)
         self._theirs = getattr(gensim.models, row.kind)(**row.settings())
         self._theirs.build_vocab(corpus_file=str(corpus.whole))
         # gensim composes the vectors of words after each training, in Python: seconds that would
@@ -132,9 +151,9 @@ class Contestants:
         self.ours.workers = self._theirs.workers = threads
 
     def train_ours(self) -> Sequence[Tensor]:
-        """One pass over the part of the text; returns cosines of frequent words."""
-        self.ours.train(corpus_file=self._corpus.part, epochs=1)
-        return [self._cosines(self.ours.wv)]
+        """A training on the part of the text; returns frequent words' `cosines`."""
+        self.ours.train(corpus_file=self._corpus.part, epochs=self._passes)
+        return [cosines(self.ours.wv, self._frequent)]
 
     def train_theirs(self) -> Sequence[Tensor]:
         """The same with gensim."""
@@ -142,19 +161,15 @@ class Contestants:
             corpus_file=str(self._corpus.part),
             total_examples=None,
             total_words=self._corpus.part_words,
-            epochs=1,
+            epochs=self._passes,
         )
-        return [self._cosines(self._theirs.wv)]
+        return [cosines(self._theirs.wv, self._frequent)]
 
     def agree(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Both sides' cosines after what they have trained so far, gensim's vectors composed."""
+        """Both sides' `cosines` after what they have trained so far, gensim's vectors composed."""
         self._compose()
-        return [self._cosines(self.ours.wv)], [self._cosines(self._theirs.wv)]
-
-    def _cosines(self, vectors: Any) -> Tensor:
-        chosen = torch.from_numpy(vectors[self._frequent])
-        unit = torch.nn.functional.normalize(chosen)
-        return unit @ unit.T
+        ours, theirs = (cosines(side.wv, self._frequent) for side in (self.ours, self._theirs))
+        return [ours], [theirs]
 
 
 class Cost(NamedTuple):

@@ -68,9 +68,13 @@ def triton_refusal(
     input: Tensor, others: Iterable[Tensor | None], dtypes: Collection[torch.dtype]
 ) -> str:
     """Why a domain's Triton kernels, which know these dtypes, cannot run a call."""
-    refused = triton_support.device_refusal(input.device)
-    if refused:
-        return refused
+    return triton_support.device_refusal(input.device) or gpu_refusal(input, others, dtypes)
+
+
+def gpu_refusal(
+    input: Tensor, others: Iterable[Tensor | None], dtypes: Collection[torch.dtype]
+) -> str:
+    """Why a domain's GPU kernels, which know these dtypes, cannot run a call on their device."""
     if input.dtype not in dtypes:
         known = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         return f"no kernel for {input.dtype}: {known}"

@@ -8,8 +8,10 @@ cuda_resources.json holds what is accepted. After a change that is meant, write 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from build_tools.cuda import require_nvcc
@@ -38,13 +40,18 @@ def nvcc_release() -> str:
 
 def measure(directory: Path) -> Table:
     """Compiles the device code of all CUDA sources into `directory`, which nothing else needs."""
-    table: Table = {}
-    for source in cuda_sources():
+
+    def compile_(source: Path) -> Table:
         target = directory / f"{source.stem}.fatbin"
         command = [*nvcc_command(), "-Xptxas=-v", "-fatbin", str(source), "-o", str(target)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        table |= parse(done.stdout + done.stderr)
+        return parse(done.stdout + done.stderr)
+
+    table: Table = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for part in pool.map(compile_, cuda_sources()):
+            table |= part
     return table
 
 

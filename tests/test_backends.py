@@ -124,7 +124,7 @@ def test_environment_variable():
     "name, reason",
     [
         ("triton", "(its kernels run on a CUDA GPU|triton is not installed)"),
-        ("cuda", "this version has no recurrent kernel"),
+        ("cuda", "its kernels run on a CUDA GPU, the input is on cpu"),
     ],
 )
 def test_a_named_backend_that_cannot_run_says_why(name, reason):
@@ -224,7 +224,7 @@ def test_explanation_as_a_table():
         explanation = seqkern.explain(seqkern.nn.LSTM(3, 4), torch.randn(5, 2, 3))
     assert explanation.backend == ""
     assert "runs on: no backend" in str(explanation)
-    assert "no recurrent kernel" in explanation.reasons["cuda"]
+    assert "run on a CUDA GPU, the input is on cpu" in explanation.reasons["cuda"]
 
 
 def test_what_can_be_explained():

@@ -13,10 +13,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "seqkern"
 
 # From the ground up. A package without its modules stands for all of them.
 FLOORS = (
-    ("errors", "options", "snapshot", "timing", "comparison"),
+    ("errors", "options", "snapshot", "timing", "comparison", "whole_files"),
     ("library", "backends", "triton_support"),
     ("dispatch", "second_order"),
     ("attention.philox", "attention.seeds", "recurrent.device_operators"),
+    ("embedding.device_operators",),
     (
         "recurrent.triton_kernels_cells",
         "recurrent.triton_kernels_tiles",
@@ -39,6 +40,13 @@ FLOORS = (
     ("attention.triton_forward", "attention.triton_backward"),
     ("embedding.checks", "embedding.choice", "embedding.noise", "embedding.huffman"),
     ("embedding.batch", "embedding.sparse_adam"),
+    ("embedding.triton_settings",),
+    ("embedding.triton_arguments", "embedding.triton_kernels_objective"),
+    ("embedding.triton_kernels_rows", "embedding.triton_kernels_train"),
+    ("embedding.triton_rows", "embedding.triton_sparse_adam"),
+    ("embedding.triton_objective", "embedding.triton_bags"),
+    ("embedding.device_windows", "embedding.train_arguments"),
+    ("embedding.triton_train",),
     ("attention.folding",),
     ("attention.masks", "attention.packing", "attention.weights"),
     ("embedding.training",),
@@ -57,7 +65,8 @@ FLOORS = (
     ("text.corpus", "text.samplers", "text.subwords"),
     ("text.encoding",),
     ("swap", "verify", "models", "text", "info"),
-    ("word2vec.arguments", "word2vec.atomic", "word2vec.correlation", "word2vec.progress"),
+    ("word2vec.arguments", "word2vec.correlation", "word2vec.progress"),
+    ("word2vec.placement",),
     ("word2vec.corpora", "word2vec.evaluation", "word2vec.formats", "word2vec.tables"),
     ("word2vec.keyed_vectors", "word2vec.training"),
     ("word2vec.subword_vectors", "word2vec.model"),

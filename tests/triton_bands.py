@@ -20,7 +20,7 @@ from seqkern import triton_support
 # More than a tile reaches beyond its tensor in the tests.
 BAND = 8192
 # An integer that decides rows: wrong, but no address that would end the process.
-POISON = {torch.int64: 3}
+POISON = {torch.int64: 3, torch.int32: 3, torch.uint8: 3}
 
 
 class _Bands:

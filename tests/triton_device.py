@@ -32,13 +32,20 @@ _NOTHING_LEFT = pytest.StashKey[bool]()
 
 
 def select(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves the tests for this process: those of Triton kernels, or all others."""
-    chosen = [item for item in items if bool(item.get_closest_marker("triton")) == RUNS_KERNELS]
+    """Leaves the tests for this process: those of Triton kernels, or all others. On a GPU also
+    those of compiled CUDA kernels, marked `pytest.mark.cuda`, which run nowhere else."""
+    chosen = [item for item in items if _belongs_here(item)]
     others = [item for item in items if item not in set(chosen)]
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = chosen
     config.stash[_NOTHING_LEFT] = bool(others) and not chosen
+
+
+def _belongs_here(item: pytest.Item) -> bool:
+    if item.get_closest_marker("cuda"):
+        return DEVICE.startswith("cuda")
+    return bool(item.get_closest_marker("triton")) == RUNS_KERNELS
 
 
 def forgive_an_empty_half(session: pytest.Session, exitstatus: int) -> None:

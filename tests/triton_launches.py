@@ -52,6 +52,8 @@ class Launch:
         source, options = self.source(architecture)
         constants = {path: str(value) for path, value in source.constants.items()}
         chosen = {name: options[name] for name in ("num_warps", "num_stages")}
+        if options.get("maxnreg") is not None:
+            chosen["maxnreg"] = options["maxnreg"]
         return f"{self.name} {source.signature} {constants} {source.attrs} {chosen}"
 
 

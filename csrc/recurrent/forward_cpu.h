@@ -5,16 +5,6 @@
 
 namespace seqkern {
 
-struct ForwardExtras {
-  OptionalTensor c0, b_ih, b_hh, packed;
-  bool save;
-};
-
-// Tensors that a cell does not have, or that are not saved, have no elements.
-struct ForwardResult {
-  Tensor output, h_n, c_n, gates, cells, hidden;
-};
-
 ForwardResult forward(const Layer& layer, const ForwardExtras& extras);
 
 }  // namespace seqkern

@@ -1,45 +1,21 @@
-// What the recurrent CPU operators share: checked arguments, the order of the steps, and how the
-// work is spread.
+// What the recurrent CPU operators share: chunks of the steps, and how the work is spread.
 #pragma once
 
 #include <vector>
 
-#include "common/tensors.h"
-#include "recurrent/kernels.h"
+#include "recurrent/layer_arguments.h"
 
 namespace seqkern {
-
-// The arguments of a layer's forward and backward that mean the same for every cell. Tensors are
-// made contiguous.
-struct LayerArguments {
-  Cell cell;
-  Tensor input;
-  OptionalTensor h0;
-  Tensor w_ih, w_hh;
-  OptionalTensor w_hr;
-  OptionalTensor batch_sizes;
-  bool reverse;
-};
 
 // Consecutive rows of the input.
 struct RowRange {
   int64_t first, count;
 };
 
-// A checked layer call.
-class Layer {
+// A checked layer call on the CPU. A missing h0 is there as zeros.
+class Layer : public LayerCall {
  public:
   explicit Layer(const LayerArguments& arguments);
-
-  Cell cell;
-  Tensor input, w_ih, w_hh;
-  OptionalTensor h0, w_hr;
-  ScalarType dtype, compute_dtype;
-  int gates;
-  int64_t rows, batch, input_size;
-  Sizes sizes;
-  bool reverse, dense;
-  std::vector<int64_t> active, offset;  // see Steps
 
   Storage storage() const { return storage_; }
   Steps steps() const {
@@ -56,17 +32,7 @@ class Layer {
   // steps that the chunks end before.
   std::vector<int64_t> chunk_ends(int64_t most_rows) const;
 
-  // input's leading dimensions and a last dimension of `features`.
-  Shape shape_with(int64_t features) const;
-  // (batch, features)
-  Shape state_shape(int64_t features) const { return {batch, features}; }
-
-  // t, if it is given, as a contiguous tensor of the right shape and dtype (the layer's, unless
-  // another is named).
-  OptionalTensor checked(const char* name, const OptionalTensor& t, const Shape& shape) const;
-  OptionalTensor checked(const char* name, const OptionalTensor& t, const Shape& shape,
-                         ScalarType type) const;
-  // The same, and zeros where t is not given.
+  // `checked`, and zeros where t is not given.
   Tensor checked_or_zeros(const char* name, const OptionalTensor& t, const Shape& shape) const;
 
   // So few rows in all that packing the recurrent weights would cost more than it saves, and that
@@ -80,11 +46,7 @@ class Layer {
   Tensor zeros(const Shape& shape, ScalarType type) const;
 
  private:
-  void check_weights() const;
-  void order_steps(const OptionalTensor& batch_sizes);
-
   Storage storage_;
-  Shape leading_;
 };
 
 // The distance between rows of a working buffer. Rows a multiple of 1 KiB apart would meet in a few

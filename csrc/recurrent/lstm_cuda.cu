@@ -1,26 +1,40 @@
-// The LSTM's CUDA operators: argument checks, launch, registration.
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
+// The LSTM's CUDA operators.
 #include <algorithm>
 #include <cstdint>
 #include <tuple>
 
+#include "recurrent/layer_cuda.h"
 #include "recurrent/lstm_kernels.cuh"
 
 namespace seqkern {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+using SixTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using SevenTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-cudaStream_t current_stream(int32_t device_index) {
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_index, &stream));
-  return static_cast<cudaStream_t>(stream);
+SixTensors lstm_forward(const Tensor& input, const OptionalTensor& h0, const OptionalTensor& c0,
+                        const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
+                        const OptionalTensor& b_hh, const OptionalTensor& w_hr,
+                        const OptionalTensor& packed, const OptionalTensor& batch_sizes,
+                        bool reverse, bool save) {
+  const OnDeviceOf guard(input);
+  const CudaLayer layer({Cell::kLstm, input, h0, w_ih, w_hh, w_hr, batch_sizes, reverse});
+  ForwardResult r = forward<LstmForward>(layer, {c0, b_ih, b_hh, packed, save});
+  return {r.output, r.h_n, r.c_n, r.gates, r.cells, r.hidden};
+}
+
+SevenTensors lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
+                           const OptionalTensor& grad_c_n, const Tensor& input,
+                           const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& w_ih,
+                           const Tensor& w_hh, const OptionalTensor& w_hr,
+                           const OptionalTensor& batch_sizes, const Tensor& output,
+                           const Tensor& gates, const Tensor& cells, const Tensor& hidden,
+                           bool reverse, int64_t needs) {
+  const OnDeviceOf guard(input);
+  const CudaLayer layer({Cell::kLstm, input, h0, w_ih, w_hh, w_hr, batch_sizes, reverse});
+  BackwardResult r = backward<LstmBackward>(
+      layer, {grad_output, grad_h_n, grad_c_n, c0, output, gates, cells, hidden, needs});
+  return {r.grad_input, r.grad_h0, r.grad_c0, r.grad_w_ih, r.grad_w_hh, r.grad_b_ih, r.grad_w_hr};
 }
 
 device::Grid one_thread_each(int64_t count) {
@@ -48,8 +62,7 @@ void check_arguments(const Tensor& gates, const Tensor& c) {
 template <class S>
 void launch(const Tensor& gates, const Tensor& c, Tensor& h, Tensor& c_new) {
   if (c.numel() == 0) return;
-  device::launch(lstm_pointwise_kernel<S>, one_thread_each(c.numel()),
-                 current_stream(c.get_device_index()),
+  device::launch(lstm_pointwise_kernel<S>, one_thread_each(c.numel()), stream_of(c),
                  static_cast<const S*>(gates.const_data_ptr()),
                  static_cast<const S*>(c.const_data_ptr()), static_cast<S*>(h.mutable_data_ptr()),
                  static_cast<S*>(c_new.mutable_data_ptr()), c.size(0), c.size(1));
@@ -57,7 +70,7 @@ void launch(const Tensor& gates, const Tensor& c, Tensor& h, Tensor& c_new) {
 
 std::tuple<Tensor, Tensor> lstm_pointwise(const Tensor& gates_, const Tensor& c_) {
   check_arguments(gates_, c_);
-  const torch::stable::accelerator::DeviceGuard guard(c_.get_device_index());
+  const OnDeviceOf guard(c_);
   const Tensor gates = torch::stable::contiguous(gates_);
   const Tensor c = torch::stable::contiguous(c_);
   Tensor h = torch::stable::empty_like(c);
@@ -78,7 +91,9 @@ std::tuple<Tensor, Tensor> lstm_pointwise(const Tensor& gates_, const Tensor& c_
   return {h, c_new};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(seqkern, CUDA, m) {
+SEQKERN_GPU_OPERATORS(m) {
+  m.impl("lstm_forward", TORCH_BOX(&lstm_forward));
+  m.impl("lstm_backward", TORCH_BOX(&lstm_backward));
   m.impl("lstm_pointwise", TORCH_BOX(&lstm_pointwise));
 }
 

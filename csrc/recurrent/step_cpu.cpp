@@ -19,10 +19,6 @@ namespace {
 
 using torch::headeronly::BFloat16;
 
-int64_t gates_of(Cell cell) {
-  return cell == Cell::kLstm ? 4 : cell == Cell::kGru ? 3 : 1;
-}
-
 Tensor empty_tensor(int64_t dim, const int64_t* sizes, const int64_t* strides, ScalarType dtype) {
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(

@@ -19,7 +19,12 @@ def huffman_paths(counts: Tensor) -> Paths:
     Args:
         counts: (V,) with V > 1, any order; equal counts keep theirs.
     """
-    numbers = counts.to(dtype=torch.float64, device="cpu")
+    with torch.device("cpu"):  # whatever the caller's default is
+        paths = _tree(counts.to(dtype=torch.float64, device="cpu"))
+    return Paths(*(tensor.to(counts.device) for tensor in paths))
+
+
+def _tree(numbers: Tensor) -> Paths:
     words = len(numbers)
     order = torch.argsort(numbers, descending=True, stable=True)
     weights = numbers[order].tolist()
@@ -38,8 +43,7 @@ def huffman_paths(counts: Tensor) -> Paths:
         weights.append(weights[lighter] + weights[heavier])
         parent[lighter] = parent[heavier] = new
         code[heavier] = 1
-    paths = _paths(words, torch.tensor(parent), torch.tensor(code, dtype=torch.uint8), order)
-    return Paths(*(tensor.to(counts.device) for tensor in paths))
+    return _paths(words, torch.tensor(parent), torch.tensor(code, dtype=torch.uint8), order)
 
 
 def _paths(words: int, parent: Tensor, code: Tensor, order: Tensor) -> Paths:

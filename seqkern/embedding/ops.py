@@ -35,7 +35,7 @@ def skipgram_loss(
 
     Args:
         in_weight: (V, d), the rows v. The CPU kernels take float32, float64 and bfloat16 (computed
-            in float32), the reference any floating dtype.
+            in float32), those for GPUs float16 too, the reference any floating dtype.
         out_weight: the rows u, in the same dtype: (V, d), or (inner nodes, d) with `paths`.
         center: int64 or int32, any shape (...).
         context: int64 or int32 (...), one context word for each center, or (..., C).
@@ -51,12 +51,16 @@ def skipgram_loss(
     Returns:
         The loss without dimensions, float32 (float64 for float64 weights); 0 where no pair counts.
         Gradients are in the dtype of the weights, each row summed in the order of the batch, so
-        that they do not depend on the number of threads.
+        that they do not depend on the number of threads. On a GPU a dense gradient in float32 or
+        float64 is summed by atomic additions in the order of chance, unless
+        torch.use_deterministic_algorithms is on.
 
     Raises:
-        IndexError: an index is out of range. RuntimeError: shapes, dtypes or devices do not fit
-            together, or the backend chosen with `seqkern.use_backend` cannot run the call.
-            ValueError: not one of negatives and paths is given, or padding_idx is out of range.
+        IndexError: an index is out of range; on a GPU it ends in a device-side assertion, as in
+            torch.nn.Embedding.
+        RuntimeError: shapes, dtypes or devices do not fit together, or the backend chosen with
+            `seqkern.use_backend` cannot run the call.
+        ValueError: not one of negatives and paths is given, or padding_idx is out of range.
     """
     examples = batch.skipgram(in_weight, out_weight, center, context, negatives, paths, padding_idx)
     return objective(in_weight, out_weight, examples, sparse)
@@ -98,7 +102,7 @@ def cbow_loss(
 def objective(in_weight: Tensor, out_weight: Tensor, examples: Batch, sparse: bool) -> Tensor:
     """`reference.objective` of checked tables and a batch."""
     b = examples
-    if _runs_directly(in_weight) or choice.choose(in_weight, (out_weight,)) == "cpu":
+    if _runs_directly(in_weight) or choice.choose(in_weight, (out_weight,)) in choice.KERNELS:
         try:
             return autograd.objective(
                 _with_rows(in_weight), _with_rows(out_weight), b.inputs, b.targets, b.negatives,
@@ -127,7 +131,7 @@ def update_(in_weight: Tensor, out_weight: Tensor, examples: Batch, lr: float) -
         The mean loss before the step, as `objective` gives it, without a graph.
     """
     b = examples
-    direct = _runs_directly(in_weight) or choice.choose(in_weight, (out_weight,)) == "cpu"
+    direct = _runs_directly(in_weight) or choice.choose(in_weight, (out_weight,)) in choice.KERNELS
     if direct and _rows_contiguous(in_weight) and _rows_contiguous(out_weight):
         try:
             return autograd.update_(
@@ -184,7 +188,7 @@ def bag_sum(
     checks.table_("weight", weight)
     words = checks.indices("words", words, weight.device)
     flat = words.reshape(-1)
-    if _runs_directly(weight) or choice.choose(weight, ()) == "cpu":
+    if _runs_directly(weight) or choice.choose(weight, ()) in choice.KERNELS:
         try:
             vectors = autograd.bag_sum(_with_rows(weight), offsets, rows, flat, mean, sparse)
         except RuntimeError:

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from seqkern import dispatch, library
 from seqkern.backends import Explanation
-from seqkern.embedding import fake  # noqa: F401  (registers the operator's fake kernel)
+from seqkern.embedding import device_operators, fake  # noqa: F401  (registers its fake kernel)
+from seqkern.embedding.choice import TRITON_WIDEST
+
+TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 if library.cpu.loaded:
     _step = torch.ops.seqkern.sparse_adam_.default
@@ -24,9 +27,10 @@ class SparseAdam(torch.optim.SparseAdam):
     reads gradient, weight and both averages of a row once and writes three of them back.
     bfloat16 tables are computed in float32 and rounded once, where PyTorch rounds every operation.
 
-    A parameter that the kernel does not take (on another device, of another dtype, not contiguous,
+    A parameter that no kernel takes (on a device without one, of another dtype, not contiguous,
     without exactly 2 dimensions, whose gradient has sparse_dim other than 1) goes to PyTorch's
-    step; `seqkern.explain(optimizer)` says whether and why.
+    step; `seqkern.explain(optimizer)` says whether and why. On a GPU the kernel is Triton's, for
+    float32, bfloat16 and float16.
 
     >>> optimizer = SparseAdam(model.parameters(), lr=1e-3)  # doctest: +SKIP
     """
@@ -52,7 +56,7 @@ class SparseAdam(torch.optim.SparseAdam):
                     raise RuntimeError(
                         "SparseAdam does not support dense gradients, please consider Adam instead"
                     )
-                if _backend(param) == "cpu":
+                if _backend(param) != "torch":
                     self._fused(group, param)
                 else:
                     left.append(param)
@@ -114,13 +118,24 @@ def _rises(rows: Tensor) -> bool:
     return bool((rows[1:] > rows[:-1]).all())
 
 
-def _refusal(param: Tensor) -> str:
-    """Why the kernel cannot take a parameter; "" where it can."""
+def _cpu_refusal(param: Tensor) -> str:
+    """Why the CPU kernel cannot take a parameter; "" where it can."""
     if param.dtype not in dispatch.KERNEL_DTYPES:
         return f"no kernel for {param.dtype}: float32, float64, bfloat16"
-    reason = dispatch.cpu_refusal(param, ())
-    if reason:
-        return reason
+    return dispatch.cpu_refusal(param, ()) or _shape_refusal(param)
+
+
+def _triton_refusal(param: Tensor) -> str:
+    """Why the GPU kernel cannot take a parameter; "" where it can."""
+    refused = device_operators.refusal(param.device) or dispatch.triton_refusal(
+        param, (), TRITON_DTYPES
+    )
+    if not refused and param.dim() == 2 and param.shape[1] > TRITON_WIDEST:
+        return f"rows of up to {TRITON_WIDEST} features, these have {param.shape[1]}"
+    return refused or _shape_refusal(param)
+
+
+def _shape_refusal(param: Tensor) -> str:
     if param.dim() != 2 or not param.is_contiguous():
         return f"a parameter is not a contiguous matrix but {list(param.shape)}"
     if param.grad is not None and param.grad.is_sparse and param.grad.sparse_dim() != 1:
@@ -128,34 +143,45 @@ def _refusal(param: Tensor) -> str:
     return ""
 
 
-def _refusals(reason: str) -> dict[str, str]:
-    absent = dispatch.no_kernel("SparseAdam")
+def _refusals(params: list[Tensor]) -> dict[str, str]:
+    """For each backend why it cannot take all of these parameters."""
     return {
-        "cpu": reason,
-        "triton": absent,
-        "cuda": absent,
+        "cpu": next(filter(None, map(_cpu_refusal, params)), ""),
+        "triton": next(filter(None, map(_triton_refusal, params)), ""),
+        "cuda": dispatch.no_kernel("SparseAdam"),
         "torch": "",
         "reference": "PyTorch's own optimizer is the specification",
     }
 
 
+def _automatic(params: list[Tensor], refused: dict[str, str]) -> str:
+    if not refused["cpu"]:
+        return "cpu"
+    on_gpus = all(param.is_cuda for param in params)
+    return "triton" if on_gpus and not refused["triton"] else "torch"
+
+
 def _backend(param: Tensor) -> str:
-    refused = _refusals(_refusal(param))
-    return dispatch.pick(refused, "torch" if refused["cpu"] else "cpu")
+    refused = _refusals([param])
+    return dispatch.pick(refused, _automatic([param], refused))
 
 
 def explain_optimizer(optimizer: SparseAdam) -> Explanation:
-    """Which backend runs the step: "cpu" where it can for every parameter."""
+    """Which backend runs the step: a kernel's where it can for every parameter."""
     params = [param for group in optimizer.param_groups for param in group["params"]]
-    reason = next((said for said in map(_refusal, params) if said), "")
+    refused = _refusals(params)
+
+    def strength(backend: str) -> str:
+        if backend == "cpu":
+            return f"one pass over the rows that have a gradient, ISA level {library.isa()} in use"
+        if backend == "triton":
+            return "one pass over the rows that have a gradient, not yet measured on a GPU"
+        return "PyTorch's step, for every parameter that the kernel does not take"
+
     return dispatch.explained(
         "SparseAdam",
-        _refusals(reason),
-        "torch" if reason else "cpu",
-        lambda backend: (
-            f"one pass over the rows that have a gradient, ISA level {library.isa()} in use"
-            if backend == "cpu"
-            else "PyTorch's step, for every parameter that the kernel does not take"
-        ),
+        refused,
+        _automatic(params, refused),
+        strength,
         lambda backend, chosen: "PyTorch's step takes many passes over the rows",
     )

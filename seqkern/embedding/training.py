@@ -26,6 +26,11 @@ The deterministic mode cuts the tokens into 16 strands, for any number of thread
 every strand makes the step of its next window on copies of the rows as they stand, and the steps
 are then added to the tables in the strands' order: a batch of 16 windows from as many places in the
 text. It takes longer than the ordinary mode, and more threads hardly shorten that.
+
+On a GPU some hundred windows of different parts of the text are stepped side by side, without locks
+as well; the deterministic mode takes 128 strands. Its random numbers are
+others than the CPU's. Composite rows of bags are made for each window, of the rows as they stand
+then, and bags and windows of more than 32 contexts (skip-gram) make their step in parts of 32.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ import torch
 from torch import Tensor
 
 from seqkern import library
+from seqkern.embedding import device_operators
 
 MODELS = ("skipgram", "cbow")
 
@@ -120,9 +126,10 @@ def train_(
     """Trains both tables in place on `tokens`.
 
     Args:
-        input_rows: float32 or bfloat16 (rows, d) on the CPU; row w belongs to word w, or the rows
-            are those that `bags` names. Contiguous rows, whose stride may exceed d. Rows of whole
-            cache lines (64 bytes) are fastest.
+        input_rows: float32 or bfloat16 (rows, d) on the CPU or a CUDA GPU, where all other tensors
+            have to be, too; row w belongs to word w, or the rows are those that `bags` names.
+            Contiguous rows, whose stride may exceed d. Rows of whole cache lines (64 bytes) are
+            fastest.
         output_rows: the same for words (with `noise`) or inner nodes (with `paths`).
         tokens: int32 (n,), word ids from 0 to V - 1; -1 ends a sentence, and so does its 2^20th
             kept word.
@@ -141,6 +148,7 @@ def train_(
         threads: parts into which the tokens are cut at sentence ends, each trained by a thread of
             its own, from 1 to 4,096; at most torch.get_num_threads() of them run at a time, which
             is also the number if none is given. With one thread the same seed gives the same bits.
+            A GPU has threads of its own.
         deterministic: gives the same bits for any number of threads, though not those of
             `deterministic=False`, and not the same for every instruction-set level.
         compute_loss: adds up the loss, at some cost.
@@ -159,9 +167,11 @@ def train_(
             f"got {given} of them"
         )
     library.require_cpu()
-    for name, table in (("input_rows", input_rows), ("output_rows", output_rows)):
-        if not table.is_cpu:
-            raise RuntimeError(f"{name} must be on the CPU, got {table.device}")
+    refused = device_refusal(input_rows.device)
+    if refused:
+        raise RuntimeError(
+            f"input_rows must be on the CPU or a CUDA GPU, got {input_rows.device}: {refused}"
+        )
     with torch.no_grad():
         tally: Tensor = torch.ops.seqkern.embedding_train_(
             input_rows,
@@ -192,6 +202,19 @@ def train_(
     words, kept, pairs, loss = tally.tolist()
     mean = loss / pairs if pairs else float("nan")
     return Tally(int(words), int(kept), int(pairs), mean if compute_loss else None)
+
+
+def device_refusal(device: torch.device) -> str:
+    """Why `train_` does not run on tensors of this device; "" where it does."""
+    if device.type == "cpu":
+        return "" if library.cpu.loaded else str(library.cpu.reason)
+    if device.type != "cuda":
+        return "no kernel trains there"
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} sees no CUDA GPU"
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        return f"torch sees {torch.cuda.device_count()} CUDA GPUs"
+    return device_operators.refusal(device)
 
 
 def _as_int64(seed: int) -> int:

@@ -24,7 +24,8 @@ _RECURRENT = [name for name in functional.__all__ if name not in _OTHERS]
 def explain_module(module: Any, input: Tensor | PackedSequence, hx: Any = None) -> Explanation:
     """The arguments are those of the module's forward."""
     tensors = [*_tensors(hx), *module.parameters()]
-    return choice.explanation(repr(module), _data(input), tensors)
+    projected = getattr(module, "proj_size", 0) > 0
+    return choice.explanation(repr(module), _data(input), tensors, projected)
 
 
 @explains(*(getattr(functional, name) for name in _RECURRENT), *_RECURRENT)
@@ -33,8 +34,10 @@ def explain_function(
 ) -> Explanation:
     """The arguments are those of the function."""
     name = function if isinstance(function, str) else function.__name__
-    tensors = [*_tensors(hx), *_tensors(weights), *_tensors(tuple(options.values()))]
-    return choice.explanation(name, _data(input), tensors)
+    own = [*_tensors(weights), *_tensors(tuple(options.values()))]
+    # w_ih, w_hh, ...: with a projection the state is narrower than the cell.
+    projected = name == "lstm" and len(own) > 1 and own[1].shape[0] != 4 * own[1].shape[1]
+    return choice.explanation(name, _data(input), [*_tensors(hx), *own], projected)
 
 
 @explains("scaled_dot_product_attention", functional.scaled_dot_product_attention)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from seqkern import library
-from seqkern.recurrent import fake, reference  # noqa: F401  (fake registers its kernels)
+from seqkern.recurrent import device_operators, fake, reference  # noqa: F401  (fake registers)
 from seqkern.second_order import differentiable_backward, reference_gradients
 
 # Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
@@ -30,6 +30,13 @@ if library.cpu.loaded:
     _gru_backward = _ops.gru_backward.default
     _rnn_forward = _ops.rnn_forward.default
     _rnn_backward = _ops.rnn_backward.default
+if device_operators.HAS_TRITON:
+    _lstm_forward_triton = _ops.lstm_forward_triton.default
+    _lstm_backward_triton = _ops.lstm_backward_triton.default
+    _gru_forward_triton = _ops.gru_forward_triton.default
+    _gru_backward_triton = _ops.gru_backward_triton.default
+    _rnn_forward_triton = _ops.rnn_forward_triton.default
+    _rnn_backward_triton = _ops.rnn_backward_triton.default
 
 _grad_enabled = torch.is_grad_enabled
 
@@ -46,8 +53,10 @@ def lstm(
     packed: Tensor | None,
     batch_sizes: Tensor | None,
     reverse: bool,
+    triton: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`reference.lstm` by the compiled kernel; `packed` (inference only) is w_hh packed ahead."""
+    """`reference.lstm` by the compiled kernel or Triton's; `packed` (inference only) is w_hh packed
+    ahead."""
     if _grad_enabled() and (
         input.requires_grad
         or w_hh.requires_grad
@@ -55,8 +64,10 @@ def lstm(
         or _any_requires_grad(h0, c0, b_ih, b_hh, w_hr)
     ):
         _refuse_packed(packed)
-        return _LSTM.apply(input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, reverse)
-    result = _lstm_forward(
+        return _LSTM.apply(
+            input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, reverse, triton
+        )
+    result = (_lstm_forward_triton if triton else _lstm_forward)(
         input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, packed, batch_sizes, reverse, False
     )
     return result[0], result[1], result[2]
@@ -72,8 +83,9 @@ def gru(
     packed: Tensor | None,
     batch_sizes: Tensor | None,
     reverse: bool,
+    triton: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """`reference.gru` by the compiled kernel; `packed` (inference only) is w_hh packed ahead."""
+    """`reference.gru` by the compiled kernel, or Triton's; `packed` as there."""
     if _grad_enabled() and (
         input.requires_grad
         or w_hh.requires_grad
@@ -81,8 +93,10 @@ def gru(
         or _any_requires_grad(h0, b_ih, b_hh)
     ):
         _refuse_packed(packed)
-        return _GRU.apply(input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse)
-    result = _gru_forward(input, h0, w_ih, w_hh, b_ih, b_hh, packed, batch_sizes, reverse, False)
+        return _GRU.apply(input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse, triton)
+    result = (_gru_forward_triton if triton else _gru_forward)(
+        input, h0, w_ih, w_hh, b_ih, b_hh, packed, batch_sizes, reverse, False
+    )
     return result[0], result[1]
 
 
@@ -97,8 +111,9 @@ def rnn(
     batch_sizes: Tensor | None,
     reverse: bool,
     relu: bool,
+    triton: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """`reference.rnn` by the compiled kernel; `packed` (inference only) is w_hh packed ahead."""
+    """`reference.rnn` by the compiled kernel, or Triton's; `packed` as there."""
     if _grad_enabled() and (
         input.requires_grad
         or w_hh.requires_grad
@@ -106,8 +121,8 @@ def rnn(
         or _any_requires_grad(h0, b_ih, b_hh)
     ):
         _refuse_packed(packed)
-        return _RNN.apply(input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse, relu)
-    return _rnn_forward(
+        return _RNN.apply(input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse, relu, triton)
+    return (_rnn_forward_triton if triton else _rnn_forward)(
         input, h0, w_ih, w_hh, b_ih, b_hh, packed, batch_sizes, relu, reverse, False
     )
 
@@ -138,8 +153,9 @@ class _LSTM(torch.autograd.Function):
         w_hr: Tensor | None,
         batch_sizes: Tensor | None,
         reverse: bool,
+        triton: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        output, h_n, c_n, *saved = _lstm_forward(
+        output, h_n, c_n, *saved = (_lstm_forward_triton if triton else _lstm_forward)(
             input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, None, batch_sizes, reverse, True
         )
         ctx.set_materialize_grads(False)
@@ -147,6 +163,7 @@ class _LSTM(torch.autograd.Function):
             input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, output, *saved
         )
         ctx.reverse = reverse
+        ctx.triton = triton
         return output, h_n, c_n
 
     @staticmethod
@@ -157,12 +174,12 @@ class _LSTM(torch.autograd.Function):
         if differentiable_backward(grads):
             run = partial(reference.lstm, batch_sizes=batch_sizes, reverse=reverse)
             tensors = (input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr)
-            return (*reference_gradients(widened(run), tensors, need, grads), None, None)
+            return (*reference_gradients(widened(run), tensors, need, grads), None, None, None)
         bias = need[5] or need[6]
         mask = _mask(need[0], need[1], need[2], need[3], need[4], bias, need[7])
-        d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b, d_w_hr = _lstm_backward(
-            *grads, input, h0, c0, w_ih, w_hh, w_hr, batch_sizes, *saved, reverse, mask
-        )
+        d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b, d_w_hr = (
+            _lstm_backward_triton if ctx.triton else _lstm_backward
+        )(*grads, input, h0, c0, w_ih, w_hh, w_hr, batch_sizes, *saved, reverse, mask)
         return (
             d_x if need[0] else None,
             d_h0 if need[1] else None,
@@ -172,6 +189,7 @@ class _LSTM(torch.autograd.Function):
             d_b if need[5] else None,
             d_b if need[6] else None,
             d_w_hr if need[7] else None,
+            None,
             None,
             None,
         )
@@ -189,13 +207,15 @@ class _GRU(torch.autograd.Function):
         b_hh: Tensor | None,
         batch_sizes: Tensor | None,
         reverse: bool,
+        triton: bool,
     ) -> tuple[Tensor, Tensor]:
-        output, h_n, gates = _gru_forward(
+        output, h_n, gates = (_gru_forward_triton if triton else _gru_forward)(
             input, h0, w_ih, w_hh, b_ih, b_hh, None, batch_sizes, reverse, True
         )
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, output, gates)
         ctx.reverse = reverse
+        ctx.triton = triton
         return output, h_n
 
     @staticmethod
@@ -206,11 +226,11 @@ class _GRU(torch.autograd.Function):
         if differentiable_backward(grads):
             run = partial(reference.gru, batch_sizes=batch_sizes, reverse=reverse)
             tensors = (input, h0, w_ih, w_hh, b_ih, b_hh)
-            return (*reference_gradients(widened(run), tensors, need, grads), None, None)
+            return (*reference_gradients(widened(run), tensors, need, grads), None, None, None)
         mask = _mask(need[0], need[1], False, need[2], need[3], need[4] or need[5], False)
-        d_x, d_h0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = _gru_backward(
-            *grads, input, h0, w_ih, w_hh, batch_sizes, *saved, reverse, mask
-        )
+        d_x, d_h0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = (
+            _gru_backward_triton if ctx.triton else _gru_backward
+        )(*grads, input, h0, w_ih, w_hh, batch_sizes, *saved, reverse, mask)
         return (
             d_x if need[0] else None,
             d_h0 if need[1] else None,
@@ -218,6 +238,7 @@ class _GRU(torch.autograd.Function):
             d_w_hh if need[3] else None,
             d_b_ih if need[4] else None,
             d_b_hh if need[5] else None,
+            None,
             None,
             None,
         )
@@ -236,13 +257,15 @@ class _RNN(torch.autograd.Function):
         batch_sizes: Tensor | None,
         reverse: bool,
         relu: bool,
+        triton: bool,
     ) -> tuple[Tensor, Tensor]:
-        output, h_n = _rnn_forward(
+        output, h_n = (_rnn_forward_triton if triton else _rnn_forward)(
             input, h0, w_ih, w_hh, b_ih, b_hh, None, batch_sizes, relu, reverse, True
         )
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, output)
         ctx.reverse = reverse
+        ctx.triton = triton
         ctx.relu = relu
         return output, h_n
 
@@ -259,9 +282,15 @@ class _RNN(torch.autograd.Function):
                 nonlinearity="relu" if relu else "tanh",
             )
             tensors = (input, h0, w_ih, w_hh, b_ih, b_hh)
-            return (*reference_gradients(widened(run), tensors, need, grads), None, None, None)
+            return (
+                *reference_gradients(widened(run), tensors, need, grads),
+                None,
+                None,
+                None,
+                None,
+            )
         mask = _mask(need[0], need[1], False, need[2], need[3], need[4] or need[5], False)
-        d_x, d_h0, d_w_ih, d_w_hh, d_b = _rnn_backward(
+        d_x, d_h0, d_w_ih, d_w_hh, d_b = (_rnn_backward_triton if ctx.triton else _rnn_backward)(
             *grads, input, h0, w_ih, w_hh, batch_sizes, output, relu, reverse, mask
         )
         return (
@@ -271,6 +300,7 @@ class _RNN(torch.autograd.Function):
             d_w_hh if need[3] else None,
             d_b if need[4] else None,
             d_b if need[5] else None,
+            None,
             None,
             None,
             None,

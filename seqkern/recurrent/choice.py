@@ -12,24 +12,26 @@ from seqkern.backends import Explanation
 from seqkern.dispatch import runs_directly
 from seqkern.recurrent import device_operators
 
-TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+GPU_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 __all__ = ["choose", "explanation", "refusals", "runs_directly"]
 
 
-def choose(input: Tensor, others: Sequence[Tensor | None]) -> str:
-    """The backend for a call with these tensors.
+def choose(input: Tensor, others: Sequence[Tensor | None], projected: bool = False) -> str:
+    """The backend for a call with these tensors, `projected` with a projected state.
 
     Raises:
         RuntimeError: the backend named by `use_backend` cannot run it; says why.
     """
-    refused = refusals(input, others)
+    refused = refusals(input, others, projected)
     return dispatch.pick(refused, _automatic(refused, input, others))
 
 
-def explanation(call: str, input: Tensor, others: Sequence[Tensor | None]) -> Explanation:
+def explanation(
+    call: str, input: Tensor, others: Sequence[Tensor | None], projected: bool = False
+) -> Explanation:
     """`choose` with its reasons."""
-    refused = refusals(input, others)
+    refused = refusals(input, others, projected)
 
     def strength(backend: str) -> str:
         if backend == "reference":
@@ -43,13 +45,17 @@ def explanation(call: str, input: Tensor, others: Sequence[Tensor | None]) -> Ex
     return dispatch.explained(call, refused, automatic, strength, _weakness)
 
 
-def refusals(input: Tensor, others: Sequence[Tensor | None]) -> dict[str, str]:
+def refusals(
+    input: Tensor, others: Sequence[Tensor | None], projected: bool = False
+) -> dict[str, str]:
     """For each backend why it cannot run a call with these tensors; "" where it can."""
     return {
         "cpu": dispatch.cpu_refusal(input, others),
-        "triton": device_operators.refusal(input.device)
-        or dispatch.triton_refusal(input, others, TRITON_DTYPES),
-        "cuda": dispatch.no_kernel("recurrent"),
+        "triton": device_operators.triton_refusal(input.device)
+        or dispatch.triton_refusal(input, others, GPU_DTYPES),
+        "cuda": device_operators.cuda_refusal(input.device)
+        or ("no kernel for a projected state (proj_size)" if projected else "")
+        or dispatch.gpu_refusal(input, others, GPU_DTYPES),
         "torch": "",
         "reference": "",
     }
@@ -64,7 +70,7 @@ def _automatic(refused: dict[str, str], input: Tensor, others: Sequence[Tensor |
 def _weakness(backend: str, chosen: str) -> str:
     if backend == "reference":
         return "this is a slow loop, the specification"
-    if backend == "triton":
+    if backend in ("triton", "cuda"):
         return "its kernels have not been measured on a GPU yet"
     if chosen == "reference":
         return "PyTorch's operator fails under some transforms"

@@ -1,7 +1,10 @@
-"""The recurrent operators' CUDA implementations: Triton's, imported on the first call.
+"""The recurrent operators on a GPU: the compiled library's, and beside them Triton's.
 
-The CPU library brings the operators' schemas and `fake` their shapes; here they get one more
-dispatch key. What the operators save does not depend on what ran them.
+Where the CUDA library is built, it gives the layers' operators their CUDA implementation by itself.
+Triton's stand beside them under names of their own, `seqkern::lstm_forward_triton` and so on, with
+the same schemas and fakes, and are imported on the first call. A cell's operators have no compiled
+CUDA kernel, so under CUDA they are Triton's. What the operators save does not depend on what ran
+them.
 """
 
 from __future__ import annotations
@@ -14,24 +17,27 @@ import torch
 
 from seqkern import library, triton_support
 
-_LAYERS = ("lstm_forward", "lstm_backward", "gru_forward", "gru_backward", "rnn_forward",
-           "rnn_backward")  # fmt: skip
+LAYERS = ("lstm_forward", "lstm_backward", "gru_forward", "gru_backward", "rnn_forward",
+          "rnn_backward")  # fmt: skip
 _CELLS = ("lstm_cell_forward", "lstm_cell_backward", "gru_cell_forward", "gru_cell_backward",
           "rnn_cell_forward", "rnn_cell_backward")  # fmt: skip
-_MODULES = {
-    **dict.fromkeys(_LAYERS, "seqkern.recurrent.triton_layer"),
-    **dict.fromkeys(_CELLS, "seqkern.recurrent.triton_cell"),
+_IMPLEMENTATIONS = {
+    **{f"{name}_triton": f"seqkern.recurrent.triton_layer:{name}" for name in LAYERS},
+    **{name: f"seqkern.recurrent.triton_cell:{name}" for name in _CELLS},
 }
+HAS_TRITON = library.cpu.loaded and not triton_support.missing
 
+_library = torch.library.Library("seqkern", "FRAGMENT")
 _registered: dict[str, torch.library.Library] = {}
 
 
 def register(key: str) -> None:
-    """Gives every operator Triton's implementation under a dispatch key, "CUDA". Tests take "CPU",
-    in place of the compiled kernels, until `unregister`."""
+    """Makes Triton's implementations run under a dispatch key, "CUDA". Tests take "CPU" until
+    `unregister`, where a cell's compiled kernels make room for them."""
     _registered[key] = torch.library.Library("seqkern", "IMPL")
-    for name in _MODULES:
-        _registered[key].impl(name, _late(name), key, allow_override=key == "CPU")
+    for name, implementation in _IMPLEMENTATIONS.items():
+        replaces = key == "CPU" and name in _CELLS
+        _registered[key].impl(name, _late(implementation), key, allow_override=replaces)
 
 
 def unregister(key: str) -> None:
@@ -39,8 +45,8 @@ def unregister(key: str) -> None:
     _registered.pop(key)._destroy()
 
 
-def refusal(device: torch.device) -> str:
-    """Why Triton's kernels are not what an operator runs on this device; "" where they are."""
+def triton_refusal(device: torch.device) -> str:
+    """Why Triton's kernels do not run on this device; "" where they do."""
     if library.cpu.reason is not None:
         return f"the library that holds the operators' schemas is missing: {library.cpu.reason}"
     refused = triton_support.device_refusal(device)
@@ -49,16 +55,43 @@ def refusal(device: torch.device) -> str:
     return refused
 
 
-def _late(name: str) -> Callable[..., Any]:
+def cuda_refusal(device: torch.device) -> str:
+    """Why the compiled CUDA kernels do not run on this device; "" where they do."""
+    if device.type != "cuda":
+        return f"its kernels run on a CUDA GPU, the input is on {device}"
+    if library.cuda.reason is not None:
+        return f"the CUDA library is not loaded: {library.cuda.reason}"
+    found = torch.cuda.get_device_capability(device)
+    if found < OLDEST_CAPABILITY:
+        return f"its kernels need sm_80 or later, {device} is sm_{found[0]}{found[1]}"
+    return ""
+
+
+# Tensor-core products of bfloat16 and TF32.
+OLDEST_CAPABILITY = (8, 0)
+
+
+def _allows_tf32() -> bool:
+    """What the compiled kernels ask before a float32 product on tensor cores."""
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def _late(implementation: str) -> Callable[..., Any]:
+    module, name = implementation.split(":")
     found: list[Callable[..., Any]] = []
 
     def run(*arguments: Any) -> Any:
         if not found:
-            found.append(getattr(importlib.import_module(_MODULES[name]), name))
+            found.append(getattr(importlib.import_module(module), name))
         return found[0](*arguments)
 
     return run
 
 
-if library.cpu.loaded and not triton_support.missing:
+_library.define("allows_tf32() -> bool")
+_library.impl("allows_tf32", _allows_tf32, "CompositeExplicitAutograd")
+if HAS_TRITON:
+    for _name in LAYERS:
+        _schema = str(getattr(torch.ops.seqkern, _name).default._schema)
+        _library.define(_schema.replace(f"seqkern::{_name}(", f"{_name}_triton("))
     register("CUDA")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seqkern import library
+from seqkern.recurrent import device_operators
 
 
 def _none(like: Tensor) -> Tensor:
@@ -318,3 +319,5 @@ if library.cpu.loaded:
         lstm_pointwise,
     ):
         torch.library.register_fake(f"seqkern::{_operator.__name__}", _operator)
+        if _operator.__name__ in device_operators.LAYERS and device_operators.HAS_TRITON:
+            torch.library.register_fake(f"seqkern::{_operator.__name__}_triton", _operator)

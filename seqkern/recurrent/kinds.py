@@ -1,4 +1,4 @@
-"""The kinds of recurrent layer, each with its two implementations behind one signature."""
+"""The kinds of recurrent layer, each with its implementations behind one signature."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ Layer = Callable[
 
 
 class Kind(NamedTuple):
-    """A recurrent layer: `states` is 2 for the LSTM's (h, c), otherwise 1."""
+    """A recurrent layer: `states` is 2 for the LSTM's (h, c), otherwise 1. `kernel` is the compiled
+    one for the input's device."""
 
     name: str
     gates: int
     states: int
     kernel: Layer
+    triton: Layer
     reference: Layer
 
 
-def _kernel(name: str, weights: int, *options: bool) -> Layer:
+def _kernel(name: str, weights: int, *options: bool, triton: bool = False) -> Layer:
     """autograd's function of that name, which takes the state and the first so many weights."""
 
     def layer(
@@ -42,7 +44,9 @@ def _kernel(name: str, weights: int, *options: bool) -> Layer:
         reverse: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         run = getattr(autograd, name)
-        output, *final = run(x, *state, *w[:weights], packed, batch_sizes, reverse, *options)
+        output, *final = run(
+            x, *state, *w[:weights], packed, batch_sizes, reverse, *options, triton
+        )
         return output, tuple(final)
 
     return layer
@@ -66,7 +70,20 @@ def _reference(name: str, weights: int, *options: str) -> Layer:
     return layer
 
 
-LSTM = Kind("lstm", 4, 2, _kernel("lstm", 5), _reference("lstm", 5))
-GRU = Kind("gru", 3, 1, _kernel("gru", 4), _reference("gru", 4))
-RNN_TANH = Kind("rnn_tanh", 1, 1, _kernel("rnn", 4, False), _reference("rnn", 4, "tanh"))
-RNN_RELU = Kind("rnn_relu", 1, 1, _kernel("rnn", 4, True), _reference("rnn", 4, "relu"))
+def _kind(name: str, function: str, gates: int, states: int, nonlinearity: str = "") -> Kind:
+    weights = 5 if states == 2 else 4
+    options = (nonlinearity == "relu",) if nonlinearity else ()
+    return Kind(
+        name,
+        gates,
+        states,
+        _kernel(function, weights, *options),
+        _kernel(function, weights, *options, triton=True),
+        _reference(function, weights, *((nonlinearity,) if nonlinearity else ())),
+    )
+
+
+LSTM = _kind("lstm", "lstm", 4, 2)
+GRU = _kind("gru", "gru", 3, 1)
+RNN_TANH = _kind("rnn_tanh", "rnn", 1, 1, "tanh")
+RNN_RELU = _kind("rnn_relu", "rnn", 1, 1, "relu")

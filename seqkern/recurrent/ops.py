@@ -95,7 +95,7 @@ def _checked_layer(
             f"input must have {'2 or 3' if batch_sizes is None else 2} dimensions, got {x.dim()}"
         )
     checks.layer(kind, x, state, weights, batch_sizes)
-    backend = choice.choose(x, (*state, *weights))
+    backend = choice.choose(x, (*state, *weights), projected=weights[4] is not None)
     return run_layer(kind, backend, x, state, weights, packed, batch_sizes, reverse)
 
 
@@ -109,7 +109,7 @@ def run_layer(
     batch_sizes: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One layer on a backend already chosen: "cpu", "triton", "torch" or "reference"."""
+    """One layer on a backend already chosen."""
     if backend == "torch":
         return torch_backend.layer(kind, x, state, weights, batch_sizes, reverse)
     if batch_sizes is not None and None in state:
@@ -121,7 +121,8 @@ def run_layer(
     try:
         if x.dtype == torch.float16 and backend == "cpu":
             return _by_float32(kind, x, state, weights, packed, batch_sizes, reverse)
-        return kind.kernel(x, state, weights, packed, batch_sizes, reverse)
+        run = kind.triton if backend == "triton" else kind.kernel
+        return run(x, state, weights, packed, batch_sizes, reverse)
     except RuntimeError:
         checks.layer(kind, x, state, weights, batch_sizes)
         raise

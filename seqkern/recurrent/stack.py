@@ -38,7 +38,8 @@ def run(
     per_layer = plain + projected
     checks.stack(kind, input, states, flat_weights, per_layer, layers, batch_first, batch_sizes)
     direct = choice.runs_directly(input)
-    backend = "cpu" if direct else choice.choose(input, (*(states or ()), *flat_weights))
+    tensors = (*(states or ()), *flat_weights)
+    backend = "cpu" if direct else choice.choose(input, tensors, projected=projected)
     if backend == "torch":
         return _run_torch(
             kind, input, states, flat_weights, bias, num_layers, dropout, training,

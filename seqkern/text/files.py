@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from seqkern import whole_files
 from seqkern.errors import UserError
 
 
@@ -37,28 +36,15 @@ def file_error(action: str, path: str | Path, error: OSError) -> TextFileError:
 
 @contextmanager
 def whole_file(path: Path, what: str) -> Iterator[int]:
-    """The descriptor of a new file that becomes `path` at the end of the block.
-
-    Until then it lies beside it under another name. If the block raises it is deleted, and what
-    was at `path` before stays.
+    """The descriptor of a new file that becomes `path` at the end of the block, or does not.
 
     Raises:
         TextFileError: the file cannot be made, or cannot take its place.
     """
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with whole_files.whole_file(path, sync=False) as file:
+            yield file.fileno()
+    except TextFileError:
+        raise
     except OSError as error:
         raise file_error(f"write {what}", path, error) from error
-    try:
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-        try:
-            os.replace(partial, path)
-        except OSError as error:
-            raise file_error(f"write {what}", path, error) from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from seqkern.text import Subwords, Vocabulary
 from seqkern.word2vec import tables
 from seqkern.word2vec.arguments import whole
@@ -64,6 +66,7 @@ class FastText(Word2Vec):
         compute_loss: bool = False,
         share_negatives: bool = True,
         deterministic: bool = False,
+        device: torch.device | str = "cpu",
         progress: bool | Listener = False,
         **gensims_others: Any,
     ) -> None:
@@ -102,6 +105,7 @@ class FastText(Word2Vec):
             shrink_windows=shrink_windows,
             share_negatives=share_negatives,
             deterministic=deterministic,
+            device=device,
             progress=progress,
             **gensims_others,
         )

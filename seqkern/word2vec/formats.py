@@ -22,7 +22,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from seqkern.errors import UserError
-from seqkern.word2vec.atomic import atomic_write
+from seqkern.whole_files import whole_file
 
 Path = str | PathLike[str]
 
@@ -81,7 +81,7 @@ def save(
         raise ValueError("vectors of 0 dimensions cannot be written")
     encoded = [_encode(prefix + word) for word in words]
     line = b" ".join([_NUMBER.encode()] * vectors.shape[1]) + b"\n"
-    with atomic_write(path) as file:
+    with whole_file(path) as file:
         if header:
             file.write(b"%d %d\n" % vectors.shape)
         for word, vector in zip(encoded, vectors, strict=True):
@@ -95,7 +95,7 @@ def save_counts(path: Path, words: Sequence[str], counts: np.ndarray, prefix: st
     """Write a line "WORD COUNT" for each word: word2vec's ``-save-vocab``. Errors as in
     :func:`save`."""
     encoded = [_encode(prefix + word) for word in words]
-    with atomic_write(path) as file:
+    with whole_file(path) as file:
         for word, count in zip(encoded, counts.tolist(), strict=True):
             file.write(b"%s %d\n" % (word, count))
 

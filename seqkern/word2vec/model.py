@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,14 @@ from seqkern.word2vec import corpora, tables
 from seqkern.word2vec.arguments import flag, number, refuse_others, whole
 from seqkern.word2vec.corpora import Encoded, File, Sentences
 from seqkern.word2vec.keyed_vectors import KeyedVectors
+from seqkern.word2vec.placement import Placed, device_of
 from seqkern.word2vec.progress import Bar, Listener
-from seqkern.word2vec.training import LONGEST_SENTENCE, Schedule, Training
+from seqkern.word2vec.training import (
+    GPU_PIECE,
+    LONGEST_SENTENCE,
+    Schedule,
+    Training,
+)
 
 
 class Word2Vec:
@@ -79,6 +86,10 @@ class Word2Vec:
             distributed memory"); False draws them for each pair as word2vec does.
         deterministic: the same vectors for any number of threads, slower. Without it the threads
             update the tables without locks (Recht et al. 2011, "Hogwild").
+        device: where to train: "cpu", or a CUDA GPU such as "cuda", onto which the tables are
+            copied for the training and back; `workers` means nothing there. Its random numbers are
+            others than the CPU's, and without `deterministic` no two trainings are alike. (Not yet
+            measured on a GPU.)
         progress: True shows a progress bar (needs tqdm); a function is called now and then with a
             :class:`seqkern.word2vec.Progress`.
 
@@ -123,6 +134,7 @@ class Word2Vec:
         *,
         share_negatives: bool = True,
         deterministic: bool = False,
+        device: torch.device | str = "cpu",
         progress: bool | Listener = False,
         **gensims_others: Any,
     ) -> None:
@@ -153,6 +165,7 @@ class Word2Vec:
         self.shrink_windows = flag("shrink_windows", shrink_windows)
         self.share_negatives = flag("share_negatives", share_negatives)
         self.deterministic = flag("deterministic", deterministic)
+        self.device = device_of(device)
         self.progress = progress if callable(progress) else flag("progress", progress)
 
         self.corpus_count = 0
@@ -335,17 +348,22 @@ class Word2Vec:
         callbacks: Sequence[Any],
         share: float = 1.0,
     ) -> tuple[int, int]:
+        placed = Placed.on(
+            self.device, (self._input, self._output), self._keep, self._noise, self._paths,
+            self._bags,
+        )  # fmt: skip
         training = Training(
             encoded.corpus,
             encoded.words,
-            self._step,
+            partial(self._step, placed),
             Schedule(self.alpha, self.min_alpha, epochs, share),
             (self.seed, self.train_count),
+            None if placed.own is None else GPU_PIECE,
         )
         self._loss = None
         _call(callbacks, "on_train_begin", self)
         with contextlib.ExitStack() as stack:
-            stack.callback(self._finish, training)
+            stack.callback(self._finish, training, placed)
             listener: Listener | None = self.progress if callable(self.progress) else None
             if self.progress is True:
                 listener = stack.enter_context(Bar())
@@ -353,27 +371,28 @@ class Word2Vec:
                 _call(callbacks, "on_epoch_begin", self)
                 training.epoch(epoch, listener)
                 if callbacks:
-                    self._finish(training)
+                    self._finish(training, placed)
                 _call(callbacks, "on_epoch_end", self)
         self.train_count += 1
         _call(callbacks, "on_train_end", self)
         return training.kept, encoded.words * epochs
 
-    def _finish(self, training: Training) -> None:
+    def _finish(self, training: Training, placed: Placed) -> None:
         """What the model shows after a training, or as much of it as there was."""
+        placed.bring_back()
         self._loss = training.loss
         self._publish()
 
-    def _step(self, tokens: Tensor, lr: float, final_lr: float, seed: int) -> Tally:
+    def _step(self, placed: Placed, tokens: Tensor, lr: float, final_lr: float, seed: int) -> Tally:
         return train_(
-            self._input,
-            self._output,
-            tokens,
+            placed.input_rows,
+            placed.output_rows,
+            tokens.to(placed.input_rows.device),
             model="skipgram" if self.sg else "cbow",
-            keep=self._keep,
-            noise=self._noise,
-            paths=self._paths,
-            bags=self._bags,
+            keep=placed.keep,
+            noise=placed.noise,
+            paths=placed.paths,
+            bags=placed.bags,
             window=self.window,
             shrink_windows=self.shrink_windows,
             negatives=self.negative,

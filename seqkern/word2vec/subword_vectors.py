@@ -6,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
+from seqkern.embedding.ops import bag_sum
 from seqkern.text import Bags, Subwords
 from seqkern.word2vec.keyed_vectors import Key, KeyedVectors
-
-_ROWS_AT_ONCE = 1 << 16
-"""Rows that are gathered together: some tens of megabytes."""
 
 
 class FastTextKeyedVectors(KeyedVectors):
@@ -78,7 +77,8 @@ class FastTextKeyedVectors(KeyedVectors):
         else:
             if bags is None:
                 bags = self.subwords.bags(self.index_to_key, len(self))
-            self.vectors = bag_means(self._table, bags.offsets.numpy(), bags.rows.numpy())
+            table, words = torch.from_numpy(self._table), torch.arange(len(self))
+            self.vectors = bag_sum(table, bags.offsets, bags.rows, words).numpy()
         self.forget_norms()
 
     def __contains__(self, key: object) -> bool:
@@ -105,28 +105,3 @@ class FastTextKeyedVectors(KeyedVectors):
             vector = vector / length
         vector.setflags(write=False)
         return vector
-
-
-def bag_means(table: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The mean of each bag of rows.
-
-    Args:
-        table: float32, shape (any, dimensions).
-        offsets: ascending, shape (bags + 1,): where in `rows` each bag, of at least one row, begins
-            and ends.
-        rows: of the table.
-
-    Returns:
-        float32, shape (bags, dimensions).
-    """
-    count = len(offsets) - 1
-    means = np.empty((count, table.shape[1]), np.float32)
-    start = 0
-    while start < count:
-        end = int(np.searchsorted(offsets, offsets[start] + _ROWS_AT_ONCE, side="right")) - 1
-        end = min(max(end, start + 1), count)
-        first, last = offsets[start], offsets[end]
-        sums = np.add.reduceat(table[rows[first:last]], offsets[start:end] - first, axis=0)
-        means[start:end] = sums / np.diff(offsets[start : end + 1])[:, None].astype(np.float32)
-        start = end
-    return means

@@ -16,6 +16,8 @@ from seqkern.word2vec.progress import Listener, Progress
 PIECE = 1 << 20
 """Tokens of a piece: a tenth of a second to a second or two. It does not depend on the time that
 they take, so the same seed gives the same pieces."""
+GPU_PIECE = 1 << 22
+"""Tokens of a piece on a GPU, where each one costs some dozens of launches."""
 LONGEST_SENTENCE = 10_000
 """Words; longer ones are cut, as gensim does."""
 
@@ -55,6 +57,7 @@ class Training:
         step: the kernel.
         schedule: of the learning rate.
         seed: of everything random; each piece gets a seed of its own.
+        piece: tokens of a piece; None: PIECE.
     """
 
     def __init__(
@@ -64,12 +67,14 @@ class Training:
         step: Step,
         schedule: Schedule,
         seed: tuple[int, ...],
+        piece: int | None = None,
     ) -> None:
         self._tokens = corpus.tokens
         self._raw_words = raw_words
         self._step = step
         self._schedule = schedule
         self._seed = seed
+        self._piece = piece or PIECE
         self._started = time.perf_counter()
         self.kept = 0
         """Words that were trained on, after those that subsampling left out."""
@@ -80,7 +85,7 @@ class Training:
         """One pass over the corpus."""
         total = len(self._tokens)
         pairs, loss = 0, 0.0
-        for piece, (start, end) in enumerate(pieces(self._tokens, PIECE)):
+        for piece, (start, end) in enumerate(pieces(self._tokens, self._piece)):
             lr, final_lr = (self._schedule.at(number, at / total) for at in (start, end))
             seed = _seed(*self._seed, number, piece)
             tally = self._step(self._tokens[start:end], lr, final_lr, seed)

@@ -24,6 +24,23 @@ PRECISIONS = {
     "float32": torch.float32,
     "tf32": torch.float32,
 }
+# Bytes a thread of these calls spills at the most: each wants a smaller tile. No other call may.
+KNOWN_SPILLS = {
+    "backward 256 bfloat16 causal": 8,
+    "backward 256 bfloat16 everything": 16,
+    "backward 256 tf32 causal": 56,
+    "backward 256 tf32 everything": 40,
+    "backward 40 bfloat16 causal": 1176,
+    "backward 64 bfloat16 bias of queries": 8,
+    "backward 64 bfloat16 bias of queries, its gradient only": 8,
+    "backward 64 bfloat16 packed": 32,
+    "backward 64 bfloat16 window": 104,
+    "backward 64, 24 bfloat16 causal": 200,
+    "decode 128 bfloat16 group of 64": 8,
+    "forward 40 bfloat16 causal": 168,
+    "forward 64 bfloat16 packed": 8,
+    "forward 80 bfloat16 causal": 8,
+}
 LENGTH = 1024
 HEADS, KEY_HEADS = 4, 2
 

@@ -33,9 +33,23 @@ SEQKERN_KERNEL block_sum(const float* x, float* out) {
   }
 }
 
+// Thread 0 reads what a thread of another warp writes. Volatile accesses are no race.
+template <bool with_barrier>
+SEQKERN_KERNEL read_after_other_warp(const float*, float* out) {
+  float* mine = out + device::block();  // 0 at the start
+  if (device::thread() == kThreads - 1) device::store_volatile(mine, 1.0f);
+  if (with_barrier) device::barrier();
+  if (device::thread() == 0) device::store_volatile(mine, device::load_volatile(mine) + 1);
+}
+
+// All threads have it, and one stores it.
+void store_result(float* out, float result) {
+  if (device::thread() == 0) device::store(out + device::block(), result);
+}
+
 SEQKERN_KERNEL barrier_in_a_branch(const float* x, float* out) {
   if (device::thread() < 64) device::barrier();
-  device::store(out + device::block(), device::load(x));
+  store_result(out, device::load(x));
 }
 
 SEQKERN_KERNEL two_barriers_in_branches(const float* x, float* out) {
@@ -44,23 +58,23 @@ SEQKERN_KERNEL two_barriers_in_branches(const float* x, float* out) {
   } else {
     device::barrier();
   }
-  device::store(out + device::block(), device::load(x));
+  store_result(out, device::load(x));
 }
 
 SEQKERN_KERNEL shuffle_in_a_branch(const float* x, float* out) {
   float value = device::load(x + device::thread());
   if (device::thread() % 2 == 0) value = device::shuffle_xor(value, 2);
-  if (device::thread() == 0) device::store(out + device::block(), value);
+  store_result(out, value);
 }
 
 SEQKERN_KERNEL read_past_the_end(const float* x, float* out) {
-  device::store(out + device::block(), device::load(x + device::grid_thread() + 1));
+  store_result(out, device::load(x + device::grid_thread() + 1));
 }
 
 SEQKERN_KERNEL write_past_shared_memory(const float* x, float* out) {
   SEQKERN_SHARED(float, tile, kThreads);
   device::store(tile + device::thread() + 1, device::load(x));
-  device::store(out + device::block(), 0.0f);
+  store_result(out, 0.0f);
 }
 
 SEQKERN_KERNEL write_into_input(const float* x, float* out) {
@@ -69,19 +83,19 @@ SEQKERN_KERNEL write_into_input(const float* x, float* out) {
 
 SEQKERN_KERNEL misaligned_read(const float* x, float* out) {
   const char* bytes = reinterpret_cast<const char*>(x) + 2;
-  device::store(out + device::block(), device::load(reinterpret_cast<const float*>(bytes)));
+  store_result(out, device::load(reinterpret_cast<const float*>(bytes)));
 }
 
 SEQKERN_KERNEL read_shared_memory_unset(const float*, float* out) {
   SEQKERN_SHARED(float, tile, 1);
-  device::store(out + device::block(), device::load(tile));
+  store_result(out, device::load(tile));
 }
 
 void run(void (*kernel)(const float*, float*), const float* x, float* out, uint64_t seed) {
   const emulator::Buffer x_buffer("x", x, sizeof(float) * kBlocks * kThreads);
   const emulator::Buffer out_buffer("out", out, sizeof(float) * kBlocks);
   emulator::set_seed(seed);
-  device::launch(kernel, {kBlocks, kThreads}, x, out);
+  device::launch(kernel, {kBlocks, kThreads}, {}, x, out);
 }
 
 }  // namespace
@@ -93,6 +107,8 @@ void run(void (*kernel)(const float*, float*), const float* x, float* out, uint6
 
 HARNESS(block_sum, block_sum<true>)
 HARNESS(block_sum_without_barrier, block_sum<false>)
+HARNESS(read_after_other_warp, read_after_other_warp<true>)
+HARNESS(read_after_other_warp_without_barrier, read_after_other_warp<false>)
 HARNESS(barrier_in_a_branch, barrier_in_a_branch)
 HARNESS(two_barriers_in_branches, two_barriers_in_branches)
 HARNESS(shuffle_in_a_branch, shuffle_in_a_branch)

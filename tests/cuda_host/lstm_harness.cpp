@@ -11,7 +11,7 @@ void lstm_pointwise(const S* gates, const S* c, S* h, S* c_new, int64_t batch, i
   const size_t bytes = sizeof(S) * batch * hidden;
   const emulator::Buffer gates_buffer("gates", gates, 4 * bytes), c_buffer("c", c, bytes);
   const emulator::Buffer h_buffer("h", h, bytes), c_new_buffer("c_new", c_new, bytes);
-  device::launch(lstm_pointwise_kernel<S>, grid, gates, c, h, c_new, batch, hidden);
+  device::launch(lstm_pointwise_kernel<S>, grid, {}, gates, c, h, c_new, batch, hidden);
 }
 
 }  // namespace

@@ -56,7 +56,7 @@ def test_emulated_kernel(emulated_lstm, batch, hidden, dtype):
     assert_as_good_as_torch(results, gates, c)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("batch", "hidden"), SIZES)
 def test_device_operator(batch, hidden, dtype):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+
 import pytest
 import torch
 
-from seqkern import library
+from seqkern import library, triton_support
+from seqkern.embedding import device_operators
+from tests.triton_bands import guard_bands
 
 
 @pytest.fixture(autouse=True)
@@ -18,3 +23,27 @@ def _one_thread(_same_start: None) -> None:
     """Small shapes: forking and joining costs more than the work. The tests of threads ask for
     more; `_same_start` puts the number back."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def triton_operators() -> Iterator[None]:
+    """The operators are Triton's, on the CPU as well where it is interpreted."""
+    if not triton_support.INTERPRETED:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that the compiled kernels are replaced
+        device_operators.register("CPU")
+    yield
+    device_operators.unregister("CPU")
+
+
+@pytest.fixture
+def guarded_launches() -> Iterator[None]:
+    """No kernel reads or writes out of bounds unnoticed, and what it leaves unwritten is NaN; both
+    ways of summing rows may be taken."""
+    if not triton_support.INTERPRETED:
+        yield
+        return
+    with guard_bands():
+        yield

@@ -49,11 +49,17 @@ def bags(words: int, table_rows: int, longest: int) -> Bags:
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
 @pytest.mark.parametrize("features", [1, 20, 100, 300])
 def test_parity(features, dtype, mean, backend, isa):
-    """Against torch's embedding_bag, bags that are empty and words that stand twice included."""
+    with seqkern.use_backend(backend):
+        check_bags(features, dtype, mean)
+
+
+def check_bags(features, dtype, mean, count=25):
+    """With the backend in use, against torch's embedding_bag; bags that are empty and words that
+    stand twice included."""
     made = bags(30, 50, 9)
-    words = torch.randint(30, (4, 25))
+    words = torch.randint(30, (4, count))
     weight = torch.randn(50, features).to(dtype)
-    grad = torch.randn(4, 25, features).to(dtype)
+    grad = torch.randn(4, count, features).to(dtype)
 
     def plain(weight):
         lists = [made.rows[made.offsets[w] : made.offsets[w + 1]] for w in words.flatten()]
@@ -61,20 +67,19 @@ def test_parity(features, dtype, mean, backend, isa):
         found = F.embedding_bag(
             torch.cat(lists).long(), weight, starts, mode="mean" if mean else "sum"
         )
-        return found.view(4, 25, features)
+        return found.view(4, count, features)
 
     exact, peer = (
         weight.detach().to(d, copy=True).requires_grad_() for d in (torch.float64, dtype)
     )
     truth = [plain(exact), torch.autograd.grad(plain(exact), exact, grad.double())[0]]
     theirs = [plain(peer), torch.autograd.grad(plain(peer), peer, grad)[0]]
-    with seqkern.use_backend(backend):
-        for sparse in (False, True):
-            own = weight.detach().clone().requires_grad_()
-            found = ops.bag_sum(own, *made, words, mean=mean, sparse=sparse)
-            (mine,) = torch.autograd.grad(found, own, grad)
-            assert mine.is_sparse == sparse
-            assert_all_parity([found, mine.to_dense()], theirs, truth, ("vectors", "weight"))
+    for sparse in (False, True):
+        own = weight.detach().clone().requires_grad_()
+        found = ops.bag_sum(own, *made, words, mean=mean, sparse=sparse)
+        (mine,) = torch.autograd.grad(found, own, grad)
+        assert mine.is_sparse == sparse
+        assert_all_parity([found, mine.to_dense()], theirs, truth, ("vectors", "weight"))
 
 
 def test_expanded_gradients_and_no_words():

@@ -47,90 +47,89 @@ def ids(*numbers):
 BOTH = torch.randn(2 * WORDS, 8)
 
 
-@pytest.mark.parametrize(
-    "changed, error, message",
-    [
-        ({"model": "glove"}, ValueError, "model must be 'skipgram' or 'cbow', got 'glove'"),
-        ({"noise": None}, ValueError, "got neither of them"),
-        ({"paths": cases.huffman()}, ValueError, "got both of them"),
-        (
-            {"tokens": ids(1, 2, WORDS, 3)},
-            RuntimeError,
-            "tokens .* 0 to 29, or -1, .* element 2 is 30",
-        ),
-        ({"tokens": ids(1, -2)}, RuntimeError, "tokens .* element 1 is -2"),
-        ({"tokens": ids(*[1] * 9000, 2**31 - 1)}, RuntimeError, "element 9000 is 2147483647"),
-        ({"tokens": torch.arange(5)}, RuntimeError, "tokens should be int32"),
-        ({"tokens": ids(1, 2)[None]}, RuntimeError, "tokens should have 1 dimension"),
-        ({"keep": torch.ones(WORDS).double()}, RuntimeError, "keep should be float32"),
-        ({"keep": torch.full((WORDS,), math.nan)}, RuntimeError, "keep .* element 0 is nan"),
-        ({"keep": torch.full((WORDS,), 1.5)}, RuntimeError, "keep .* element 0 is 1.5"),
-        ({"keep": torch.ones(WORDS + 1)}, RuntimeError, "output_rows .* each of the 31"),
-        ({"window": 0}, RuntimeError, "window should be between 1 and 10000, but it is 0"),
-        ({"window": 2**40}, RuntimeError, "window should be between 1 and 10000"),
-        ({"negatives": 0}, RuntimeError, "negatives should be between 1 and"),
-        ({"threads": 0}, RuntimeError, "threads should be 1 or more, but it is 0"),
-        ({"threads": 2**40}, RuntimeError, "threads should be at most"),
-        ({"lr": -0.1}, RuntimeError, "lr should be a finite number"),
-        ({"lr": math.nan}, RuntimeError, "lr should be a finite number"),
-        ({"final_lr": math.inf}, RuntimeError, "final_lr should be a finite number"),
-        (
-            {"input_rows": torch.randn(WORDS, 8).double()},
-            RuntimeError,
-            "input_rows should be float32 or",
-        ),
-        ({"input_rows": torch.randn(WORDS, 8).bfloat16()}, RuntimeError, "output_rows .* dtype"),
-        ({"input_rows": torch.randn(WORDS - 1, 8)}, RuntimeError, "input_rows .* each of the 30"),
-        ({"input_rows": torch.randn(WORDS, 9)}, RuntimeError, "output_rows .* 9 columns, .* has 8"),
-        ({"input_rows": torch.randn(WORDS)}, RuntimeError, "input_rows should have the shape"),
-        ({"input_rows": torch.randn(8, WORDS).t()}, RuntimeError, "input_rows .* contiguous rows"),
-        ({"input_rows": torch.randn(8).expand(WORDS, 8)}, RuntimeError, "input_rows .* overlap"),
-        ({"input_rows": torch.randn(WORDS, 8, device="meta")}, RuntimeError, "input_rows .* CPU"),
-        (
-            {"input_rows": BOTH[:WORDS], "output_rows": BOTH[WORDS - 1 : -1]},
-            RuntimeError,
-            "share memory",
-        ),
-        ({"noise": Noise(ids(1, 2), ids(1, 2))}, RuntimeError, r"noise.thresholds .* \(30,\)"),
-        (
-            {"noise": Noise(ids(*[0] * WORDS), ids(*[0] * 29, 30))},
-            RuntimeError,
-            "noise.aliases .* element 29 is 30",
-        ),
-        (with_paths(nodes=ids(1)), RuntimeError, "paths.codes should have the shape"),
-        (
-            with_paths(offsets=torch.arange(WORDS + 1)),
-            RuntimeError,
-            "paths.offsets should end with",
-        ),
-        (
-            with_paths(offsets=torch.arange(WORDS)),
-            RuntimeError,
-            "paths.offsets should have the shape",
-        ),
-        (
-            {**with_paths(), "output_rows": torch.randn(WORDS - 2, 8)},
-            RuntimeError,
-            "paths.nodes .* less than 28, .* is 28",
-        ),
-        (
-            with_paths(codes=cases.huffman().codes + 1),
-            RuntimeError,
-            "paths.codes should be 0 or 1, but element",
-        ),
-        (
-            {"bags": Bags(torch.arange(WORDS + 1), ids(*range(1, WORDS + 1)))},
-            RuntimeError,
-            "bags.rows .* element 29 is 30",
-        ),
-        (
-            {"bags": Bags(torch.arange(WORDS + 1).flip(0), ids(*range(WORDS)))},
-            RuntimeError,
-            "bags.offsets should begin with 0, but it begins with 30",
-        ),
-    ],
-    ids=str,
-)
+ERRORS = [
+    ({"model": "glove"}, ValueError, "model must be 'skipgram' or 'cbow', got 'glove'"),
+    ({"noise": None}, ValueError, "got neither of them"),
+    ({"paths": cases.huffman()}, ValueError, "got both of them"),
+    (
+        {"tokens": ids(1, 2, WORDS, 3)},
+        RuntimeError,
+        "tokens .* 0 to 29, or -1, .* element 2 is 30",
+    ),
+    ({"tokens": ids(1, -2)}, RuntimeError, "tokens .* element 1 is -2"),
+    ({"tokens": ids(*[1] * 9000, 2**31 - 1)}, RuntimeError, "element 9000 is 2147483647"),
+    ({"tokens": torch.arange(5)}, RuntimeError, "tokens should be int32"),
+    ({"tokens": ids(1, 2)[None]}, RuntimeError, "tokens should have 1 dimension"),
+    ({"keep": torch.ones(WORDS).double()}, RuntimeError, "keep should be float32"),
+    ({"keep": torch.full((WORDS,), math.nan)}, RuntimeError, "keep .* element 0 is nan"),
+    ({"keep": torch.full((WORDS,), 1.5)}, RuntimeError, "keep .* element 0 is 1.5"),
+    ({"keep": torch.ones(WORDS + 1)}, RuntimeError, "output_rows .* each of the 31"),
+    ({"window": 0}, RuntimeError, "window should be between 1 and 10000, but it is 0"),
+    ({"window": 2**40}, RuntimeError, "window should be between 1 and 10000"),
+    ({"negatives": 0}, RuntimeError, "negatives should be between 1 and"),
+    ({"threads": 0}, RuntimeError, "threads should be 1 or more, but it is 0"),
+    ({"threads": 2**40}, RuntimeError, "threads should be at most"),
+    ({"lr": -0.1}, RuntimeError, "lr should be a finite number"),
+    ({"lr": math.nan}, RuntimeError, "lr should be a finite number"),
+    ({"final_lr": math.inf}, RuntimeError, "final_lr should be a finite number"),
+    (
+        {"input_rows": torch.randn(WORDS, 8).double()},
+        RuntimeError,
+        "input_rows should be float32 or",
+    ),
+    ({"input_rows": torch.randn(WORDS, 8).bfloat16()}, RuntimeError, "output_rows .* dtype"),
+    ({"input_rows": torch.randn(WORDS - 1, 8)}, RuntimeError, "input_rows .* each of the 30"),
+    ({"input_rows": torch.randn(WORDS, 9)}, RuntimeError, "output_rows .* 9 columns, .* has 8"),
+    ({"input_rows": torch.randn(WORDS)}, RuntimeError, "input_rows should have the shape"),
+    ({"input_rows": torch.randn(8, WORDS).t()}, RuntimeError, "input_rows .* contiguous rows"),
+    ({"input_rows": torch.randn(8).expand(WORDS, 8)}, RuntimeError, "input_rows .* overlap"),
+    ({"input_rows": torch.randn(WORDS, 8, device="meta")}, RuntimeError, "input_rows .* CPU"),
+    (
+        {"input_rows": BOTH[:WORDS], "output_rows": BOTH[WORDS - 1 : -1]},
+        RuntimeError,
+        "share memory",
+    ),
+    ({"noise": Noise(ids(1, 2), ids(1, 2))}, RuntimeError, r"noise.thresholds .* \(30,\)"),
+    (
+        {"noise": Noise(ids(*[0] * WORDS), ids(*[0] * 29, 30))},
+        RuntimeError,
+        "noise.aliases .* element 29 is 30",
+    ),
+    (with_paths(nodes=ids(1)), RuntimeError, "paths.codes should have the shape"),
+    (
+        with_paths(offsets=torch.arange(WORDS + 1)),
+        RuntimeError,
+        "paths.offsets should end with",
+    ),
+    (
+        with_paths(offsets=torch.arange(WORDS)),
+        RuntimeError,
+        "paths.offsets should have the shape",
+    ),
+    (
+        {**with_paths(), "output_rows": torch.randn(WORDS - 2, 8)},
+        RuntimeError,
+        "paths.nodes .* less than 28, .* is 28",
+    ),
+    (
+        with_paths(codes=cases.huffman().codes + 1),
+        RuntimeError,
+        "paths.codes should be 0 or 1, but element",
+    ),
+    (
+        {"bags": Bags(torch.arange(WORDS + 1), ids(*range(1, WORDS + 1)))},
+        RuntimeError,
+        "bags.rows .* element 29 is 30",
+    ),
+    (
+        {"bags": Bags(torch.arange(WORDS + 1).flip(0), ids(*range(WORDS)))},
+        RuntimeError,
+        "bags.offsets should begin with 0, but it begins with 30",
+    ),
+]
+
+
+@pytest.mark.parametrize("changed, error, message", ERRORS, ids=str)
 def test_errors_name_the_argument_and_leave_the_tables(changed, error, message):
     arguments = given(**changed)
     tables = [arguments["input_rows"], arguments["output_rows"]]

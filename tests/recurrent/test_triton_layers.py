@@ -6,16 +6,13 @@ says where the kernels run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
 
-import seqkern
-from seqkern.recurrent import ops
-from tests.parity import assert_all_parity
+from tests.recurrent import layer_cases
+from tests.recurrent.layer_cases import Case, by_backend, grid
 from tests.triton_device import DEVICE
 
 pytestmark = [
@@ -24,35 +21,7 @@ pytestmark = [
 ]
 
 LOOPS = ("resident", "streamed", "steps")
-KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 HALF = (torch.bfloat16, torch.float16)
-
-
-@dataclass(frozen=True)
-class Case:
-    """`sizes`: the batch sizes of a packed sequence, instead of T and B."""
-
-    T: int
-    B: int
-    I: int  # noqa: E741
-    H: int
-    sizes: tuple[int, ...] = ()
-    reverse: bool = False
-    states: bool = True
-    bias: bool = True
-    proj: int = 0
-
-    def __str__(self) -> str:
-        lead = f"ragged{'.'.join(map(str, self.sizes))}" if self.sizes else f"T{self.T}B{self.B}"
-        words = [f"{lead}I{self.I}H{self.H}", *(["reverse"] if self.reverse else [])]
-        words += [] if self.states else ["nostates"]
-        words += [] if self.bias else ["nobias"]
-        return "-".join(words + ([f"proj{self.proj}"] if self.proj else []))
-
-    @property
-    def batch(self) -> int:
-        return self.sizes[0] if self.sizes else self.B
 
 
 CASES = [
@@ -80,57 +49,8 @@ PROJECTED = [
 ]
 
 
-def tensors(kind: str, case: Case, dtype: torch.dtype) -> list[Tensor | None]:
-    """input, states, weights of one layer in one direction."""
-    rows = GATES[kind] * case.H
-    width = case.proj or case.H
-    lead = (sum(case.sizes),) if case.sizes else (case.T, case.B)
-    shapes = [(*lead, case.I), (case.batch, width)]
-    shapes += [(case.batch, case.H)] if kind == "lstm" else []
-    made: list[Tensor | None] = [torch.randn(shape) for shape in shapes]
-    if not case.states:
-        made[1:] = [None] * len(made[1:])
-    made += [torch.randn(rows, case.I) / 2, torch.randn(rows, width) / width**0.5]
-    biases: list[Tensor | None] = [torch.randn(rows) / 2, torch.randn(rows) / 2]
-    if kind == "rnn_relu" and biases[0] is not None:
-        biases[0] = 5 * biases[0].sign()  # away from the kink, whose side is a matter of rounding
-    made += biases if case.bias else [None, None]
-    if kind == "lstm":
-        made.append(torch.randn(width, case.H) / case.H**0.5 if case.proj else None)
-    return [None if t is None else t.to(DEVICE, dtype) for t in made]
-
-
-def results(
-    kind: str, case: Case, given: Sequence[Tensor | None], weights: Sequence[Tensor], backend: str
-) -> list[Tensor]:
-    """What a layer returns, then the gradients of all that is given."""
-    leaves = [None if t is None else t.detach().clone().requires_grad_() for t in given]
-    layer = {"lstm": ops.lstm_layer, "gru": ops.gru_layer}.get(kind, ops.rnn_layer)
-    options = {"nonlinearity": kind[4:]} if kind.startswith("rnn") else {}
-    sizes = torch.tensor(case.sizes) if case.sizes else None
-    with seqkern.use_backend(backend):
-        found = list(layer(*leaves, batch_sizes=sizes, reverse=case.reverse, **options))
-        towards = [w.to(r.dtype) for w, r in zip(weights, found, strict=True)]
-        sources = [t for t in leaves if t is not None]
-        return found + list(torch.autograd.grad(found, sources, towards))
-
-
 def check(kind: str, case: Case, dtype: torch.dtype) -> None:
-    given = tensors(kind, case, dtype)
-    exact = [None if t is None else t.double() for t in given]
-    width = case.proj or case.H
-    lead = (sum(case.sizes),) if case.sizes else (case.T, case.B)
-    shapes = [(*lead, width), (case.batch, width)]
-    shapes += [(case.batch, case.H)] if kind == "lstm" else []
-    weights = [torch.randn(shape).to(DEVICE, dtype) for shape in shapes]
-    ours = results(kind, case, given, weights, "triton")
-    theirs = results(kind, case, given, weights, "torch")
-    truth = results(kind, case, exact, weights, "reference")
-    finals = ["output", "h_n", "c_n"][: len(shapes)]
-    states = ["h0", "c0"][: len(shapes) - 1]
-    names = ["input", *states, "w_ih", "w_hh", "b_ih", "b_hh", "w_hr"]
-    names = [f"gradient of {n}" for n, t in zip(names, given, strict=False) if t is not None]
-    assert_all_parity(ours, theirs, truth, finals + names)
+    layer_cases.check(partial(by_backend, backend="triton"), kind, case, dtype, DEVICE)
 
 
 @pytest.fixture(params=LOOPS)
@@ -146,10 +66,6 @@ def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     monkeypatch.setattr(triton_loops, "preferred", preferred)
     yield request.param
     assert taken, "no kernel of Triton's ran"
-
-
-def grid(cases: list[Case]) -> list:
-    return [pytest.param(kind, case, id=f"{kind}-{case}") for kind in KINDS for case in cases]
 
 
 @pytest.mark.parametrize("kind, case", grid(CASES))

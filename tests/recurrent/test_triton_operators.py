@@ -12,7 +12,7 @@ from torch.library import opcheck
 
 import seqkern
 from seqkern import triton_support
-from seqkern.recurrent import device_operators, ops
+from seqkern.recurrent import ops
 from tests.recurrent import test_cell_operators as cell_operators
 from tests.recurrent.cases import Case, check, make
 from tests.recurrent.test_cell_operators import Sizes
@@ -109,10 +109,13 @@ def layer_arguments(kind: str, lead: tuple[int, ...] = (3, 2), projection: int =
     return made
 
 
-def forward_operator(kind: str, given: dict, sizes: Tensor | None = None, save: bool = True):
+def forward_operator(
+    kind: str, given: dict, sizes: Tensor | None = None, save: bool = True, by_triton: bool = True
+):
     """The operator and its arguments."""
     tail = (None, sizes, *([kind == "rnn_relu"] if kind.startswith("rnn") else []), False, save)
-    operator = getattr(OPS, f"{kind.partition('_')[0]}_forward").default
+    name = f"{kind.partition('_')[0]}_forward"
+    operator = getattr(OPS, f"{name}_triton" if by_triton else name).default
     return operator, (*given.values(), *tail)
 
 
@@ -131,11 +134,14 @@ def test_layers_backward_keeps_the_operators_contract(kind, projection, needs):
     output, *rest = operator(*arguments)
     own = [given[n] for n in ("input", "h0", "c0", "w_ih", "w_hh", "w_hr") if n in given]
     if kind == "lstm":
-        backward, saved = OPS.lstm_backward.default, (output, *rest[2:], False, needs)
+        backward, saved = OPS.lstm_backward_triton.default, (output, *rest[2:], False, needs)
     elif kind == "gru":
-        backward, saved = OPS.gru_backward.default, (output, rest[1], False, needs)
+        backward, saved = OPS.gru_backward_triton.default, (output, rest[1], False, needs)
     else:
-        backward, saved = OPS.rnn_backward.default, (output, kind == "rnn_relu", False, needs)
+        backward, saved = (
+            OPS.rnn_backward_triton.default,
+            (output, kind == "rnn_relu", False, needs),
+        )
     grads = (torch.randn_like(output), None, *([None] if kind == "lstm" else []))
     opcheck(backward, (*grads, *own, None, *saved), test_utils=("test_schema", "test_faketensor"))
 
@@ -161,11 +167,8 @@ def test_what_is_saved_does_not_depend_on_what_ran(kind, sizes):
     batch_sizes = torch.tensor(sizes) if sizes else None
     operator, arguments = forward_operator(kind, given, batch_sizes)
     by_triton = operator(*arguments)
-    device_operators.unregister("CPU")
-    try:
-        compiled = operator(*arguments)
-    finally:
-        device_operators.register("CPU")
+    operator, _ = forward_operator(kind, given, batch_sizes, by_triton=False)
+    compiled = operator(*arguments)
     for mine, other in zip(by_triton, compiled, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
     assert not all(torch.equal(a, b) for a, b in zip(by_triton, compiled, strict=True))
@@ -277,13 +280,13 @@ def test_saved_tensors_are_checked():
     output, _, gates = operator(*arguments)
     own = (given["input"], given["h0"], given["w_ih"], given["w_hh"], None)
     with pytest.raises(RuntimeError, match="Expected gates to be torch.float32 of size"):
-        OPS.gru_backward(output, None, *own, output, gates[..., :5], False, 127)
+        OPS.gru_backward_triton(output, None, *own, output, gates[..., :5], False, 127)
     with pytest.raises(RuntimeError, match="Expected grad_output to be torch.float32"):
-        OPS.gru_backward(output.half(), None, *own, output, gates, False, 127)
+        OPS.gru_backward_triton(output.half(), None, *own, output, gates, False, 127)
     with pytest.raises(RuntimeError, match="packed weights are for the CPU"):
-        OPS.gru_forward(*given.values(), gates, None, False, False)
+        OPS.gru_forward_triton(*given.values(), gates, None, False, False)
     with pytest.raises(RuntimeError, match="h0 must be given where batch_sizes is"):
-        OPS.gru_forward(
+        OPS.gru_forward_triton(
             *(given | {"input": torch.randn(3, 4), "h0": None}).values(), None,
             torch.tensor([2, 1], device="cpu"), False, False,
         )  # fmt: skip

@@ -11,7 +11,6 @@ import pytest
 
 from seqkern.text import Subwords
 from seqkern.word2vec import FastText, FastTextKeyedVectors, Progress, Word2Vec, training
-from seqkern.word2vec.subword_vectors import bag_means
 from tests.word2vec.corpora import KOREAN_ENDINGS, KOREAN_NOUNS, korean_sentences, topic_sentences
 from tests.word2vec.test_model import closeness
 
@@ -113,19 +112,6 @@ class TestVectors:
         bag = [model.wv.vectors_vocab[0], *model.wv.vectors_ngrams[Subwords(3, 6, 2000).rows(
             model.wv.index_to_key[0])]]  # fmt: skip
         np.testing.assert_allclose(model.wv[0], np.mean(bag, axis=0), rtol=1e-4, atol=1e-6)
-
-
-def test_means_of_many_bags(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    table = rng.standard_normal((50, 8)).astype(np.float32)[:, :5]
-    lengths = rng.integers(1, 9, 40)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    rows = rng.integers(0, 50, offsets[-1])
-    expected = [table[rows[a:b]].mean(axis=0) for a, b in zip(offsets, offsets[1:], strict=False)]
-    for at_once in (1, 7, 1000):
-        monkeypatch.setattr("seqkern.word2vec.subword_vectors._ROWS_AT_ONCE", at_once)
-        np.testing.assert_allclose(bag_means(table, offsets, rows), expected, rtol=1e-4, atol=1e-6)
-    assert bag_means(table, np.array([0]), rows[:0]).shape == (0, 5)
 
 
 def test_unseen_korean_forms_lie_near_their_stem() -> None:

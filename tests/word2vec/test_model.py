@@ -231,15 +231,44 @@ class TestReproducible:
         seeds: list[int] = []
         step = Word2Vec._step
 
-        def watched(self: Word2Vec, tokens: Any, lr: float, final_lr: float, seed: int) -> Any:
-            seeds.append(seed)
-            return step(self, tokens, lr, final_lr, seed)
+        def watched(self: Word2Vec, *arguments: Any) -> Any:
+            seeds.append(arguments[-1])
+            return step(self, *arguments)
 
         monkeypatch.setattr(Word2Vec, "_step", watched)
         monkeypatch.setattr(training, "PIECE", 1000)
         model = Word2Vec(SENTENCES, **SMALL, epochs=2)
         model.train(SENTENCES)
         assert len(set(seeds)) == len(seeds) > 20
+
+
+class TestDevice:
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    @pytest.mark.parametrize("kind", [seqkern.Word2Vec, seqkern.FastText])
+    def test_without_a_gpu_it_says_so(self, kind: Any) -> None:
+        with pytest.raises(ValueError, match="got 'cuda': torch .* sees no CUDA GPU"):
+            kind(SENTENCES, device="cuda")
+
+    @pytest.mark.parametrize("options", [{"sg": 1}, {"hs": 1, "negative": 0}], ids=str)
+    @pytest.mark.parametrize("kind", [seqkern.Word2Vec, seqkern.FastText])
+    def test_copies_elsewhere_come_back(self, kind: Any, options: dict[str, Any]) -> None:
+        """ "cpu:0" stands for a GPU: the tables are copied there, and back at each epoch that
+        somebody looks at and at the end."""
+        small = {**SMALL, **options, "epochs": 2}
+        if kind is seqkern.FastText:
+            small["bucket"] = 50
+        seen = []
+
+        class Look:
+            def on_epoch_end(self, model: Word2Vec) -> None:
+                seen.append(model.wv["ship"].copy())
+
+        here = kind(SENTENCES, callbacks=[Look()], **small)
+        there = kind(SENTENCES, callbacks=[Look()], device="cpu:0", **small)
+        assert np.array_equal(here.wv.vectors, there.wv.vectors)
+        assert len(seen) == 4 and np.array_equal(seen[0], seen[2])
+        assert not np.array_equal(seen[0], seen[1])
+        assert pickle.loads(pickle.dumps(there)).device == torch.device("cpu:0")
 
 
 class TestProgress:
@@ -358,6 +387,9 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
+            ({"device": "mps"}, "device must be 'cpu' or .*, got 'mps': no kernel trains there"),
+            ({"device": "gpu"}, "device must be 'cpu' or .*, got 'gpu': it is no device"),
+            ({"device": 1.5}, "device must be 'cpu' or .*, got 1.5: it is no device"),
             ({"vector_size": 0}, "vector_size must be a whole number from 1 to .*, got 0"),
             ({"vector_size": 1.5}, "vector_size must be a whole number"),
             ({"alpha": -1}, "alpha must be a finite number from 0, got -1"),

@@ -1,0 +1,31 @@
+// What a layer's host side asks of CUDA: streams, and what a GPU can do.
+#include "recurrent/layer_cuda.h"
+
+namespace seqkern {
+
+device::Stream stream_of(const Tensor& t) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+LoopPlan plan_of(const LoopShape& shape, const Tensor& t) {
+  const auto ask = [&](cudaDeviceAttr attribute) {
+    int value = 0;
+    device::check(cudaDeviceGetAttribute(&value, attribute, t.get_device_index()),
+                  "a property of the GPU");
+    return value;
+  };
+  const GpuLimits gpu = {ask(cudaDevAttrMultiProcessorCount),
+                         ask(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+                         ask(cudaDevAttrCooperativeLaunch) != 0};
+  return plan_loop(shape, gpu);
+}
+
+bool capturing(const Tensor& t) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  device::check(cudaStreamIsCapturing(stream_of(t), &status), "the state of a stream");
+  return status != cudaStreamCaptureStatusNone;
+}
+
+}  // namespace seqkern

@@ -1,0 +1,67 @@
+// What stands around the loop over time and is no library product: its workspace, and the states
+// that the gradient of the recurrent weights is a product with. Each moves a few bytes a thread, at
+// the speed of memory.
+#pragma once
+
+#include "recurrent/layer_loop.cuh"
+
+namespace seqkern {
+
+template <class S>
+struct Preparation {
+  S* exchange;  // (2, batch, exchange_stride)
+  int64_t batch, width, exchange_stride;
+  const S* first;  // (batch, width) for both buffers, padded with zeros; or null for zeros
+  uint32_t* arrived;
+  int64_t blocks;
+  // float32 sums of the biases, (gates, hidden); GRU: n's biases apart. Null: not wanted.
+  float* bias;
+  const S *b_ih, *b_hh;  // or null for zeros
+  int64_t hidden, gates, summed_gates;
+};
+
+template <class S>
+SEQKERN_KERNEL prepare_kernel(Preparation<S> p) {
+  const int64_t threads = device::grid_threads();
+  const int64_t buffer = p.batch * p.exchange_stride;
+  for (int64_t at = device::grid_thread(); at < buffer; at += threads) {
+    const int64_t row = at / p.exchange_stride, column = at % p.exchange_stride;
+    const float x =
+        p.first && column < p.width ? device::load(p.first + row * p.width + column) : 0.0f;
+    device::store(p.exchange + at, x);
+    device::store(p.exchange + buffer + at, x);
+  }
+  for (int64_t at = device::grid_thread(); at < p.blocks; at += threads)
+    device::write(p.arrived + at, uint32_t{0});
+  if (!p.bias) return;
+  const int64_t summed = p.summed_gates * p.hidden, all = p.gates * p.hidden;
+  for (int64_t at = device::grid_thread(); at < summed; at += threads)
+    device::store(p.bias + at,
+                  p.b_ih ? device::load(p.b_ih + at) + device::load(p.b_hh + at) : 0.0f);
+  // The GRU's n: the input's part, then the state's.
+  for (int64_t at = summed + device::grid_thread(); at < all; at += threads) {
+    device::store(p.bias + at, p.b_ih ? device::load(p.b_ih + at) : 0.0f);
+    device::store(p.bias + at + all - summed, p.b_hh ? device::load(p.b_hh + at) : 0.0f);
+  }
+}
+
+// For each row of the (row, feature) tensors the state before its step. A block walks through
+// steps.
+template <class S>
+SEQKERN_KERNEL states_before_kernel(LoopSteps steps, int64_t hidden, const S* output, const S* h0,
+                                    S* before) {
+  for (int64_t step = device::block(); step < steps.count; step += device::blocks()) {
+    const int64_t continuing = steps.alive(step - 1);
+    const int64_t now = steps.offset(step) * hidden, earlier = steps.offset(step - 1) * hidden;
+    for (int64_t at = device::thread(); at < steps.alive(step) * hidden; at += device::threads()) {
+      if (at / hidden < continuing)
+        device::write(before + now + at, device::read(output + earlier + at));
+      else if (h0)
+        device::write(before + now + at, device::read(h0 + at));
+      else
+        device::store(before + now + at, 0.0f);
+    }
+  }
+}
+
+}  // namespace seqkern

@@ -1,0 +1,97 @@
+"""Where a training works: on the model's own tables, or on copies of them on a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seqkern.embedding.training import Bags, Noise, Paths, device_refusal
+
+_LINE = 16  # float32 in the 64 bytes that a row should begin with
+
+
+class _OnDevice(NamedTuple):
+    """Noise as a device has it."""
+
+    thresholds: Tensor
+    aliases: Tensor
+
+
+class _Paths(NamedTuple):
+    offsets: Tensor
+    nodes: Tensor
+    codes: Tensor
+
+
+class _Bags(NamedTuple):
+    offsets: Tensor
+    rows: Tensor
+
+
+def device_of(value: object) -> torch.device:
+    """The argument `device`.
+
+    Raises:
+        ValueError: it is none, or no kernel trains there; says why.
+    """
+    try:
+        device = torch.device(value)  # type: ignore[call-overload]
+    except (RuntimeError, TypeError):
+        refused = "it is no device"
+    else:
+        refused = device_refusal(device)
+        if not refused:
+            return device
+    raise ValueError(f"device must be 'cpu' or a CUDA GPU such as 'cuda', got {value!r}: {refused}")
+
+
+@dataclass
+class Placed:
+    """What a training reads and writes."""
+
+    input_rows: Tensor
+    output_rows: Tensor
+    keep: Tensor
+    noise: Noise | None
+    paths: Paths | None
+    bags: Bags | None
+    own: tuple[Tensor, Tensor] | None
+    """The model's tables, where those above are copies."""
+
+    @classmethod
+    def on(
+        cls,
+        device: torch.device,
+        tables: tuple[Tensor, Tensor],
+        keep: Tensor,
+        noise: Any,
+        paths: Any,
+        bags: Any,
+    ) -> Placed:
+        """The tensors themselves on the CPU, copies on a GPU (and on "cpu:0", for tests)."""
+        if device == torch.device("cpu"):
+            return cls(*tables, keep, noise, paths, bags, None)
+        return cls(
+            _copy(tables[0], device),
+            _copy(tables[1], device),
+            keep.to(device),
+            None if noise is None else _OnDevice(*(t.to(device) for t in noise)),
+            None if paths is None else _Paths(*(t.to(device) for t in paths)),
+            None if bags is None else _Bags(bags.offsets.to(device), bags.rows.to(device)),
+            tables,
+        )
+
+    def bring_back(self) -> None:
+        """Writes what has been learnt into the model's tables."""
+        if self.own is not None:
+            self.own[0].copy_(self.input_rows)
+            self.own[1].copy_(self.output_rows)
+
+
+def _copy(table: Tensor, device: torch.device) -> Tensor:
+    rows, size = table.shape
+    padded = table.new_zeros(rows, -(-size // _LINE) * _LINE, device=device)
+    return padded[:, :size].copy_(table)

@@ -1,0 +1,88 @@
+"""The recurrent layers' CUDA operators on the emulator: `torch.ops.seqkern_emulated.lstm_forward`
+and so on, for CPU tensors. They are csrc/recurrent/*_cuda.cu, compiled as C++."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from build_tools.libraries import TORCH_TARGET
+from build_tools.torch_location import require_torch
+from seqkern.recurrent import autograd, device_operators
+
+from .conftest import COMPILER, CSRC, HERE, compile_object, run
+
+LAYERS = device_operators.LAYERS
+SOURCES = [CSRC / "recurrent" / f"{cell}_cuda.cu" for cell in ("lstm", "gru", "rnn")]
+
+
+class Cut(ctypes.Structure):
+    """How a loop is spread, in place of the plan's choice. The block's shared memory beyond its
+    sums, if any, keeps weights."""
+
+    _fields_ = (
+        ("resident", ctypes.c_bool),
+        ("row_warps", ctypes.c_int),
+        ("depth_warps", ctypes.c_int),
+        ("group_rows", ctypes.c_int),
+        ("shared_bytes", ctypes.c_int64),
+    )
+
+
+class Emulated:
+    """The library with these operators.
+
+    `calls` counts what ran, so that a test knows that something did.
+    """
+
+    def __init__(self, library: Path) -> None:
+        # Held for the whole session: dropping it would take the operators away.
+        self.fragment = torch.library.Library("seqkern_emulated", "FRAGMENT")
+        for name in (*LAYERS, "lstm_pointwise"):
+            schema = str(getattr(torch.ops.seqkern, name).default._schema)
+            self.fragment.define(schema.removeprefix("seqkern::"))
+        torch.ops.load_library(library)
+        self.functions = ctypes.CDLL(str(library))
+        self.operators = torch.ops.seqkern_emulated
+        self.calls = 0
+
+    def spread(self, cut: Cut, seed: int = 0) -> None:
+        self.functions.set_cut(ctypes.byref(cut))
+        self.functions.set_seed(ctypes.c_uint64(seed))
+
+    @contextmanager
+    def in_place_of_the_cpu(self) -> Iterator[None]:
+        """`seqkern.recurrent.autograd`, whose kernels are the CPU's, runs the emulator's."""
+
+        def counted(name: str):
+            operator = getattr(self.operators, name).default
+
+            def call(*arguments):
+                self.calls += 1
+                return operator(*arguments)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in LAYERS:
+                patch.setattr(autograd, f"_{name}", counted(name))
+            yield
+
+
+def build(directory: Path, emulator_archive: Path) -> Emulated:
+    torch_ = require_torch()
+    flags = ["-x", "c++", "-O1", "-fvisibility=hidden", TORCH_TARGET]
+    flags += ["-isystem", str(torch_.include)]
+    with ThreadPoolExecutor(2) as pool:
+        sources = [*SOURCES, HERE / "recurrent_harness.cpp"]
+        objects = list(pool.map(lambda path: compile_object(path, directory, *flags), sources))
+    library = directory / "recurrent.so"
+    inputs = [*map(str, objects), str(emulator_archive), f"-L{torch_.lib}", "-ltorch_cpu"]
+    run([*COMPILER, "-shared", "-o", str(library), *inputs])
+    return Emulated(library)
