@@ -36,6 +36,7 @@ FLOORS = (
     ("recurrent.checks", "recurrent.choice", "attention.checks", "attention.choice"),
     ("attention.triton_operands", "attention.triton_settings", "attention.triton_tiles"),
     ("attention.triton_softmax", "attention.triton_bias"),
+    ("attention.triton_descriptors", "attention.triton_skipping"),
     ("attention.triton_decode",),
     ("attention.triton_forward", "attention.triton_backward"),
     ("embedding.checks", "embedding.choice", "embedding.noise", "embedding.huffman"),
