@@ -218,9 +218,11 @@ def test_what_progress_raises_ends_the_reading(tmp_path):
     assert leaves(tmp_path) == {"text"}
 
 
+# A process that was started in the background may have inherited that interrupts are ignored.
 INTERRUPTED = """
-import sys
+import signal, sys
 from seqkern.text import read_corpus
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
 try:
     read_corpus(sys.argv[1], path=sys.argv[2], threads=2)
