@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from seqkern.backends import use_backend
 from seqkern.embedding.ops import bag_sum
 from seqkern.text import Bags, Subwords
 from seqkern.word2vec.keyed_vectors import Key, KeyedVectors
@@ -78,7 +79,9 @@ class FastTextKeyedVectors(KeyedVectors):
             if bags is None:
                 bags = self.subwords.bags(self.index_to_key, len(self))
             table, words = torch.from_numpy(self._table), torch.arange(len(self))
-            self.vectors = bag_sum(table, bags.offsets, bags.rows, words).numpy()
+            # Files and trained models alike lie on the CPU, whatever backend modules are to take.
+            with use_backend("auto"):
+                self.vectors = bag_sum(table, bags.offsets, bags.rows, words).numpy()
         self.forget_norms()
 
     def __contains__(self, key: object) -> bool:

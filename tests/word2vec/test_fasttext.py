@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seqkern.backends import use_backend
 from seqkern.text import Subwords
 from seqkern.word2vec import FastText, FastTextKeyedVectors, Progress, Word2Vec, training
 from tests.word2vec.corpora import KOREAN_ENDINGS, KOREAN_NOUNS, korean_sentences, topic_sentences
@@ -112,6 +113,15 @@ class TestVectors:
         bag = [model.wv.vectors_vocab[0], *model.wv.vectors_ngrams[Subwords(3, 6, 2000).rows(
             model.wv.index_to_key[0])]]  # fmt: skip
         np.testing.assert_allclose(model.wv[0], np.mean(bag, axis=0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
+def test_whatever_backend_modules_are_to_take(backend: str) -> None:
+    with use_backend(backend):
+        model = FastText(SENTENCES, **SMALL, sg=1)
+    rows = [0, *(len(model.wv) + np.array(model.wv.subwords.rows(model.wv.index_to_key[0])))]
+    table = np.concatenate([model.wv.vectors_vocab, model.wv.vectors_ngrams])
+    np.testing.assert_allclose(model.wv[0], table[rows].mean(0), rtol=1e-4, atol=1e-6)
 
 
 def test_unseen_korean_forms_lie_near_their_stem() -> None:
