@@ -103,6 +103,19 @@ def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
+def late(implementation: str) -> Callable[..., Any]:
+    """The function that "module:function" names, imported on the first call."""
+    module, name = implementation.split(":")
+    found: list[Callable[..., Any]] = []
+
+    def run(*arguments: Any) -> Any:
+        if not found:
+            found.append(getattr(importlib.import_module(module), name))
+        return found[0](*arguments)
+
+    return run
+
+
 def operator(fake: Callable[..., Any], implementation: str) -> Any:
     """Defines `seqkern::NAME_triton`, NAME and schema being those of the fake kernel.
 
@@ -114,14 +127,7 @@ def operator(fake: Callable[..., Any], implementation: str) -> Any:
         The operator, to be called with positional arguments.
     """
     name = f"{fake.__name__}_triton"
-    module, function = implementation.split(":")
-    found: list[Callable[..., Any]] = []
-
-    def run(*arguments: Any) -> Any:
-        if not found:
-            found.append(getattr(importlib.import_module(module), function))
-        return found[0](*arguments)
-
+    run = late(implementation)
     _library.define(name + torch.library.infer_schema(fake, mutates_args=()))
     for key in ("CPU", "CUDA"):
         _library.impl(name, run, key)

@@ -127,7 +127,7 @@ def _cpu_refusal(param: Tensor) -> str:
 
 def _triton_refusal(param: Tensor) -> str:
     """Why the GPU kernel cannot take a parameter; "" where it can."""
-    refused = device_operators.refusal(param.device) or dispatch.triton_refusal(
+    refused = device_operators.triton_operators.refusal(param.device) or dispatch.triton_refusal(
         param, (), TRITON_DTYPES
     )
     if not refused and param.dim() == 2 and param.shape[1] > TRITON_WIDEST:

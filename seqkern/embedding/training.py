@@ -214,7 +214,7 @@ def device_refusal(device: torch.device) -> str:
         return f"torch {torch.__version__} sees no CUDA GPU"
     if device.index is not None and device.index >= torch.cuda.device_count():
         return f"torch sees {torch.cuda.device_count()} CUDA GPUs"
-    return device_operators.refusal(device)
+    return device_operators.triton_operators.refusal(device)
 
 
 def _as_int64(seed: int) -> int:

@@ -51,7 +51,7 @@ def refusals(
     """For each backend why it cannot run a call with these tensors; "" where it can."""
     return {
         "cpu": dispatch.cpu_refusal(input, others),
-        "triton": device_operators.triton_refusal(input.device)
+        "triton": device_operators.triton_operators.refusal(input.device)
         or dispatch.triton_refusal(input, others, GPU_DTYPES),
         "cuda": device_operators.cuda_refusal(input.device)
         or ("no kernel for a projected state (proj_size)" if projected else "")

@@ -9,13 +9,10 @@ them.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
 from seqkern import library, triton_support
+from seqkern.triton_operators import TritonOperators
 
 LAYERS = ("lstm_forward", "lstm_backward", "gru_forward", "gru_backward", "rnn_forward",
           "rnn_backward")  # fmt: skip
@@ -26,33 +23,6 @@ _IMPLEMENTATIONS = {
     **{name: f"seqkern.recurrent.triton_cell:{name}" for name in _CELLS},
 }
 HAS_TRITON = library.cpu.loaded and not triton_support.missing
-
-_library = torch.library.Library("seqkern", "FRAGMENT")
-_registered: dict[str, torch.library.Library] = {}
-
-
-def register(key: str) -> None:
-    """Makes Triton's implementations run under a dispatch key, "CUDA". Tests take "CPU" until
-    `unregister`, where a cell's compiled kernels make room for them."""
-    _registered[key] = torch.library.Library("seqkern", "IMPL")
-    for name, implementation in _IMPLEMENTATIONS.items():
-        replaces = key == "CPU" and name in _CELLS
-        _registered[key].impl(name, _late(implementation), key, allow_override=replaces)
-
-
-def unregister(key: str) -> None:
-    """What was there before, if anything, is there again."""
-    _registered.pop(key)._destroy()
-
-
-def triton_refusal(device: torch.device) -> str:
-    """Why Triton's kernels do not run on this device; "" where they do."""
-    if library.cpu.reason is not None:
-        return f"the library that holds the operators' schemas is missing: {library.cpu.reason}"
-    refused = triton_support.device_refusal(device)
-    if not refused and device.type.upper() not in _registered:
-        return "on the CPU its kernels run in seqkern's own tests only"  # interpreted
-    return refused
 
 
 def cuda_refusal(device: torch.device) -> str:
@@ -76,22 +46,11 @@ def _allows_tf32() -> bool:
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
-def _late(implementation: str) -> Callable[..., Any]:
-    module, name = implementation.split(":")
-    found: list[Callable[..., Any]] = []
-
-    def run(*arguments: Any) -> Any:
-        if not found:
-            found.append(getattr(importlib.import_module(module), name))
-        return found[0](*arguments)
-
-    return run
-
-
+_library = torch.library.Library("seqkern", "FRAGMENT")
 _library.define("allows_tf32() -> bool")
 _library.impl("allows_tf32", _allows_tf32, "CompositeExplicitAutograd")
 if HAS_TRITON:
     for _name in LAYERS:
         _schema = str(getattr(torch.ops.seqkern, _name).default._schema)
         _library.define(_schema.replace(f"seqkern::{_name}(", f"{_name}_triton("))
-    register("CUDA")
+triton_operators = TritonOperators(_IMPLEMENTATIONS, compiled=_CELLS)

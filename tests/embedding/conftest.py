@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from seqkern import library, triton_support
 from seqkern.embedding import device_operators
 from tests.triton_bands import guard_bands
+from tests.triton_operators import in_place_of_compiled
 
 
 @pytest.fixture(autouse=True)
@@ -27,15 +27,8 @@ def _one_thread(_same_start: None) -> None:
 
 @pytest.fixture(scope="session")
 def triton_operators() -> Iterator[None]:
-    """The operators are Triton's, on the CPU as well where it is interpreted."""
-    if not triton_support.INTERPRETED:
+    with in_place_of_compiled(device_operators.triton_operators):
         yield
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that the compiled kernels are replaced
-        device_operators.register("CPU")
-    yield
-    device_operators.unregister("CPU")
 
 
 @pytest.fixture
