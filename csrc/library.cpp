@@ -90,8 +90,6 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
       "shrink_windows, int negatives, bool share_negatives, bool cbow_mean, float lr, float "
       "final_lr, int seed, int threads, bool deterministic, bool compute_loss) -> Tensor");
 
-  m.def("lstm_pointwise(Tensor gates, Tensor c) -> (Tensor h, Tensor c_new)");
-
   // common: a * b + add by our own kernels, for tests (no fake: nothing compiled calls it)
   m.def("matmul(Tensor a, Tensor b, Tensor? add) -> Tensor");
   // embedding: a batch of skip-gram or CBOW examples; bags of rows; the optimizer of their tables

@@ -67,7 +67,7 @@ def parse(report: str) -> Table:
 
 
 def readable(symbol: str) -> str:
-    """_ZN7seqkern21lstm_pointwise_kernelIfEE... as lstm_pointwise_kernel<float>."""
+    """_ZN7seqkern14prepare_kernelIfEE... as prepare_kernel<float>."""
     done = subprocess.run(["c++filt", symbol], capture_output=True, text=True, check=True)
     name = done.stdout.strip().removeprefix("void ")
     name = name.replace("seqkern::", "").replace("device::", "")

@@ -332,7 +332,7 @@ def test_cuda_library_is_built_against_any_torch(tree):
     library = tree / "seqkern" / "_cuda.so"
     assert_stable(library)  # so neither libcudart nor anything of ATen or c10
     assert "aoti_torch_get_current_cuda_stream" in undefined_symbols(library)
-    assert b"lstm_pointwise_kernel" in library.read_bytes()
+    assert b"forward_loop_kernel" in library.read_bytes()
 
 
 @pytest.mark.skipif(find_nvcc() is not None, reason="nvcc is installed")

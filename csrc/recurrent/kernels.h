@@ -130,10 +130,6 @@ struct ProductKernels {
 struct RecurrentKernels {
   ProductKernels packed;
   ProductKernels unpacked;
-  // The cell alone, for `rows` rows: pre-activations (rows, 4H) and c (rows, H) to h and c_new
-  // (rows, H), all storage.
-  void (*lstm_pointwise)(const void* gates, const void* c, void* h, void* c_new, int64_t rows,
-                         int64_t hidden);
 };
 
 // The kernels of the ISA level in use.

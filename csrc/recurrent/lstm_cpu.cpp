@@ -35,25 +35,11 @@ SevenTensors lstm_backward(const OptionalTensor& grad_output, const OptionalTens
   return {r.grad_input, r.grad_h0, r.grad_c0, r.grad_w_ih, r.grad_w_hh, r.grad_b_ih, r.grad_w_hr};
 }
 
-std::tuple<Tensor, Tensor> lstm_pointwise(const Tensor& gates_, const Tensor& c_) {
-  const Tensor gates = as_contiguous(gates_), c = as_contiguous(c_);
-  check(c.dim() == 2, "c should have the shape (batch, hidden), but it has the shape ",
-        text(shape_of(c)));
-  check_shape("gates", gates, {c.size(0), 4 * c.size(1)});
-  check(gates.scalar_type() == c.scalar_type(), "gates and c should have the same dtype");
-  const RecurrentKernels& kernels = recurrent_kernels(storage_of("gates", gates.scalar_type()));
-  const Tensor h = empty(shape_of(c), c.scalar_type()), c_new = empty(shape_of(c), c.scalar_type());
-  kernels.lstm_pointwise(gates.const_data_ptr(), c.const_data_ptr(), h.mutable_data_ptr(),
-                         c_new.mutable_data_ptr(), c.size(0), c.size(1));
-  return {h, c_new};
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(seqkern, CPU, m) {
   m.impl("lstm_forward", TORCH_BOX(&lstm_forward));
   m.impl("lstm_backward", TORCH_BOX(&lstm_backward));
-  m.impl("lstm_pointwise", TORCH_BOX(&lstm_pointwise));
 }
 
 }  // namespace seqkern

@@ -45,26 +45,9 @@ ProductKernels product_kernels() {
   return k;
 }
 
-template <class S>
-void lstm_pointwise(const void* gates_, const void* c_, void* h_, void* c_new_, int64_t rows,
-                    int64_t hidden) {
-  constexpr int kLanes = Vec<compute_t<S>>::kLanes;
-  const S* gates = static_cast<const S*>(gates_);
-  for (int64_t row = 0; row < rows; ++row, gates += 4 * hidden)
-    for (int64_t unit = 0; unit < hidden; unit += kLanes) {
-      const int n = static_cast<int>(smaller<int64_t>(kLanes, hidden - unit));
-      Vec<compute_t<S>> gate[4];
-      for (int k = 0; k < 4; ++k) gate[k] = load_first(gates + k * hidden + unit, n);
-      const int64_t at = row * hidden + unit;
-      Vec<compute_t<S>> c = load_first(static_cast<const S*>(c_) + at, n);
-      store_first(static_cast<S*>(h_) + at, lstm_cell(gate[0], gate[1], gate[2], gate[3], c), n);
-      store_first(static_cast<S*>(c_new_) + at, c, n);
-    }
-}
-
 template <class Product, class S>
 RecurrentKernels kernels() {
-  return {product_kernels<Product>(), product_kernels<Unpacked<S>>(), lstm_pointwise<S>};
+  return {product_kernels<Product>(), product_kernels<Unpacked<S>>()};
 }
 
 // Fills the table that recurrent_kernels() reads. A level that has nothing new for a type leaves

@@ -296,10 +296,6 @@ def rnn_cell_backward(
     return (*grads[:2], *grads[3:])
 
 
-def lstm_pointwise(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    return c.new_empty(c.shape), c.new_empty(c.shape)
-
-
 # recurrent_pack has no fake kernel: the size of its result belongs to the ISA level of the
 # machine that packs, and `seqkern.freeze_` calls it outside of any compiled function.
 if library.cpu.loaded:
@@ -316,7 +312,6 @@ if library.cpu.loaded:
         gru_cell_backward,
         rnn_cell_forward,
         rnn_cell_backward,
-        lstm_pointwise,
     ):
         torch.library.register_fake(f"seqkern::{_operator.__name__}", _operator)
         if _operator.__name__ in device_operators.LAYERS and device_operators.HAS_TRITON:

@@ -44,7 +44,7 @@ class Emulated:
     def __init__(self, library: Path) -> None:
         # Held for the whole session: dropping it would take the operators away.
         self.fragment = torch.library.Library("seqkern_emulated", "FRAGMENT")
-        for name in (*LAYERS, "lstm_pointwise"):
+        for name in LAYERS:
             schema = str(getattr(torch.ops.seqkern, name).default._schema)
             self.fragment.define(schema.removeprefix("seqkern::"))
         torch.ops.load_library(library)
