@@ -36,6 +36,8 @@ SIDES = (*GENSIM, "seqkern")
 SCORES = {"wordsim353": "WordSim-353", "simlex999": "SimLex-999", "analogies": "analogies %"}
 ALLOWED = {"wordsim353": 0.015, "simlex999": 0.015, "analogies": 1.0}
 """How far the mean over the seeds may lie below gensim's."""
+ALPHA = 0.025
+"""Both sides' default of the learning rate, and that of a record that says nothing of it."""
 _IDENTITY = ("side", "model", "seed", "threads", "epochs", "dim", "corpus")
 
 Record = dict[str, Any]
@@ -43,11 +45,12 @@ Record = dict[str, Any]
 
 def train_and_judge(task: Record, corpus: Path) -> Record:
     """One training and its scores."""
-    settings = MODELS[task["model"]] | {
+    settings: dict[str, Any] = MODELS[task["model"]] | {
         "vector_size": task["dim"],
         "epochs": task["epochs"],
         "seed": task["seed"],
         "workers": task["threads"],
+        "alpha": task.get("alpha", ALPHA),
         "window": 5,
         "sample": 1e-3,
         "min_count": 5,
@@ -99,7 +102,7 @@ def missing(tasks: Iterable[Record], records: Iterable[Record]) -> list[Record]:
 
 
 def _identity(record: Record) -> tuple[Any, ...]:
-    return tuple(record[name] for name in _IDENTITY)
+    return (*(record[name] for name in _IDENTITY), record.get("alpha", ALPHA))
 
 
 def table(records: Sequence[Record]) -> str:
@@ -168,6 +171,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], metavar="N")
     parser.add_argument("--epochs", type=int, default=5, metavar="N")
     parser.add_argument("--dim", type=int, default=100, metavar="N")
+    parser.add_argument("--alpha", type=float, default=ALPHA, metavar="RATE")
     options = parser.parse_args(words)
     if not options.corpus.is_file():
         parser.error(f"{options.corpus} is no file")
@@ -181,6 +185,7 @@ def main(words: Sequence[str] | None = None) -> int:
             "epochs": options.epochs,
             "dim": options.dim,
             "corpus": corpus,
+            "alpha": options.alpha,
         }
         for seed in options.seeds  # first one seed of everything, for an early look
         for model in options.models
@@ -201,8 +206,8 @@ def main(words: Sequence[str] | None = None) -> int:
     of_corpus = [
         record
         for record in read_records(options.out)
-        if (record["corpus"], record["epochs"], record["dim"])
-        == (corpus, options.epochs, options.dim)
+        if (record["corpus"], record["epochs"], record["dim"], record.get("alpha", ALPHA))
+        == (corpus, options.epochs, options.dim, options.alpha)
     ]
     print(table(of_corpus))
     return 0

@@ -155,6 +155,8 @@ class TestQuality:
         assert records == self.records()
         tasks = [record | {"seed": 3} for record in records[:1]] + records[1:3]
         assert [task["seed"] for task in quality.missing(tasks, records)] == [3]
+        usual, other = ([records[0] | {"alpha": alpha}] for alpha in (quality.ALPHA, 0.05))
+        assert quality.missing(usual, records) == [] and quality.missing(other, records) == other
 
     def test_a_whole_run(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
