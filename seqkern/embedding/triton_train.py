@@ -33,10 +33,8 @@ from seqkern.embedding.triton_rows import Entries
 from seqkern.triton_support import on_device_of
 
 # Windows under way at once, none of which has seen the others' steps: as many as registers hold, up
-# to 4 on each multiprocessor, some hundred in all. (On the CPU, the deterministic mode with 512
-# strands in the place of 16 learnt as good vectors from 13 million words as window after window
-# does: skip-gram with negatives or a tree, and CBOW.) In a small vocabulary
-# each word is in so many windows that fewer have to do.
+# to 4 on each multiprocessor, some hundred in all. In a small vocabulary each word is in so many
+# windows that fewer have to do. What that costs in quality has not been measured on a GPU.
 WINDOWS_A_PROCESSOR = 4
 WORDS_A_WINDOW = 8
 STRANDS = 128
