@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import torch
@@ -43,6 +44,8 @@ def worker(rank: int, store: str, results: str) -> None:
                 p.zero_()
     train(DistributedDataParallel(model), *(t.chunk(2)[rank] for t in batch()))
     torch.save(list(model.parameters()), os.path.join(results, f"{rank}.pt"))
+    # DDP's cycles hold the group, whose threads would outlive the interpreter and abort it.
+    gc.collect()
     dist.destroy_process_group()
 
 

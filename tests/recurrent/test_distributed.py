@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import torch
@@ -57,6 +58,8 @@ def worker(rank: int, store: str, results: str) -> None:
         parallel(part).square().mean().backward()
         optimizer.step()
     torch.save(list(stack.parameters()), os.path.join(results, f"{rank}.pt"))
+    # DDP's cycles hold the group, whose threads would outlive the interpreter and abort it.
+    gc.collect()
     dist.destroy_process_group()
 
 
