@@ -33,6 +33,7 @@ from .word2vec_cases import (
     Contestants,
     Corpus,
     Row,
+    cores_apart,
     cosines,
     cost,
     make_corpus,
@@ -123,6 +124,7 @@ def _facts(row: Row, model: Any, corpus: Corpus) -> dict[str, Any]:
         "bytes": least.bytes * corpus.part_words,
         "peak_gbs": read_bandwidth(table_bytes),
         "memory_gbs": read_bandwidth(BEYOND_CACHES),
+        "cores_apart_ns": cores_apart(),
     }
 
 

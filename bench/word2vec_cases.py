@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ import seqkern
 from seqkern.text import documentation_text
 
 from . import settings
+from .cases import thread_count
 from .targets import Target
 
 WINDOW, NEGATIVES, SAMPLE, MIN_COUNT = 5, 5, 1e-3, 5
@@ -117,6 +119,16 @@ def our_model(row: Row, corpus: Corpus, **more: Any) -> Any:
     model = getattr(seqkern, row.kind)(**row.settings(), **more)
     model.build_vocab(corpus_file=corpus.whole)
     return model
+
+
+def cores_apart() -> float:
+    """Nanoseconds that a cache line takes from one thread's core to another's and back, on which
+    the gain of a second thread depends; 0 where no two threads run at once. A virtual machine may
+    be given other processors at any time."""
+    with thread_count(2):
+        pairs = [torch.ops.seqkern.embedding_thread_distances(2) for _ in range(100)]
+    found = [float(pair.min()) for pair in pairs if bool((pair > 0).all())]
+    return median(found) if found else 0.0
 
 
 def cosines(vectors: Any, words: Sequence[str]) -> Tensor:

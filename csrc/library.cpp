@@ -88,7 +88,10 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
       "Tensor? noise_thresholds, Tensor? noise_aliases, Tensor? path_offsets, Tensor? path_nodes, "
       "Tensor? path_codes, Tensor? bag_offsets, Tensor? bag_rows, bool cbow, int window, bool "
       "shrink_windows, int negatives, bool share_negatives, bool cbow_mean, float lr, float "
-      "final_lr, int seed, int threads, bool deterministic, bool compute_loss) -> Tensor");
+      "final_lr, int seed, int threads, bool deterministic, bool compute_loss, int copies) -> "
+      "Tensor");
+  // how far apart its threads are (no fake: nothing compiled calls it)
+  m.def("embedding_thread_distances(int threads) -> Tensor");
 
   // common: a * b + add by our own kernels, for tests (no fake: nothing compiled calls it)
   m.def("matmul(Tensor a, Tensor b, Tensor? add) -> Tensor");

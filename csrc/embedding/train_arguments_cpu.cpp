@@ -7,7 +7,7 @@ namespace seqkern {
 
 namespace {
 
-constexpr int64_t kMostWindow = 10000, kMostNegatives = 10000, kMostThreads = 4096;
+constexpr int64_t kMostWindow = 10000, kMostNegatives = 10000;
 constexpr int64_t kMostRows = int64_t(1) << 31;
 
 const char* name_of(ScalarType type) {
@@ -120,10 +120,12 @@ TrainArguments::TrainArguments(const Tensor& input_rows, const Tensor& output_ro
     set_noise(options, words, output_rows.size(0));
   else
     set_paths(options, words, output_rows.size(0));
-  if (walks && options.threads > 1 && !options.deterministic) set_top_nodes(words, options.threads);
   set_bags(options, words, input_rows.size(0));
   call.max_contexts = 2 * text.window;
   call.max_targets = text.max_targets;
+  copies_ = options.copies;
+  may_copy_ = options.threads > 1 && !options.deterministic && copies_ != 0;
+  if (may_copy_) set_hot_rows(words, options.threads);
   check_tokens(words);
 }
 
@@ -186,24 +188,58 @@ void TrainArguments::set_paths(const TrainOptions& options, int64_t words, int64
   text.max_targets = static_cast<int>(longest);
 }
 
-// Leaves the copies out where the paths are not those of one tree.
-void TrainArguments::set_top_nodes(int64_t words, int64_t threads) {
-  // Each thread's copies are that many windows old at most, together some dozens: far fewer than
-  // make a step of the root overshoot.
-  constexpr int64_t kWindows = 64;
-  TopNodes& top = call.top;
-  std::fill(top.rows, top.rows + kTopNodes, -1);
-  for (int64_t w = 0; w < words; ++w) {
-    const int64_t end = std::min(text.path_offsets[w + 1], text.path_offsets[w] + kTopLevels);
-    int slot = 0;
-    for (int64_t i = text.path_offsets[w]; i < end; ++i) {
-      if (top.rows[slot] >= 0 && top.rows[slot] != text.path_nodes[i]) return;
-      top.rows[slot] = text.path_nodes[i];
-      slot = 2 * slot + 2 - text.path_codes[i];
-    }
+// Words are taken to be numbered by falling frequency, and inner nodes as word2vec's Huffman tree
+// numbers them: the rarest first, the root last. Others lose speed, nothing else.
+void TrainArguments::set_hot_rows(int64_t words, int64_t threads) {
+  // Most of the uses; and a row that a part of the text hardly uses is copied for nothing. Rarer
+  // context words than these would hear of each other's steps too late.
+  constexpr int64_t kTargetBytes = 4 << 20, kTokensARow = 16, kContexts = 1024;
+  // A row's uses while all threads' copies of it, together, stay apart on average. A context word
+  // has one use for all windows that it is within reach of.
+  constexpr int64_t kTargetUses = 128, kContextUses = 32, kFewestUses = 4;
+  const int64_t part = text.count / threads;
+  const auto rows = [&](int64_t all, int64_t most) {
+    return static_cast<uint32_t>(std::min({all, most, part / kTokensARow}));
+  };
+  const auto period = [&](int64_t uses) {
+    return static_cast<int>(std::max(kFewestUses, uses / threads));
+  };
+  const int64_t row_bytes =
+      std::max(call.output.stride, call.dim) * (storage == Storage::kFloat ? 4 : 2);
+  int64_t outputs = words;
+  if (text.path_nodes)  // every path begins at the root
+    outputs = text.path_offsets[words] > 0 ? text.path_nodes[0] + int64_t{1} : 0;
+  hot_output_.count = rows(outputs, kTargetBytes / row_bytes);
+  hot_output_.period = period(kTargetUses);
+  if (text.path_nodes) hot_output_.first = static_cast<int32_t>(outputs - hot_output_.count);
+  if (!call.bag_offsets) {
+    hot_input_.count = rows(words, kContexts);
+    hot_input_.period = period(kContextUses);
   }
-  top.lock = &lock_;
-  top.period = static_cast<int>(std::max<int64_t>(1, kWindows / threads));
+  locks_.assign(size_t{hot_input_.count} + hot_output_.count, 0);
+  hot_input_.locks = locks_.data();
+  hot_output_.locks = locks_.data() + hot_input_.count;
+}
+
+TrainCall TrainArguments::call_at(double round_trip_ns) const {
+  // Two cores with a third-level cache in common: 80-90 ns on an AMD EPYC (Zen 5), where copies
+  // take more than they give; without: 280-420 ns.
+  constexpr double kFar = 180;
+  // Near or far, all threads change the upper nodes of the tree at every window.
+  constexpr uint32_t kUpperNodes = 256;
+  TrainCall chosen = call;
+  if (!may_copy_) return chosen;
+  chosen.hot_output = hot_output_;
+  if (copies_ > 0 || round_trip_ns > kFar) {
+    chosen.hot_input = hot_input_;
+    return chosen;
+  }
+  HotRows& hot = chosen.hot_output;
+  const uint32_t count = text.path_nodes ? std::min(hot.count, kUpperNodes) : 0;
+  hot.locks += hot.count - count;
+  hot.first += static_cast<int32_t>(hot.count - count);
+  hot.count = count;
+  return chosen;
 }
 
 void TrainArguments::set_bags(const TrainOptions& options, int64_t words, int64_t input_rows) {

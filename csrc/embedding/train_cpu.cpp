@@ -2,9 +2,11 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "common/barrier.h"
 #include "embedding/train_arguments_cpu.h"
+#include "embedding/train_distance.h"
 #include "embedding/train_stream.h"
 
 namespace seqkern {
@@ -43,21 +45,24 @@ char* aligned(void* memory) {
   return reinterpret_cast<char*>((address + kAlignment - 1) / kAlignment * kAlignment);
 }
 
-Counts train_part(const TrainArguments& arguments, int64_t part, int64_t parts, uint64_t seed) {
+Counts train_part(const TrainArguments& arguments, const TrainCall& call, int64_t part,
+                  int64_t parts, uint64_t seed) {
   const TextOptions& text = arguments.text;
   const TrainKernels& kernels = train_kernels(arguments.storage);
   WindowStream stream(text, part_begin(text, part, parts), part_begin(text, part + 1, parts), seed,
                       static_cast<uint64_t>(part));
-  std::vector<char> memory(static_cast<size_t>(kernels.scratch_bytes(arguments.call) + kAlignment));
-  char* scratch = aligned(memory.data());
+  // Not filled with zeros: of the copies in it only those that are used cost time.
+  const std::unique_ptr<char[]> memory(
+      new char[static_cast<size_t>(kernels.scratch_bytes(call) + kAlignment)]);
+  char* scratch = aligned(memory.get());
   double loss = 0;
-  kernels.begin(arguments.call, scratch);
+  kernels.begin(call, scratch);
   for (const int most = batch_windows(text);;) {
     const Batch& batch = stream.next(most);
     if (batch.count == 0) break;
-    loss += kernels.run(arguments.call, batch, scratch);
+    loss += kernels.run(call, batch, scratch);
   }
-  kernels.finish(arguments.call, scratch);
+  kernels.finish(call, scratch);
   Counts counts;
   counts.add(stream, loss);
   return counts;
@@ -126,9 +131,13 @@ std::vector<Counts> train_strands(const TrainArguments& arguments, int threads, 
 
 std::vector<Counts> train_parts(const TrainArguments& arguments, int64_t threads, uint64_t seed) {
   std::vector<Counts> parts(static_cast<size_t>(threads));
+  DistanceProbe probe(arguments.depends_on_distance() ? threads : 0);
   torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    // Parts that one thread trains one after the other are not far from each other.
+    const double distance = end - begin == 1 ? probe.round_trip(begin) : 0;
+    const TrainCall call = arguments.call_at(distance);
     for (int64_t part = begin; part < end; ++part)
-      parts[part] = train_part(arguments, part, threads, seed);
+      parts[part] = train_part(arguments, call, part, threads, seed);
   });
   return parts;
 }
@@ -141,12 +150,13 @@ Tensor embedding_train_(const Tensor& input_rows, const Tensor& output_rows, con
                         const OptionalTensor& bag_offsets, const OptionalTensor& bag_rows,
                         bool cbow, int64_t window, bool shrink_windows, int64_t negatives,
                         bool share_negatives, bool cbow_mean, double lr, double final_lr,
-                        int64_t seed, int64_t threads, bool deterministic, bool compute_loss) {
+                        int64_t seed, int64_t threads, bool deterministic, bool compute_loss,
+                        int64_t copies) {
   const TrainArguments arguments(
       input_rows, output_rows, tokens, keep,
       {noise_thresholds, noise_aliases, path_offsets, path_nodes, path_codes, bag_offsets, bag_rows,
        cbow, window, shrink_windows, negatives, share_negatives, cbow_mean, lr, final_lr, threads,
-       deterministic, compute_loss});
+       deterministic, compute_loss, copies});
   const std::vector<Counts> parts =
       deterministic
           ? train_strands(arguments, static_cast<int>(std::min<int64_t>(threads, kStrands)),
@@ -168,10 +178,27 @@ Tensor embedding_train_(const Tensor& input_rows, const Tensor& output_rows, con
   return tally;
 }
 
+// (threads,) float64: what each of so many threads measures of its distance from another.
+Tensor embedding_thread_distances(int64_t threads) {
+  check(threads >= 1 && threads <= kMostThreads, "threads should be between 1 and ", kMostThreads,
+        ", but it is ", threads);
+  const Tensor distances = empty({threads}, ScalarType::Double);
+  double* out = static_cast<double*>(distances.mutable_data_ptr());
+  DistanceProbe probe(threads);
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    out[begin] = end - begin == 1 ? probe.round_trip(begin) : 0;
+    std::fill(out + begin + 1, out + end, 0.0);
+  });
+  return distances;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(seqkern, CPU, m) {
   m.impl("embedding_train_", TORCH_BOX(&embedding_train_));
+}
+STABLE_TORCH_LIBRARY_IMPL(seqkern, CompositeExplicitAutograd, m) {
+  m.impl("embedding_thread_distances", TORCH_BOX(&embedding_thread_distances));
 }
 
 }  // namespace seqkern

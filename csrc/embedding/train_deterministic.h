@@ -45,7 +45,8 @@ double propose_model(const TrainCall& call, const Batch& batch, int index, char*
   const double loss = make_step<kCbow, kBags>(call, s, batch, w, inputs, outputs);
   if (index + 1 < batch.count) {
     int prefetched = progress.entered;
-    prefetch_window<S, kBags>(call, batch, batch.windows[index + 1], prefetched);
+    SharedRows<S> rows(call, s, batch);
+    prefetch_window<kBags, S>(call, rows, batch, index + 1, prefetched);
   }
   return loss;
 }

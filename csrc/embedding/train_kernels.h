@@ -7,16 +7,15 @@
 
 namespace seqkern {
 
-// The inner nodes of the upper levels of a Huffman tree, which every window changes: threads would
-// wait for each other's cache lines all the time. Each thread works on copies and adds what they
-// have gained to the table every `period` windows. Slot 0 is the root; below slot i are 2 i + 1
-// (label 0) and 2 i + 2 (label 1).
-constexpr int kTopLevels = 4, kTopNodes = (1 << kTopLevels) - 1;
-
-struct TopNodes {
-  int32_t rows[kTopNodes];  // of the output table; -1: no such node
-  int period;               // 0: no copies
-  int* lock;                // 1 while a thread adds its gains
+// Rows of a table that all threads change often: `count` of them from `first` on. Cores that change
+// the same row take its cache lines from each other: with two threads, half of all accesses begin
+// with a fetch from the other core's cache. So a thread may have copies of these rows to work on;
+// at every `period`th use of one, on average, it adds what the copy has gained to the table.
+struct HotRows {
+  uint32_t count;  // 0: no copies
+  int32_t first;
+  int period;
+  int* locks;  // one for each: 1 while a thread adds what it has gained
 };
 
 struct TrainCall {
@@ -30,7 +29,9 @@ struct TrainCall {
   int max_contexts, max_targets;  // of a window
   int ring;                       // TextOptions::ring
   bool want_loss, deterministic;
-  TopNodes top;
+  HotRows hot_input, hot_output;
+
+  bool copies() const { return hot_input.count + hot_output.count > 0; }
 };
 
 struct TrainKernels {

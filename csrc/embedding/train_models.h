@@ -5,33 +5,26 @@
 #include <type_traits>
 
 #include "embedding/train_bags.h"
-#include "embedding/train_top_nodes.h"
+#include "embedding/train_hot_rows.h"
 
 namespace seqkern {
 namespace SEQKERN_ISA {
 
-template <class S>
-__attribute__((always_inline)) inline void prefetch_row(const Table& table, int64_t row,
-                                                        int64_t dim) {
-  const char* p = static_cast<const char*>(table.rows) + row * table.stride * sizeof(S);
-  for (int64_t at = 0; at < dim * int64_t(sizeof(S)); at += 64) prefetch_to_write(p + at);
-}
-
-// Windows between the prefetch of a window's rows and their use.
-constexpr int kAhead = 4;
-
-template <class S, bool kBags>
-inline void prefetch_window(const TrainCall& call, const Batch& batch, const Window& w,
+// Prefetches the rows of a window and of the words that come within its reach.
+template <bool kBags, class S, class Rows>
+inline void prefetch_window(const TrainCall& call, Rows& rows, const Batch& batch, int index,
                             int& prefetched) {
-  for (int j = call.top.period > 0 ? kTopLevels : 0; j < w.targets; ++j)
-    prefetch_row<S>(call.output, batch.targets[w.first_target + j], call.dim);
+  const Window& w = batch.windows[index];
+  rows.foresee(batch, index);
+  for (int j = 0; j < w.targets; ++j)
+    prefetch_row(rows.output(batch.targets[w.first_target + j]), call.dim);
   for (; prefetched < w.entered; ++prefetched) {
     const int32_t word = batch.words[prefetched];
     if constexpr (kBags) {
       for (int64_t r = call.bag_offsets[word]; r < call.bag_offsets[word + 1]; ++r)
-        prefetch_row<S>(call.input, call.bag_rows[r], call.dim);
+        prefetch_row(row_of<S>(call.input, call.bag_rows[r]), call.dim);
     } else {
-      prefetch_row<S>(call.input, word, call.dim);
+      prefetch_row(rows.input(word), call.dim);
     }
   }
 }
@@ -95,21 +88,23 @@ inline double make_step(const TrainCall& call, const Scratch& s, const Batch& ba
   }
 }
 
-template <class S, bool kCbow, bool kBags>
+template <class S, class Rows, bool kCbow, bool kBags>
 double run_model(const TrainCall& call, const Batch& batch, char* memory) {
   using A = std::conditional_t<kBags, float, S>;
   const Scratch s = scratch_at(call, memory);
+  Rows rows(call, s, batch);
   A** inputs = reinterpret_cast<A**>(s.input_rows);
   S** outputs = reinterpret_cast<S**>(s.output_rows);
   const int64_t mask = call.ring - 1;
   int entered = batch.entered, left = 0, prefetched = entered;
   double loss = 0;
   for (int i = 0; i < kAhead && i < batch.count; ++i)
-    prefetch_window<S, kBags>(call, batch, batch.windows[i], prefetched);
+    prefetch_window<kBags, S>(call, rows, batch, i, prefetched);
   for (int i = 0; i < batch.count; ++i) {
     const Window& w = batch.windows[i];
     if (i + kAhead < batch.count)
-      prefetch_window<S, kBags>(call, batch, batch.windows[i + kAhead], prefetched);
+      prefetch_window<kBags, S>(call, rows, batch, i + kAhead, prefetched);
+    rows.renew(i);
     if constexpr (kBags) {
       for (; left < w.left; ++left) leave<S>(call, s, (batch.first_word + left) & mask);
       for (; entered < w.entered; ++entered)
@@ -121,13 +116,9 @@ double run_model(const TrainCall& call, const Batch& batch, char* memory) {
       if constexpr (kBags)
         inputs[j] = composite_at(s, contexts[j]).row;
       else
-        inputs[j] = row_of<S>(call.input, contexts[j]);
+        inputs[j] = rows.input(contexts[j]);
     }
-    for (int j = 0; j < w.targets; ++j) outputs[j] = row_of<S>(call.output, targets[j]);
-    if (call.top.period > 0) {
-      maybe_merge_top<S>(call, s);
-      use_top_rows(s, batch.labels + w.first_target, w.targets, outputs);
-    }
+    for (int j = 0; j < w.targets; ++j) outputs[j] = rows.output(targets[j]);
     loss += make_step<kCbow, kBags>(call, s, batch, w, inputs, outputs);
   }
   if constexpr (kBags)
@@ -140,22 +131,28 @@ void begin(const TrainCall& call, char* memory) {
   const Scratch s = scratch_at(call, memory);
   for (int i = 0; i < call.max_contexts; ++i)
     s.window.gradient_rows[i] = s.window.gradients + i * s.row;
-  if (call.top.period > 0) begin_top<S>(call, s);
+  if (call.copies()) CopiedRows<S>::begin(call, s);
 }
 
 template <class S>
 void finish(const TrainCall& call, char* memory) {
-  if (call.top.period > 0) finish_top<S>(call, scratch_at(call, memory));
+  if (call.copies()) CopiedRows<S>::finish(call, scratch_at(call, memory));
+}
+
+template <class S, class Rows>
+double run_with(const TrainCall& call, const Batch& batch, char* memory) {
+  const bool bags = call.bag_offsets != nullptr;
+  if (call.cbow)
+    return bags ? run_model<S, Rows, true, true>(call, batch, memory)
+                : run_model<S, Rows, true, false>(call, batch, memory);
+  return bags ? run_model<S, Rows, false, true>(call, batch, memory)
+              : run_model<S, Rows, false, false>(call, batch, memory);
 }
 
 template <class S>
 double run(const TrainCall& call, const Batch& batch, char* memory) {
-  const bool bags = call.bag_offsets != nullptr;
-  if (call.cbow)
-    return bags ? run_model<S, true, true>(call, batch, memory)
-                : run_model<S, true, false>(call, batch, memory);
-  return bags ? run_model<S, false, true>(call, batch, memory)
-              : run_model<S, false, false>(call, batch, memory);
+  return call.copies() ? run_with<S, CopiedRows<S>>(call, batch, memory)
+                       : run_with<S, SharedRows<S>>(call, batch, memory);
 }
 
 }  // namespace SEQKERN_ISA

@@ -7,6 +7,18 @@
 namespace seqkern {
 namespace SEQKERN_ISA {
 
+// A thread's copies of the rows of HotRows.
+struct HotScratch {
+  char *rows, *before;  // the copies, and what they were when they were made
+};
+
+// A row of which a new copy is due before window `window`.
+struct Renewal {
+  int window;
+  int32_t row;
+  bool output;
+};
+
 // A copy of a row, or what stands for several, that is worked on, and as it was when it was made.
 template <class S>
 struct Copy {
@@ -21,8 +33,9 @@ struct Progress {
 
 // The working memory of a thread; in deterministic training, of a strand.
 struct Scratch {
-  int* since_merge;  // windows since the copies of the top nodes were merged
-  char* top;         // kTopNodes * 2 rows
+  HotScratch hot_input, hot_output;
+  Renewal* renewals;  // a ring of renewal_places
+  uint32_t* random;   // which uses bring one
   WindowScratch window;
   void** input_rows;   // max_contexts
   void** output_rows;  // max_targets
@@ -39,6 +52,17 @@ constexpr int64_t padded(int64_t count, int64_t unit) {
   return (count + unit - 1) / unit * unit;
 }
 
+// Windows between the prefetch of a window's rows and their use.
+constexpr int kAhead = 4;
+
+// A power of two, and room for all rows of the windows that have been prefetched and not used.
+inline int64_t renewal_places(const TrainCall& call) {
+  const int64_t rows = (kAhead + 1) * (int64_t{call.max_targets} + call.max_contexts + 2);
+  int64_t places = 1;
+  while (places < rows) places *= 2;
+  return places;
+}
+
 // Lays out the scratch from `memory` on.
 inline Scratch scratch_at(const TrainCall& call, char* memory) {
   char* next = memory;
@@ -50,8 +74,15 @@ inline Scratch scratch_at(const TrainCall& call, char* memory) {
   const int64_t contexts = call.max_contexts, targets = call.max_targets;
   Scratch s;
   s.row = padded(call.dim, 16);
-  s.since_merge = reinterpret_cast<int*>(take(sizeof(int)));
-  s.top = take(call.top.period > 0 ? kTopNodes * 2 * s.row * sizeof(float) : 0);
+  const auto hot = [&](const HotRows& rows, const Table& table) __attribute__((always_inline)) {
+    const int64_t bytes = rows.count * table.stride * sizeof(float);
+    return HotScratch{take(bytes), take(bytes)};
+  };
+  s.hot_input = hot(call.hot_input, call.input);
+  s.hot_output = hot(call.hot_output, call.output);
+  s.random = reinterpret_cast<uint32_t*>(take(sizeof(uint32_t)));
+  s.renewals =
+      reinterpret_cast<Renewal*>(take(call.copies() ? renewal_places(call) * sizeof(Renewal) : 0));
   s.window.errors =
       reinterpret_cast<float*>(take((contexts * targets + kErrorSlack) * sizeof(float)));
   s.window.products =

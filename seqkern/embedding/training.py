@@ -18,9 +18,13 @@ are taken of the rows as they stand before its step, and rows that occur twice g
   so that words which share an n-gram do not see each other's steps until then.
 - A negative that is the centre word itself is left out.
 
-Several threads train parts of the tokens without locks (Hogwild: Niu, Recht, Re & Wright 2011). In
-hierarchical softmax every path begins at the root, so each thread works on copies of the upper four
-levels of the tree and adds what they have gained to the table every few windows.
+Several threads train parts of the tokens without locks (Hogwild: Niu, Recht, Re & Wright 2011).
+Cores that change the same row take its cache lines from each other, which costs all that a second
+thread gives where they have no cache in common. There each thread works on copies of frequent rows
+(of words with low numbers, and of inner nodes with high ones, up to 4 MB of each table) and adds
+what a copy has gained to the table after some dozens of uses. How far apart its cores are each call
+measures, in some microseconds. The upper nodes of the tree of hierarchical softmax, with which
+every path begins, are copied in any case.
 
 The deterministic mode cuts the tokens into 16 strands, for any number of threads. In each round
 every strand makes the step of its next window on copies of the rows as they stand, and the steps
@@ -122,6 +126,7 @@ def train_(
     threads: int | None = None,
     deterministic: bool = False,
     compute_loss: bool = False,
+    copies: bool | None = None,
 ) -> Tally:
     """Trains both tables in place on `tokens`.
 
@@ -152,6 +157,8 @@ def train_(
         deterministic: gives the same bits for any number of threads, though not those of
             `deterministic=False`, and not the same for every instruction-set level.
         compute_loss: adds up the loss, at some cost.
+        copies: whether several threads work on copies of frequent rows, as above; None: as is
+            faster. A GPU makes none.
 
     Raises:
         ValueError: `model` is none of these, or `noise` and `paths` are both given or both missing.
@@ -197,6 +204,7 @@ def train_(
             torch.get_num_threads() if threads is None else threads,
             deterministic,
             compute_loss,
+            -1 if copies is None else int(copies),
         )
     torch.autograd.graph.increment_version((input_rows, output_rows))
     words, kept, pairs, loss = tally.tolist()

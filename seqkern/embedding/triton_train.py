@@ -206,9 +206,10 @@ def embedding_train_(
     threads: int,
     deterministic: bool,
     compute_loss: bool,
+    copies: int,
 ) -> Tensor:
-    """(4,) float64 on the device: words, kept, pairs, sum of losses. `threads` means nothing here,
-    and the loss costs nothing worth leaving it out.
+    """(4,) float64 on the device: words, kept, pairs, sum of losses. `threads` and `copies` mean
+    nothing here, and the loss costs nothing worth leaving it out.
 
     Raises:
         RuntimeError: as `training.train_`.

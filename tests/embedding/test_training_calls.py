@@ -262,6 +262,6 @@ def test_the_operator_by_opcheck():
     a = given(tokens=ids(1, 2, 3, -1, 4, 5))
     arguments = (
         a["input_rows"], a["output_rows"], a["tokens"], a["keep"], *a["noise"], *[None] * 5,
-        False, 5, True, 5, True, True, 0.1, 0.1, 1, 1, False, True,
+        False, 5, True, 5, True, True, 0.1, 0.1, 1, 1, False, True, -1,
     )  # fmt: skip
     torch.library.opcheck(torch.ops.seqkern.embedding_train_.default, arguments)

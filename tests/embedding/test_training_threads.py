@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 import torch
 
@@ -24,15 +27,17 @@ def trained(options, tokens, dtype=torch.float32, **more):
     return input_rows, output_rows, tally
 
 
+@pytest.mark.parametrize("copies", [False, True], ids=["in place", "copies"])
 @pytest.mark.parametrize("with_bags", [False, True], ids=["words", "bags"])
-@pytest.mark.parametrize("variant", ["skipgram-ns", "skipgram-hs", "cbow-hs"])
-def test_parts_one_after_the_other(variant, with_bags, isa):
+@pytest.mark.parametrize("variant", ["skipgram-ns", "skipgram-hs", "cbow-ns", "cbow-hs"])
+def test_parts_one_after_the_other(variant, with_bags, copies, isa):
     """With one thread at work, the parts of three follow each other: the emulation's, with the
-    random numbers of each part. Tells whether sentences are cut, and (hs) whether the copies of the
-    upper nodes reach the table."""
-    options = options_of(variant, with_bags, lr=0.1, final_lr=0.1)
-    tokens = cases.corpus(12)
-    input_rows, output_rows, tally = trained(options, tokens, threads=3)
+    random numbers of each part. Tells whether sentences are cut, and whether what copies of rows
+    have gained reaches the tables: between windows, at the end of a part, once."""
+    torch.set_num_threads(1)
+    options = options_of(variant, with_bags, lr=0.02, final_lr=0.02)
+    tokens = cases.corpus(60)
+    input_rows, output_rows, tally = trained(options, tokens, threads=3, copies=copies)
     before = tables()
     ends = [0]
     for part in (1, 2, 3):
@@ -56,9 +61,10 @@ def test_parts_one_after_the_other(variant, with_bags, isa):
         assert relative_error(ours.double() - old.double(), theirs - old.double()) < 2e-5
 
 
+@pytest.mark.parametrize("copies", [None, False, True], ids=["auto", "in place", "copies"])
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize("kind", ["ns", "hs"])
-def test_threads_learn(kind, threads):
+def test_threads_learn(kind, threads, copies):
     """Whatever the threads do to each other: the loss falls as with one."""
     torch.set_num_threads(threads)
     options = options_of(f"skipgram-{kind}", False, lr=0.05, final_lr=0.05)
@@ -68,12 +74,42 @@ def test_threads_learn(kind, threads):
         input_rows, output_rows = tables()
         for _ in range(2):
             tally = train_(
-                input_rows, output_rows, tokens, threads=number, compute_loss=True, **options
+                input_rows,
+                output_rows,
+                tokens,
+                threads=number,
+                copies=copies,
+                compute_loss=True,
+                **options,
             )
         losses[number] = tally.loss
         assert not input_rows.isnan().any()
         assert not output_rows.isnan().any()
     assert losses[threads] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+def test_threads_measure_how_far_apart_they_are():
+    torch.set_num_threads(2)
+    found = []
+    deadline = time.monotonic() + 60
+    while len(found) < 5 and time.monotonic() < deadline:
+        pair = torch.ops.seqkern.embedding_thread_distances(2)
+        # 0: another program had one of the processors, or the thread was not there yet.
+        found += [pair] if bool((pair > 0).all()) else []
+    nearest = torch.stack(found).min(0).values
+    # Nanoseconds: nothing goes there and back within 5, and what is interrupted does not count.
+    assert 5 < float(nearest.min()) < 20_000
+    assert float(nearest.max()) < 2 * float(nearest.min()) + 50
+
+
+def test_threads_without_a_partner_measure_nothing():
+    torch.set_num_threads(1)
+    measure = torch.ops.seqkern.embedding_thread_distances
+    assert measure(4).tolist() == [0, 0, 0, 0]
+    assert measure(1).tolist() == [0]
+    with pytest.raises(RuntimeError, match="threads should be between 1 and 4096, but it is 0"):
+        measure(0)
 
 
 @pytest.mark.parametrize("with_bags", [False, True], ids=["words", "bags"])
