@@ -98,7 +98,7 @@ def scaled_dot_product_attention(
         sides, cap = (-1, -1), 0.0
         if dropout_p or causal is not None or window is not None or softcap is not None:
             is_causal, sides, cap = checks.options(dropout_p, is_causal, causal, window, softcap)
-            seed = draw_seed() if dropout_p else None
+            seed = draw_seed(query.device) if dropout_p else None
         if alibi_slopes is not None or sinks is not None:
             checks.per_head(query, query.shape[1], query.shape[:2], alibi_slopes, sinks)
             alibi_slopes, sinks = widened(query, alibi_slopes), widened(query, sinks)
@@ -208,7 +208,7 @@ def _any_call(
             dropout_p=dropout_p,
             is_causal=is_causal,
             window=sides,
-            seed=draw_seed() if dropout_p > 0 else None,
+            seed=draw_seed(query.device) if dropout_p > 0 else None,
         )
     output = call.unfolded(output)
     return (output, call.unfolded(lse)) if return_lse else output

@@ -116,7 +116,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         if bias is not None:
             checks.mask_dtype(q, bias)
         causal = trusted and attn_mask is None
-        dropout_p, seed = self._dropout()
+        dropout_p, seed = self._dropout(query.device)
         weights = None
         if need_weights and _runs_on_torch(q, k, v, bias):
             output, weights = by_torch(q, k, v, mask, bias, dropout_p, average_attn_weights)
@@ -207,7 +207,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         is_causal: bool,
     ) -> _PackedCall:
         q, k, v = self._projected(query, key, value)
-        dropout_p, seed = self._dropout()
+        dropout_p, seed = self._dropout(query.device)
         output, lse = attention_varlen(
             q,
             k,
@@ -223,7 +223,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     def _projected_out(self, heads: Tensor) -> Tensor:
         return F.linear(heads, self.out_proj.weight, self.out_proj.bias)
 
-    def _dropout(self) -> tuple[float, Tensor | None]:
+    def _dropout(self, device: torch.device) -> tuple[float, Tensor | None]:
         """The probability, and the seed where there is one."""
         if not self.training or self.dropout == 0:
             return 0.0, None
@@ -231,7 +231,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
             raise ValueError(
                 f"dropout probability has to be between 0 and 1, but got {self.dropout}"
             )
-        return self.dropout, draw_seed()
+        return self.dropout, draw_seed(device)
 
     def _adds_keys(self) -> bool:
         return self.bias_k is not None or self.bias_v is not None or self.add_zero_attn

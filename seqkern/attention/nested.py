@@ -55,7 +55,7 @@ def scaled_dot_product_attention(
         "dropout_p": dropout_p,
         "is_causal": is_causal,
         "window": window,
-        "seed": draw_seed() if dropout_p > 0 else None,
+        "seed": draw_seed(query.device) if dropout_p > 0 else None,
     }
     q, k, v = _apart(query, "query"), _apart(key, "key"), _apart(value, "value")
     q_values, k_values, v_values = (_with_heads(packed) for packed in (q, k, v))

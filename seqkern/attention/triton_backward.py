@@ -152,14 +152,14 @@ def _keys_apart(
 
 @triton.jit(
     do_not_specialize=[
-        "most_queries", "most_keys", "heads", "group", "left", "right", "seed_low", "seed_high",
-        "threshold", "factor", "line_batch", "line_head",
+        "most_queries", "most_keys", "heads", "group", "left", "right", "seed", "threshold",
+        "factor", "line_batch", "line_head",
     ]
 )  # fmt: skip
 def attention_backward_queries_kernel(
     query, key, value, grad_output, lse_at, delta_at, grad_query, grad_bias, slope_parts, scores,
     packed, needed_tiles, most_queries, most_keys, heads, group, left,
-    right, seed_low, seed_high, threshold, factor,
+    right, seed, threshold, factor,
     line_batch, line_head, scale,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
@@ -170,7 +170,7 @@ def attention_backward_queries_kernel(
     window = Window(left, right)
     dropout = None
     if factor is not None:
-        dropout = Dropout(seed_low, seed_high, threshold, factor)
+        dropout = Dropout(tl.load(seed), threshold, factor)
     lse = Lines(lse_at, line_batch, line_head)
     delta = Lines(delta_at, line_batch, line_head)
     tiles = tl.cdiv(sizes.queries, QUERIES)
@@ -285,14 +285,14 @@ def _queries_of_keys(
 
 @triton.jit(
     do_not_specialize=[
-        "most_queries", "most_keys", "heads", "group", "left", "right", "seed_low", "seed_high",
-        "threshold", "factor", "line_batch", "line_head",
+        "most_queries", "most_keys", "heads", "group", "left", "right", "seed", "threshold",
+        "factor", "line_batch", "line_head",
     ]
 )  # fmt: skip
 def attention_backward_keys_kernel(
     query, key, value, grad_output, lse_at, delta_at, grad_key, grad_value, scores,
     packed, most_queries, most_keys, heads, group, left,
-    right, seed_low, seed_high, threshold, factor,
+    right, seed, threshold, factor,
     line_batch, line_head, scale,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
@@ -304,7 +304,7 @@ def attention_backward_keys_kernel(
     window = Window(left, right)
     dropout = None
     if factor is not None:
-        dropout = Dropout(seed_low, seed_high, threshold, factor)
+        dropout = Dropout(tl.load(seed), threshold, factor)
     lse = Lines(lse_at, line_batch, line_head)
     delta = Lines(delta_at, line_batch, line_head)
     tiles = tl.cdiv(sizes.keys, KEYS)

@@ -40,14 +40,14 @@ from seqkern.attention.triton_tiles import (
 
 @triton.jit(
     do_not_specialize=[
-        "most_queries", "most_keys", "heads", "group", "left", "right", "seed_low", "seed_high",
-        "threshold", "factor", "line_batch", "line_head", "batch", "own_batch",
+        "most_queries", "most_keys", "heads", "group", "left", "right", "seed", "threshold",
+        "factor", "line_batch", "line_head", "batch", "own_batch",
         "own_heads",
     ]
 )  # fmt: skip
 def attention_backward_bias_kernel(
     query, key, value, grad_output, lse_at, delta_at, grad_bias, scores, most_queries, most_keys,
-    heads, group, left, right, seed_low, seed_high, threshold, factor, line_batch, line_head,
+    heads, group, left, right, seed, threshold, factor, line_batch, line_head,
     batch, own_batch, own_heads,
     ROWS_SHARED: tl.constexpr, COLUMNS_SHARED: tl.constexpr,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
@@ -59,7 +59,7 @@ def attention_backward_bias_kernel(
     window = Window(left, right)
     dropout = None
     if factor is not None:
-        dropout = Dropout(seed_low, seed_high, threshold, factor)
+        dropout = Dropout(tl.load(seed), threshold, factor)
     lse = Lines(lse_at, line_batch, line_head)
     delta = Lines(delta_at, line_batch, line_head)
     zero = tl.program_id(0) * 0  # what a number plus it is has methods, interpreted too

@@ -47,13 +47,13 @@ def suits(call: Operands) -> bool:
 
 @triton.jit(
     do_not_specialize=[
-        "most_queries", "most_keys", "heads", "group", "left", "right", "seed_low", "seed_high",
-        "threshold", "factor", "line_batch", "line_head", "line_part", "parts",
+        "most_queries", "most_keys", "heads", "group", "left", "right", "seed", "threshold",
+        "factor", "line_batch", "line_head", "line_part", "parts",
     ]
 )  # fmt: skip
 def attention_decode_kernel(
     query, key, value, part, part_lse_at, scores, packed, needed_tiles, most_queries, most_keys,
-    heads, group, left, right, seed_low, seed_high, threshold, factor, line_batch, line_head,
+    heads, group, left, right, seed, threshold, factor, line_batch, line_head,
     line_part, parts,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
@@ -65,7 +65,7 @@ def attention_decode_kernel(
     window = Window(left, right)
     dropout = None
     if factor is not None:
-        dropout = Dropout(seed_low, seed_high, threshold, factor)
+        dropout = Dropout(tl.load(seed), threshold, factor)
     at_part = tl.program_id(0) % parts
     kv_heads = sizes.heads // sizes.group
     kv = tl.program_id(0) // parts % kv_heads

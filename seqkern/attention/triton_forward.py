@@ -44,13 +44,13 @@ from seqkern.attention.triton_tiles import (
 
 @triton.jit(
     do_not_specialize=[
-        "most_queries", "most_keys", "heads", "group", "left", "right", "seed_low", "seed_high",
-        "threshold", "factor", "line_batch", "line_head",
+        "most_queries", "most_keys", "heads", "group", "left", "right", "seed", "threshold",
+        "factor", "line_batch", "line_head",
     ]
 )  # fmt: skip
 def attention_forward_kernel(
     query, key, value, query_blocks, key_blocks, value_blocks, output, lse_at, scores, sinks,
-    packed, needed_tiles, most_queries, most_keys, heads, group, left, right, seed_low, seed_high,
+    packed, needed_tiles, most_queries, most_keys, heads, group, left, right, seed,
     threshold, factor, line_batch, line_head,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, PADDED: tl.constexpr,
     VALUE_PADDED: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
@@ -62,7 +62,7 @@ def attention_forward_kernel(
     window = Window(left, right)
     dropout = None
     if factor is not None:
-        dropout = Dropout(seed_low, seed_high, threshold, factor)
+        dropout = Dropout(tl.load(seed), threshold, factor)
     lse = Lines(lse_at, line_batch, line_head)
     tiles = tl.cdiv(sizes.queries, QUERIES)
     tile = tiles - 1 - tl.program_id(0) % tiles

@@ -2,7 +2,7 @@
 
 A kernel takes NamedTuples of these; what a call does not have is None, and compiles to nothing.
 Strides count elements and are 0 where a tensor of one row, head, ... serves all. What changes from
-call to call (lengths, windows, seeds) comes in `Operands.numbers` and `Operands.lines`, as plain
+call to call (lengths, windows, dropout) comes in `Operands.numbers` and `Operands.lines`, as plain
 integers, because Triton compiles anew where a number in a tuple becomes 1 or divisible by 16; the
 kernel makes tuples of them.
 """
@@ -109,11 +109,11 @@ class Place(NamedTuple):
 
 
 class Dropout(NamedTuple):
-    """The words of the seed, the threshold below which a random word drops, as signed 32 bits, and
-    what the weights that are kept are multiplied by."""
+    """The seed (the host's: a pointer to it, which a CUDA graph may write anew before each replay),
+    the threshold below which a random word drops, as signed 32 bits, and what the weights that are
+    kept are multiplied by."""
 
-    seed_low: int
-    seed_high: int
+    seed: Any
     threshold: int
     factor: float
 
@@ -158,7 +158,7 @@ class Operands:
     @property
     def numbers(self) -> tuple[Any, ...]:
         """Sizes, Window and Dropout, one by one."""
-        return (*self.sizes, *self.window, *(self.dropout or (None,) * 4))
+        return (*self.sizes, *self.window, *(self.dropout or (None,) * 3))
 
     @property
     def lines(self) -> tuple[int, int]:
@@ -242,7 +242,7 @@ def operands(
         _rows(tensors[2], packed is not None),
         scores,
         window,
-        _dropout(seed, dropout_p),
+        _dropout(seed, dropout_p, query.device),
         starts,
         Sizes(queries, keys, heads, heads // max(kv_heads, 1)),
         batch,
@@ -333,19 +333,16 @@ def _numbers(name: str, t: Tensor | None, batch: int, heads: int) -> Numbers | N
     return Numbers(t, heads if t.dim() == 2 else 0)
 
 
-def _dropout(seed: Tensor | None, dropout_p: float) -> Dropout | None:
+def _dropout(seed: Tensor | None, dropout_p: float, device: torch.device) -> Dropout | None:
     if not dropout_p:
         return None
-    _check(seed is not None, "seed must be an int64 number where dropout_p is not 0, got None")
-    # A captured CUDA graph keeps the seed it was captured with.
-    number = 0 if seed.is_meta else int(seed)  # type: ignore[union-attr,arg-type]
+    if seed is None or seed.dtype != torch.int64 or seed.numel() != 1:
+        got = None if seed is None else f"{seed.dtype} {list(seed.shape)}"
+        raise RuntimeError(f"seed must be an int64 number where dropout_p is not 0, got {got}")
     threshold = min(int(dropout_p * 2**32), 2**32 - 1)
     factor = 1 / (1 - dropout_p) if dropout_p < 1 else 0.0
-    low, high, threshold = (
-        (word ^ 1 << 31) - (1 << 31)
-        for word in (number & 0xFFFFFFFF, number >> 32 & 0xFFFFFFFF, threshold)
-    )
-    return Dropout(low, high, threshold, factor)
+    # As a signed number. The seed is on the device unless somebody made it elsewhere.
+    return Dropout(seed.to(device), (threshold ^ 1 << 31) - (1 << 31), factor)
 
 
 def _packed(

@@ -264,9 +264,7 @@ def _unsigned(word):
 
 @triton.jit
 def _words(dropout, lane, i, block):
-    seed = _unsigned(dropout.seed_low).to(tl.uint64)
-    seed = seed | (_unsigned(dropout.seed_high).to(tl.uint64) << 32)
-    return tl.philox(seed, block, i + block * 0, lane + block * 0, block * 0)
+    return tl.philox(dropout.seed, block, i + block * 0, lane + block * 0, block * 0)
 
 
 @triton.jit

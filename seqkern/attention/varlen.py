@@ -84,7 +84,7 @@ def varlen_attention(
         dropout_p=dropout_p,
         is_causal=is_causal,
         window=sides,
-        seed=draw_seed() if dropout_p > 0 else None,
+        seed=draw_seed(query.device) if dropout_p > 0 else None,
     )
     return (output, lse) if return_lse else output
 
