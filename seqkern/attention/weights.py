@@ -46,10 +46,11 @@ def attention_weights(
         average: the mean over the heads.
 
     Returns:
-        (B, H, N, M), or (B, N, M) if averaged, in query's dtype. Differentiable with respect to
-        query, key, bias and, through lse, whatever else it depends on.
+        (B, H, N, M), or (B, N, M) if averaged, in query's dtype, or float32 under autocast on a
+        GPU. Differentiable with respect to query, key, bias and, through lse, whatever else it
+        depends on.
     """
-    dtype, count = query.dtype, lse.numel() * key.shape[2]
+    dtype, count = _dtype_of_softmax(query), lse.numel() * key.shape[2]
     inputs = [t for t in (query, key, lse, bias) if t is not None]
     graph = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     plain = not graph and choice.runs_directly(query) and not torch.compiler.is_compiling()
@@ -167,6 +168,15 @@ def by_torch(
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
     empty = (scores == -math.inf).all(-1, keepdim=True)
-    weights = scores.masked_fill(empty, 0).softmax(-1).masked_fill(empty, 0).to(query.dtype)
+    weights = scores.masked_fill(empty, 0).softmax(-1).masked_fill(empty, 0)
+    weights = weights.to(_dtype_of_softmax(query))
     weights = F.dropout(weights, dropout_p)
     return weights @ value, weights.mean(1) if average else weights
+
+
+def _dtype_of_softmax(query: Tensor) -> torch.dtype:
+    """The softmax is on the list of what PyTorch's autocast computes in float32 on a GPU, not on
+    the CPU's."""
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):
+        return torch.promote_types(query.dtype, torch.float32)
+    return query.dtype

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 import seqkern
 from seqkern.attention import ops
+from seqkern.attention.weights import attention_weights, by_torch
 from seqkern.nn.functional import scaled_dot_product_attention as sdpa
 from seqkern.nn.functional import varlen_attention
 
@@ -78,3 +80,26 @@ def test_the_other_forms(backend):
 def test_off_inside_of_on():
     with torch.autocast("cpu"), torch.autocast("cpu", enabled=False):
         assert sdpa(Q, K, V).dtype == torch.float32
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16], ids=str)
+def test_weights_on_a_gpu_have_the_dtype_of_pytorchs_softmax(lower, autocast):
+    """There PyTorch's autocast leaves the softmax in float32. No GPU is asked: the tensors are
+    empty ones that say they are on one."""
+    enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    try:
+        with FakeTensorMode(), torch.no_grad():
+            q, k, v = (torch.empty(2, 3, n, 8, device="cuda", dtype=lower) for n in (6, 9, 9))
+            lse = torch.empty(2, 3, 6, device="cuda")
+            torch.set_autocast_enabled("cuda", autocast)
+            torch.set_autocast_dtype("cuda", lower)
+            expected = torch.softmax(q @ k.transpose(2, 3), -1)
+            found = attention_weights(q, k, lse, None, None, 0.0, None, True)
+            output, of_torch = by_torch(q, k, v, None, None, 0.0, False)
+    finally:
+        torch.set_autocast_enabled("cuda", enabled)
+        torch.set_autocast_dtype("cuda", dtype)
+    assert found.dtype == of_torch.dtype == expected.dtype
+    assert expected.dtype == (torch.float32 if autocast else lower)
+    assert output.dtype == lower
