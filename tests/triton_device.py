@@ -13,6 +13,8 @@ not notice a read out of bounds; `tests.guards` makes one show.
 What a domain adds with its kernels:
 
 - `tests/<domain>/test_triton_*.py` with this marker: parity with the reference;
+- `tests/<domain>/test_triton_contract.py`: calls that `tests.device_contract` puts through CUDA
+  graphs, streams, several devices, torch.compile and autocast;
 - `tests/<domain>/triton_calls.py`: a call for every shipped configuration. `test_triton_resources`
   compiles what these calls launch for each architecture, without a GPU, and holds registers, spills
   and shared memory to `triton_resources.json`; `make resources` writes that anew.
