@@ -2,7 +2,7 @@
 
 Prints the tables as Markdown and writes them to ``DIR/report.md``, with the plots beside it.
 Several files, one for each domain say, make one report; a measurement that two of them hold is
-taken from the later one.
+taken from the later one. What `bench.gpu` wrote makes a report of its own (`gpu-report.md`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+from . import gpu_report
 from .plots import draw_plots
-from .runs import NoBenchmark, Record, Runs, read_runs
+from .runs import NoBenchmark, Record, Runs, read_gpu_records, read_runs
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 """What stands around the summary in a README."""
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, help="put the summary between this file's markers")
     options = parser.parse_args(arguments)
     try:
+        gpu_records = read_gpu_records(options.files)
+        if gpu_records is not None:
+            return _report_gpus(gpu_records, options.out or options.files[0].parent)
         runs = read_runs(options.files)
     except NoBenchmark as error:
         print(f"bench.report: {error}", file=sys.stderr)
@@ -45,6 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         after = rest.split(END)[1]
         options.readme.write_text(f"{before}{BEGIN}\n{summary(runs.records)}{END}{after}")
     print(text)
+    return 0
+
+
+def _report_gpus(records: list[Record], folder: Path) -> int:
+    """The report of what `bench.gpu` wrote, a later file's cases in the place of an earlier's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = gpu_report.joined(records)
+    gpu_report.write(record, folder)
+    print(gpu_report.markdown(record))
     return 0
 
 

@@ -62,6 +62,28 @@ def read_runs(files: Sequence[Path]) -> Runs:
     return runs
 
 
+def read_gpu_records(files: Sequence[Path]) -> list[Record] | None:
+    """What `bench.gpu` wrote; None where all files are of another kind.
+
+    Raises:
+        NoBenchmark: a file cannot be read, or some are of this kind and some are not.
+    """
+    found = []
+    for file in files:
+        try:
+            found.append(json.loads(file.read_text()))
+        except (OSError, ValueError) as error:
+            raise NoBenchmark(f"{file} is no benchmark JSON: {error!r}") from error
+    ours = [
+        isinstance(content, dict) and {"gpu", "copy_gbs", "results"} <= content.keys()
+        for content in found
+    ]
+    if any(ours) and not all(ours):
+        other = files[ours.index(False)]
+        raise NoBenchmark(f"{other} is no record of a GPU, the others are: report them apart")
+    return found if any(ours) else None
+
+
 def _latest(records: Iterable[Record]) -> list[Record]:
     """The last of the records of each measurement, where the first one stood."""
     found = {}

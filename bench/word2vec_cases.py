@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -20,10 +21,12 @@ from torch import Tensor
 
 import seqkern
 from seqkern.text import documentation_text
+from seqkern.timing import timed
 
 from . import settings
 from .cases import thread_count
 from .targets import Target
+from .word2vec_quality import judge
 
 WINDOW, NEGATIVES, SAMPLE, MIN_COUNT = 5, 5, 1e-3, 5
 SCALING = Target(1.85)
@@ -78,7 +81,7 @@ class Row:
 
     name: str
     dim: int
-    target: Target
+    target: Target | None
     """Of the ratio, with 2 threads."""
     least: float
     """Words/s that seqkern should reach with 2 threads."""
@@ -162,6 +165,22 @@ class Contestants:
         """Train with so many."""
         self.ours.workers = self._theirs.workers = threads
 
+    def use_the_peers_best(self) -> int:
+        """Let both train with as many threads as gensim is fastest with, of the machine's and their
+        halves; returns how many. What gensim learns in these trials is forgotten."""
+        cores = os.cpu_count() or 1
+        tables = (self._theirs.wv.vectors, self._theirs.syn1neg)
+        start = [table.copy() for table in tables]
+        seconds = {}
+        for count in sorted({max(1, cores >> n) for n in range(3)}):
+            self._theirs.workers = count
+            seconds[count] = timed(partial(self._their_training, 1))
+        for table, values in zip(tables, start, strict=True):
+            table[:] = values
+        best = min(seconds, key=seconds.__getitem__)
+        self.use_threads(best)
+        return best
+
     def train_ours(self) -> Sequence[Tensor]:
         """A training on the part of the text; returns frequent words' `cosines`."""
         self.ours.train(corpus_file=self._corpus.part, epochs=self._passes)
@@ -169,13 +188,27 @@ class Contestants:
 
     def train_theirs(self) -> Sequence[Tensor]:
         """The same with gensim."""
+        self._their_training(self._passes)
+        return [cosines(self._theirs.wv, self._frequent)]
+
+    def _their_training(self, passes: int) -> None:
         self._theirs.train(
             corpus_file=str(self._corpus.part),
             total_examples=None,
             total_words=self._corpus.part_words,
-            epochs=self._passes,
+            epochs=passes,
         )
-        return [cosines(self._theirs.wv, self._frequent)]
+
+    def judged(self) -> dict[str, tuple[float, float]]:
+        """The scores of `word2vec_quality.judge`: ours and gensim's, after what they have trained
+        so far."""
+        from gensim.models import KeyedVectors
+
+        self._compose()
+        ours = KeyedVectors(self.ours.vector_size)
+        ours.add_vectors(self.ours.wv.index_to_key, self.ours.wv.vectors)
+        scores = [judge(vectors) for vectors in (ours, self._theirs.wv)]
+        return {name: (scores[0][name], scores[1][name]) for name in scores[0]}
 
     def agree(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Both sides' `cosines` after what they have trained so far, gensim's vectors composed."""
