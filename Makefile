@@ -39,7 +39,7 @@ test: build ## run the tests
 
 gpu-test: build ## run the tests of the GPU kernels on the GPU
 	$(PY) -m tests.gpu
-	SEQKERN_TEST_DEVICE=cuda $(PY) -m pytest $(ARGS)
+	$(PY) -m tests.gpu run $(ARGS)
 	@# memcheck and racecheck of one small case for each group of kernels, where the CUDA toolkit is installed
 	if command -v compute-sanitizer; then for tool in memcheck racecheck; do SEQKERN_TEST_DEVICE=cuda compute-sanitizer --tool $$tool \
 	    --error-exitcode 1 $(PY) -m pytest -k sanitizer || exit 1; done; else echo 'compute-sanitizer is not installed: left out'; fi

@@ -4,7 +4,8 @@ A test marked `pytest.mark.triton` runs kernels. Triton decides between interpre
 kernel is defined, so these tests run in a process of their own, and conftest.py selects them:
 
 - `make test` runs `pytest` (all other tests) and then `TRITON_INTERPRET=1 pytest` (only these);
-- `make gpu-test` runs `SEQKERN_TEST_DEVICE=cuda pytest` (only these, on the GPU).
+- `make gpu-test` runs `SEQKERN_TEST_DEVICE=cuda pytest` (only these, on the GPU), in several
+  processes (`tests.gpu`).
 
 They make their tensors on `DEVICE` and run `seqkern.use_backend("triton")`. The interpreter is slow
 (milliseconds for an operation on a tile): shapes are small and still cross several tiles. It does
@@ -37,6 +38,9 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves the tests for this process: those of Triton kernels, or all others. On a GPU also
     those of compiled CUDA kernels, marked `pytest.mark.cuda`, which run nowhere else."""
     chosen = [item for item in items if _belongs_here(item)]
+    # `tests.gpu` runs the tests in several processes, each with a part of them.
+    part, parts = (int(n) for n in os.environ.get("SEQKERN_TEST_PART", "0/1").split("/"))
+    chosen = chosen[part::parts]
     others = [item for item in items if item not in set(chosen)]
     if others:
         config.hook.pytest_deselected(items=others)
