@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
+import warnings
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import module_from_spec, spec_from_file_location
@@ -26,6 +28,7 @@ from seqkern.errors import SettingError
 
 OLDEST_TORCH = (2, 11)
 _HERE = Path(__file__).resolve().parent
+_SCHEMAS = _HERE.parent / "csrc" / "library.cpp"  # in a source tree only
 _BUILD = "make build, or: pip install --no-build-isolation ."
 
 
@@ -58,7 +61,32 @@ def _load_cpu() -> Library:
     if override and not Path(override).exists():
         return Library(Path(override), f"SEQKERN_CPU_LIBRARY names {override}, which is not there")
     path = Path(override) if override else _HERE / "_cpu.so"
-    return _load(path, _BUILD)
+    loaded = _load(path, _BUILD)
+    if loaded.loaded and _SCHEMAS.exists():  # of an installed package both are of one build
+        different = different_operators(_SCHEMAS.read_text())
+        if different:
+            reason = (
+                f"{path} is older or newer than the sources beside it: of their operators it has "
+                f"none or another {', '.join(different)}; build it anew in {_HERE.parent}: {_BUILD}"
+            )
+            warnings.warn(f"seqkern runs without its CPU library: {reason}", stacklevel=2)
+            return Library(path, reason)
+    return loaded
+
+
+def different_operators(source: str) -> list[str]:
+    """The operators of this text of csrc/library.cpp that the library now loaded does not have,
+    or has with another schema."""
+    calls = re.findall(r"m\.def\(((?:\s*\"[^\"]*\")+)\)", source)
+    wanted = [
+        torch._C.parse_schema("seqkern::" + "".join(re.findall(r"\"([^\"]*)\"", call)))
+        for call in calls
+    ]
+    return [
+        schema.name.removeprefix("seqkern::")
+        for schema in wanted
+        if schema not in torch._C._jit_get_schemas_for_operator(schema.name)
+    ]
 
 
 def _load_cuda() -> Library:

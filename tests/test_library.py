@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 
 from seqkern import library
 
+ROOT = Path(__file__).resolve().parent.parent
 LEVELS = library.isa_levels() if library.cpu.loaded else ()
 
 
@@ -62,6 +65,40 @@ def test_set_isa():
         assert library.isa() == LEVELS[-1]
     finally:
         library.set_isa(before)
+
+
+def test_the_operators_of_the_sources_are_those_of_the_library():
+    source = (ROOT / "csrc" / "library.cpp").read_text()
+    assert library.different_operators(source) == []
+    assert source.count("m.def(") == len(re.findall(r"m\.def\(\s*\"", source)) > 20
+    older = source.replace(
+        "bool relu, bool reverse, bool save", "bool relu, int reverse, bool save"
+    )
+    older = older.replace('"matmul(', '"matmul_of_tomorrow(')
+    assert library.different_operators(older) == ["rnn_forward", "matmul_of_tomorrow"]
+
+
+def test_a_library_of_other_sources_says_so_and_how_to_build(tmp_path):
+    """The rest works as without it."""
+    package = tmp_path / "seqkern"
+    shutil.copytree(ROOT / "seqkern", package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for built in (ROOT / "seqkern").glob("*.so"):
+        (package / built.name).symlink_to(built)
+    (tmp_path / "csrc").mkdir()
+    source = (ROOT / "csrc" / "library.cpp").read_text().replace("int needs", "float needs", 1)
+    (tmp_path / "csrc" / "library.cpp").write_text(source)
+    program = "import sys; sys.path.insert(0, sys.argv[1])\nimport seqkern, torch\n"
+    program += "print(seqkern.explain(seqkern.nn.LSTM(2, 3), torch.randn(4, 1, 2)).backend)\n"
+    program += ASK_FOR_CPU
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
+    )
+    sentence = (
+        f"{package}/_cpu.so is older or newer than the sources beside it: of their operators it "
+        f"has none or another lstm_backward; build it anew in {tmp_path}: make build"
+    )
+    assert sentence in done.stderr and done.stderr.count(sentence) == 2  # the warning, the error
+    assert done.stdout.split() == ["torch", "False"], done.stderr
 
 
 ASK_FOR_CPU = """
