@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from seqkern.dispatch import without_autocast
+
 _grad_enabled = torch.is_grad_enabled
 _transforming = torch._C._are_functorch_transforms_active
 
@@ -41,7 +43,8 @@ def reference_gradients(
         grads: the gradients of the results of `run`, None for one that does not count.
     """
     again = _grad_enabled()
-    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+    device = next(t.device.type for t in tensors if t is not None)
+    with torch.enable_grad(), without_autocast(device):
         # One tensor may stand in two places (both biases of a layer, key and value); as aliases
         # each place gets its own gradient.
         aliases = [

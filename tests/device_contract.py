@@ -272,6 +272,25 @@ def autocast_is_torchs(
         assert_parity(mine, other, truth, f"result {number}", tiny=6e-3)
 
 
+def second_derivatives_ignore_autocast(call: Callable[..., Outputs], inputs: Outputs) -> None:
+    """A gradient that is to be differentiated again may be asked for under autocast or not: the
+    reference computes it in float32 by itself."""
+
+    def first(outputs: Outputs) -> Outputs:
+        weights = [o.detach() for o in outputs]
+        return torch.autograd.grad(list(outputs), inputs, weights, create_graph=True)
+
+    with torch.autocast(KIND, torch.bfloat16):
+        inside = first(call(*inputs))
+        outputs = call(*inputs)
+    assert all(o.dtype == torch.bfloat16 for o in outputs)
+    found, expected = (
+        [*grads, *torch.autograd.grad([g.square().sum() for g in grads], inputs)]
+        for grads in (inside, first(outputs))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def _flat(found: object) -> list[Tensor]:
     if isinstance(found, tuple):
         return [tensor for item in found for tensor in _flat(item)]

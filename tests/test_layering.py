@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "seqkern"
 FLOORS = (
     ("errors", "options", "snapshot", "timing", "comparison", "whole_files"),
     ("library", "backends", "triton_support"),
-    ("dispatch", "second_order", "triton_operators"),
+    ("dispatch", "triton_operators"),
+    ("second_order",),
     ("attention.philox", "attention.seeds", "recurrent.device_operators"),
     ("embedding.device_operators",),
     (

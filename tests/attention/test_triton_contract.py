@@ -131,6 +131,11 @@ def test_autocast(lower):
         assert sdpa(q, k, v).dtype == F.scaled_dot_product_attention(q, k, v).dtype == lower
 
 
+def test_second_derivatives_under_autocast():
+    q, k, v = tensors(DEVICE, torch.float32, 9, 12, (2, 2))
+    contract.second_derivatives_ignore_autocast(lambda *given: [sdpa(*given)], [q, k, v])
+
+
 class Attention(nn.Module):
     """With its parameter on the way, so that float16 gradients pass through the kernel."""
 

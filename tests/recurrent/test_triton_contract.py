@@ -80,6 +80,19 @@ def test_autocast(kind, lower):
         contract.autocast_is_torchs(ours, theirs, [x], lower)
 
 
+def test_second_derivatives_under_autocast():
+    module = seqkern.nn.LSTM(6, 8).to(DEVICE)
+    x = torch.randn(4, 3, 6, device=DEVICE, requires_grad=True)
+    contract.second_derivatives_ignore_autocast(lambda x: [module(x)[0]], [x])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_for_the_sanitizer(kind):
+    """Forward and backward: `make gpu-test` runs these under compute-sanitizer."""
+    work = layer(kind, 20, torch.device(DEVICE), torch.float32)
+    assert all(t.isfinite().all() for t in work.run(*work.inputs))
+
+
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_gradients_that_overflow_skip_a_step(kind, backend):
     module = getattr(seqkern.nn, kind)(6, sized(96, 20)).to(DEVICE)
