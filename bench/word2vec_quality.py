@@ -22,6 +22,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from seqkern.word2vec.placement import device_of
+
 MODELS: dict[str, dict[str, int]] = {
     "sg-ns": {"sg": 1, "hs": 0, "negative": 5},
     "cbow-ns": {"sg": 0, "hs": 0, "negative": 5},
@@ -38,6 +40,8 @@ ALLOWED = {"wordsim353": 0.015, "simlex999": 0.015, "analogies": 1.0}
 """How far the mean over the seeds may lie below gensim's."""
 ALPHA = 0.025
 """Both sides' default of the learning rate, and that of a record that says nothing of it."""
+CPU = "cpu"
+"""Where gensim trains, ours unless another device is asked for, and a record that names none."""
 _IDENTITY = ("side", "model", "seed", "threads", "epochs", "dim", "corpus")
 
 Record = dict[str, Any]
@@ -68,7 +72,8 @@ def train_and_judge(task: Record, corpus: Path) -> Record:
 
         import seqkern
 
-        ours = seqkern.Word2Vec(corpus_file=str(corpus), **settings).wv
+        device = task.get("device", CPU)
+        ours = seqkern.Word2Vec(corpus_file=str(corpus), device=device, **settings).wv
         vectors = KeyedVectors(task["dim"])
         vectors.add_vectors(ours.index_to_key, ours.vectors)
     return task | judge(vectors) | {"seconds": round(time.perf_counter() - start, 1)}
@@ -102,15 +107,17 @@ def missing(tasks: Iterable[Record], records: Iterable[Record]) -> list[Record]:
 
 
 def _identity(record: Record) -> tuple[Any, ...]:
-    return (*(record[name] for name in _IDENTITY), record.get("alpha", ALPHA))
+    others = (record.get("alpha", ALPHA), record.get("device", CPU))
+    return (*(record[name] for name in _IDENTITY), *others)
 
 
 def table(records: Sequence[Record]) -> str:
     """Means over the seeds and, where both sides are there, ours minus gensim's.
 
     Ours at any number of threads is held against gensim's at the same number, or where that was not
-    trained against gensim's at any: more threads make neither better nor worse on purpose. Where
-    gensim was trained in both of its ways, ours is held against each.
+    trained against gensim's at any: more threads make neither better nor worse on purpose, and for
+    a GPU the number means nothing. Where gensim was trained in both of its ways, ours is held
+    against each.
     """
     lines = [
         ["model", "threads", "seeds", *SCORES.values(), "held against", "differences", "met"],
@@ -118,7 +125,9 @@ def table(records: Sequence[Record]) -> str:
     ]
     groups: dict[tuple[str, str, int], list[Record]] = {}
     for record in records:
-        key = (record["model"], record["side"], record["threads"])
+        device = record.get("device", CPU)
+        side = record["side"] + ("" if device == CPU else f" on {device}")
+        key = (record["model"], side, record["threads"])
         groups.setdefault(key, []).append(record)
     for (model, side, threads), group in sorted(groups.items()):
         scores = {name: mean(record[name] for record in group) for name in SCORES}
@@ -172,9 +181,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=5, metavar="N")
     parser.add_argument("--dim", type=int, default=100, metavar="N")
     parser.add_argument("--alpha", type=float, default=ALPHA, metavar="RATE")
+    parser.add_argument(
+        "--device", default=CPU, help="where ours trains, such as cuda; once, whatever --threads"
+    )
     options = parser.parse_args(words)
     if not options.corpus.is_file():
         parser.error(f"{options.corpus} is no file")
+    try:
+        device_of(options.device)
+    except ValueError as error:
+        parser.error(f"--device: {error}")
     corpus = f"{options.corpus.name}:{os.path.getsize(options.corpus)}"
     asked = [
         {
@@ -191,7 +207,11 @@ def main(words: Sequence[str] | None = None) -> int:
         for model in options.models
         for threads in options.threads
         for side in options.sides
+        if side in GENSIM or options.device == CPU or threads == options.threads[0]
     ]
+    for task in asked:
+        if task["side"] not in GENSIM and options.device != CPU:
+            task["device"] = options.device
     tasks = missing(asked, read_records(options.out))
     for number, task in enumerate(tasks, 1):
         record = train_and_judge(task, options.corpus)

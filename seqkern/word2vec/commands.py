@@ -15,6 +15,7 @@ from seqkern.word2vec import formats
 from seqkern.word2vec.fasttext import FastText
 from seqkern.word2vec.keyed_vectors import KeyedVectors
 from seqkern.word2vec.model import Word2Vec
+from seqkern.word2vec.placement import device_of
 
 _WHOLE_NUMBERS = (
     ("dim", 100, 1, 65_536, "dimensions of a vector"),
@@ -72,6 +73,12 @@ def add_vectors_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="X",
             help=f"{text} (default: %(default)s)",
         )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="DEVICE",
+        help="where to train: cpu, or a CUDA GPU such as cuda or cuda:1 (default: %(default)s)",
+    )
     parser.add_argument("--loss", action="store_true", help="show the loss; a little slower")
     parser.add_argument(
         "--deterministic",
@@ -87,6 +94,10 @@ def run_vectors(options: argparse.Namespace) -> int:
     Raises:
         UserError: an option or the text cannot be used.
     """
+    try:
+        device_of(options.device)
+    except ValueError as error:
+        raise UserError(f"--device: {error}") from error
     check_output("--out", options.out)
     if options.counts is not None:
         check_output("--counts", options.counts)
@@ -98,6 +109,8 @@ def run_vectors(options: argparse.Namespace) -> int:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{error.filename}: {error.strerror}") from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"--device: {options.device} has too little memory: {error}") from error
     finally:
         torch.set_num_threads(threads)
 
@@ -148,6 +161,7 @@ def _model(options: argparse.Namespace) -> Word2Vec:
         "workers": torch.get_num_threads(),
         "compute_loss": options.loss,
         "deterministic": options.deterministic,
+        "device": options.device,
         "progress": not options.no_progress,
     }
     return FastText(**settings) if options.fasttext else Word2Vec(**settings)
@@ -155,14 +169,15 @@ def _model(options: argparse.Namespace) -> Word2Vec:
 
 def describe(model: Word2Vec) -> str:
     """What a model learns and how, in one line."""
-    threads = model.threads
+    where = f"on {model.device}"
+    if model.device.type == "cpu":
+        where = "1 thread" if model.threads == 1 else f"{model.threads} threads"
     return (
         f"{'skip-gram' if model.sg else 'CBOW'}"
         f"{' of character n-grams' if isinstance(model, FastText) else ''}, "
         + ("hierarchical softmax" if model.hs else f"{model.negative} negatives")
         + f", {model.vector_size} dimensions, window {model.window}, {model.epochs} "
-        f"{'epoch' if model.epochs == 1 else 'epochs'}, {threads} "
-        f"{'thread' if threads == 1 else 'threads'}"
+        f"{'epoch' if model.epochs == 1 else 'epochs'}, {where}"
     )
 
 

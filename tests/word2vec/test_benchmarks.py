@@ -180,6 +180,24 @@ class TestQuality:
         assert len(judged) == 2 and all(len(vectors) == 30 for vectors in judged)
         assert "2/2 seqkern sg-ns seed 1" in capsys.readouterr().out
         assert quality.main(words) == 0 and len(judged) == 2
+        # On another device ours is trained once, and gensim's record is there. "cpu:0" is the CPU
+        # by the way that a GPU takes.
+        assert quality.main([*words, "--threads", "1", "2", "--device", "cpu:0"]) == 0
+        records = quality.read_records(out)[2:]
+        assert [(r["side"], r["threads"], r.get("device")) for r in records] == [
+            ("seqkern", 1, "cpu:0"),
+            ("gensim", 2, None),
+        ]
+        assert "| sg-ns seqkern on cpu:0 | 1 | 1 |" in capsys.readouterr().out
+
+    def test_a_device_that_cannot_train_is_refused(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        text = tmp_path / "text"
+        text.write_text("some words")
+        with pytest.raises(SystemExit):
+            quality.main([str(text), "--out", str(tmp_path / "out"), "--device", "tpu"])
+        assert "--device: device must be 'cpu' or a CUDA GPU" in capsys.readouterr().err
 
 
 def test_both_sides_of_a_row(tmp_path: Path) -> None:

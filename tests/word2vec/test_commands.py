@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from seqkern import cli
-from seqkern.word2vec import KeyedVectors, formats
+from seqkern.word2vec import KeyedVectors, Word2Vec, formats
+from seqkern.word2vec.commands import describe
+from seqkern.word2vec.placement import Placed
 from tests.word2vec.corpora import TOPICS, as_text, topic_sentences
 from tests.word2vec.test_model import closeness
 from tests.word2vec.vectors import some_vectors
@@ -41,6 +43,44 @@ def test_vectors(text: Path, capsys: pytest.CaptureFixture[str], options: tuple[
     assert "epoch 3/3" in shown.err
     vectors = KeyedVectors.load_word2vec_format(out, counts)
     assert closeness(vectors) > 0.2
+
+
+@pytest.mark.parametrize("kind", [(), ("--fasttext",)], ids=" ".join)
+def test_the_device_is_handed_on(
+    text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: tuple
+) -> None:
+    """`cpu:0` is the CPU by the way that a GPU takes: on copies of the tables."""
+    placed: list[torch.device] = []
+    on = Placed.on.__func__  # type: ignore[attr-defined]
+
+    def noted(cls: type[Placed], device: torch.device, *tables: object) -> Placed:
+        placed.append(device)
+        return on(cls, device, *tables)
+
+    monkeypatch.setattr(Placed, "on", classmethod(noted))
+    words = ["vectors", str(text), "--out", str(text.with_name("out")), "--device", "cpu:0"]
+    assert cli.main([*words, *WORDS, *kind]) == 0
+    assert placed == [torch.device("cpu:0")]
+    assert closeness(KeyedVectors.load_word2vec_format(text.with_name("out"))) > 0.2
+
+
+def test_a_gpu_is_named_where_the_model_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Word2Vec()
+    assert describe(model).endswith(" threads" if model.threads > 1 else " thread")
+    monkeypatch.setattr(model, "device", torch.device("cuda:1"))
+    assert describe(model).endswith("5 epochs, on cuda:1")
+
+
+def test_a_gpu_with_too_little_memory(
+    text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(Placed, "on", full)
+    assert cli.main(["vectors", str(text), "--out", str(text.with_name("out")), *WORDS]) == 1
+    shown = capsys.readouterr().err
+    assert "--device: cpu has too little memory: CUDA out of memory" in shown
 
 
 def test_binary_and_quiet(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +119,15 @@ def test_nearest(text: Path, capsys: pytest.CaptureFixture[str], binary: bool) -
         (["{text}.gone", "--out", "{out}"], "text.gone"),
         (["{folder}", "--out", "{out}"], "directory"),
         (["{text}", "--out", "{folder}"], "--out: {folder} is a folder"),
+        (
+            ["{text}", "--out", "{out}", "--device", "tpu"],
+            "--device: device must be 'cpu' or a CUDA GPU such as 'cuda', got 'tpu': it is no",
+        ),
+        pytest.param(
+            ["{text}", "--out", "{out}", "--device", "cuda"],
+            f"got 'cuda': torch {torch.__version__} sees no CUDA GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["{text}", "--out", "{folder}/no/file"], "lies in a folder that does not exist"),
         (["{text}", "--out", "{out}", "--counts", "{folder}"], "--counts: {folder} is a folder"),
         (["{text}", "--out", "{out}", "--min-count", "99999"], "occurs min_count=99999 times"),
