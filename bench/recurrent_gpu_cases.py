@@ -37,8 +37,8 @@ def cases(device: torch.device) -> Iterator[Case]:
     for size in (256, 768):
         for batch in (16, 64):
             yield from ragged("bf16", (LENGTH, batch, size), device)
-    for both in zip_longest(cuda_cases(device), triton_cases(device)):
-        yield from (case for case in both if case is not None)
+    for row in zip_longest(cuda_cases(device), deep_cases(device), triton_cases(device)):
+        yield from (case for case in row if case is not None)
 
 
 def triton_cases(device: torch.device) -> Iterator[Case]:
@@ -59,27 +59,43 @@ def cuda_cases(device: torch.device) -> Iterator[Case]:
                 yield from comparisons("cuda", kind, dtype, (LENGTH, batch, size), device)
 
 
+def deep_cases(device: torch.device) -> Iterator[Case]:
+    """Both directions, and layers on top of each other."""
+    for deep in ({"bidirectional": True}, {"num_layers": 2}, {"num_layers": 4}):
+        for batch in (16, 64):
+            for size in (256, 768):
+                for kind in ("LSTM", "GRU"):
+                    shape = LENGTH, batch, size
+                    yield from comparisons("cuda", kind, "bf16", shape, device, **deep)
+
+
 def comparisons(
     backend: str,
     kind: str,
     dtype: str,
     shape: tuple[int, int, int],
     device: torch.device,
+    num_layers: int = 1,
+    bidirectional: bool = False,
 ) -> Iterator[Case]:
-    """Inference and training of one layer whose inputs are as wide as its state."""
+    """Inference and training of layers whose inputs are as wide as their state."""
     length, batch, size = shape
-    ours, theirs = layers(kind, size, size, DTYPES[dtype], device)
+    deep = {"num_layers": num_layers, "bidirectional": bidirectional}
+    ours, theirs = layers(kind, size, size, DTYPES[dtype], device, **deep)
     x = torch.randn(length, batch, size, device=device, dtype=DTYPES[dtype]).requires_grad_()
-    gates = 4 if kind == "LSTM" else 3
-    flops = 2.0 * length * batch * gates * size * 2 * size
+    weights = sum(p.numel() for p in ours.parameters() if p.dim() == 2)
+    flops = 2.0 * length * batch * weights
     what = f"{dtype} {length}x{batch}x{size}"
+    name = f"{backend} {kind}"
+    name += f" {num_layers} layers" if num_layers > 1 else ""
+    name += " both directions" if bidirectional else ""
     mine = on_backend(backend, ours)
     yield Case(
-        f"{backend} {kind} inference {what}", _inference(mine, x), _inference(theirs, x),
+        f"{name} inference {what}", _inference(mine, x), _inference(theirs, x),
         flops=flops,
     )  # fmt: skip
     yield Case(
-        f"{backend} {kind} training {what}",
+        f"{name} training {what}",
         _training(mine, x, x, list(ours.parameters())),
         _training(theirs, x, x, list(theirs.parameters())),
         flops=3 * flops,
@@ -122,11 +138,11 @@ def step_latency(shape: tuple[int, int, int], device: torch.device) -> Case:
 
 
 def layers(
-    kind: str, features: int, size: int, dtype: torch.dtype, device: torch.device
+    kind: str, features: int, size: int, dtype: torch.dtype, device: torch.device, **deep: Any
 ) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Ours and PyTorch's, with the same weights."""
     ours, theirs = (
-        getattr(nn, kind)(features, size, device=device, dtype=dtype)
+        getattr(nn, kind)(features, size, device=device, dtype=dtype, **deep)
         for nn in (seqkern.nn, torch.nn)
     )  # fmt: skip
     ours.load_state_dict(theirs.state_dict())

@@ -40,6 +40,16 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
       "-> (Tensor grad_input, Tensor grad_h0, Tensor grad_w_ih, Tensor grad_w_hh, Tensor "
       "grad_bias)");
   m.def("recurrent_pack(Tensor w_hh, int gates) -> Tensor");
+  // recurrent: a stack of layers, both directions side by side; CUDA only
+  m.def(
+      "recurrent_stack_forward(Tensor input, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? "
+      "batch_sizes, int cell, bool bias, bool bidirectional, bool save) -> (Tensor output, Tensor "
+      "h_n, Tensor c_n, Tensor hidden, Tensor gates, Tensor cells)");
+  m.def(
+      "recurrent_stack_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor "
+      "input, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? batch_sizes, Tensor output, Tensor "
+      "hidden, Tensor gates, Tensor cells, int cell, bool bias, bool bidirectional, int[] needs) "
+      "-> (Tensor grad_input, Tensor grad_h0, Tensor grad_c0, Tensor[] grad_weights)");
 
   // recurrent: one step of a cell; gradients come in the order of the forward's arguments
   m.def(

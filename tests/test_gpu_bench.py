@@ -121,6 +121,9 @@ def test_small_recurrent_cases_run_and_agree(kind):
         f"cuda {kind} inference f32 5x2x8", f"cuda {kind} training f32 5x2x8"
     ]  # fmt: skip
     assert all(r.ratio == r.theirs_ms / r.ours_ms and r.error < 1e-5 for r in results)
+    deep = {"num_layers": 2, "bidirectional": True}
+    results = measured(recurrent.comparisons("cuda", kind, "f32", (5, 2, 8), CPU, **deep))
+    assert results[0].name == f"cuda {kind} 2 layers both directions inference f32 5x2x8"
 
 
 def test_ragged_cases_and_steps_run_and_agree():

@@ -55,7 +55,7 @@ FLOORS = (
     ("recurrent.casting", "recurrent.torch_backend", "recurrent.freeze"),
     ("recurrent.triton_layer", "recurrent.triton_cell"),
     ("attention.torch_backend",),
-    ("recurrent.ops", "attention.ops", "embedding.ops"),
+    ("recurrent.ops", "recurrent.stack_autograd", "attention.ops", "embedding.ops"),
     ("attention.varlen",),
     ("attention.nested",),
     ("attention.dense",),

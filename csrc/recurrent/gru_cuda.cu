@@ -1,7 +1,7 @@
 // The GRU's CUDA operators.
 #include <tuple>
 
-#include "recurrent/layer_cuda.h"
+#include "recurrent/layer_runs.h"
 
 namespace seqkern {
 namespace {
@@ -15,7 +15,7 @@ ThreeTensors gru_forward(const Tensor& input, const OptionalTensor& h0, const Te
                          bool reverse, bool save) {
   const OnDeviceOf guard(input);
   const CudaLayer layer({Cell::kGru, input, h0, w_ih, w_hh, std::nullopt, batch_sizes, reverse});
-  ForwardResult r = forward<GruForward>(layer, {std::nullopt, b_ih, b_hh, packed, save});
+  ForwardResult r = forward_layer(layer, {std::nullopt, b_ih, b_hh, packed, save});
   return {r.output, r.h_n, r.gates};
 }
 
@@ -25,13 +25,19 @@ SixTensors gru_backward(const OptionalTensor& grad_output, const OptionalTensor&
                         const Tensor& gates, bool reverse, int64_t needs) {
   const OnDeviceOf guard(input);
   const CudaLayer layer({Cell::kGru, input, h0, w_ih, w_hh, std::nullopt, batch_sizes, reverse});
-  BackwardResult r = backward<GruBackward>(
-      layer,
-      {grad_output, grad_h_n, std::nullopt, std::nullopt, output, gates, gates, gates, needs});
+  BackwardResult r = backward_layer(layer, {grad_output, grad_h_n, std::nullopt, std::nullopt,
+                                            output, gates, gates, gates, needs});
   return {r.grad_input, r.grad_h0, r.grad_w_ih, r.grad_w_hh, r.grad_b_ih, r.grad_b_hh};
 }
 
 }  // namespace
+
+void run_gru_forward(const ForwardTasks& tasks) {
+  run_forward<GruForward>(tasks);
+}
+void run_gru_backward(const BackwardTasks& tasks) {
+  run_backward<GruBackward>(tasks);
+}
 
 SEQKERN_GPU_OPERATORS(m) {
   m.impl("gru_forward", TORCH_BOX(&gru_forward));

@@ -23,11 +23,13 @@ struct BackwardLoop {
   Loop<S> loop;
   const S* gates;                // (rows, 4 H), as saved; null for the Elman cell
   const float* cells;            // (rows, H), as saved; LSTM only
-  const S* output;               // (rows, H)
+  const S* output;               // (rows, H), rows output_stride apart
   const S *h0, *c0;              // (B, H) or null for zeros
-  const S* grad_output;          // (rows, H) or null
+  const S* grad_output;          // as output, or null
   const S *grad_h_n, *grad_c_n;  // (B, H) or null
-  S* grad_gates;                 // (rows, gates * H); GRU 4 H: r, z, n's input part, n's state part
+  S* grad_gates;       // (rows, gates * H), rows grad_gates_stride apart; GRU: n's input part
+  S* grad_state_part;  // (rows, H): GRU: n's state part
+  int64_t output_stride, grad_gates_stride;
   float* carry;          // (B, H) for the launches: what reaches the step before past the product
   S *grad_h0, *grad_c0;  // (B, H) or null
   bool relu;
@@ -68,7 +70,8 @@ struct BackwardWork : BackwardLoop<S> {
   // The gradient of h from outside of the layer.
   SEQKERN_DEVICE float fetch_gradient(const Step& step, int64_t row, int64_t unit) const {
     if (row >= step.alive) return 0;
-    const float grad = load_or_zero(this->grad_output, place(step.offset + row, unit));
+    const float grad =
+        load_or_zero(this->grad_output, (step.offset + row) * this->output_stride + unit);
     return row < step.after ? grad : grad + load_or_zero(this->grad_h_n, place(row, unit));
   }
 
@@ -80,12 +83,11 @@ struct BackwardWork : BackwardLoop<S> {
       gate[i] = device::load(this->gates + place((step.offset + row) * n + i, unit));
   }
 
-  template <int n>
-  SEQKERN_DEVICE void save_gates(const Step& step, const float (&gate)[n], int64_t row,
+  SEQKERN_DEVICE void save_gates(const Step& step, const float* gate, int64_t row,
                                  int64_t unit) const {
+    S* to = this->grad_gates + (step.offset + row) * this->grad_gates_stride + unit;
     SEQKERN_UNROLL
-    for (int i = 0; i < n; ++i)
-      device::store(this->grad_gates + place((step.offset + row) * n + i, unit), gate[i]);
+    for (int i = 0; i < kGates; ++i) device::store(to + i * this->loop.hidden, gate[i]);
   }
 
   SEQKERN_DEVICE void save_first_state(float grad, int64_t row, int64_t unit) const {
@@ -153,9 +155,10 @@ struct GruBackward : BackwardWork<S, 3> {
     if (row < step.after) pair.grad_h += device::load(this->carry + this->place(row, unit));
     if (row >= step.alive) return pair;
     this->fetch_gates(step, row, unit, pair.gate);
-    pair.h_before = row < step.before
-                        ? device::load(this->output + this->place(step.offset_before + row, unit))
-                        : this->load_or_zero(this->h0, this->place(row, unit));
+    pair.h_before =
+        row < step.before
+            ? device::load(this->output + (step.offset_before + row) * this->output_stride + unit)
+            : this->load_or_zero(this->h0, this->place(row, unit));
     return pair;
   }
 
@@ -174,6 +177,7 @@ struct GruBackward : BackwardWork<S, 3> {
   SEQKERN_DEVICE void save(const Step& step, const Pair& pair, int64_t row, int64_t unit) const {
     if (row >= step.alive) return this->save_first_state(pair.grad_h, row, unit);
     this->save_gates(step, pair.gate, row, unit);
+    device::store(this->grad_state_part + this->place(step.offset + row, unit), pair.gate[3]);
     device::store(this->carry + this->place(row, unit), pair.grad_h);
   }
 };
@@ -191,7 +195,7 @@ struct RnnBackward : BackwardWork<S, 1> {
     Pair pair{};
     if (row >= step.alive) return pair;
     pair.grad_h = this->fetch_gradient(step, row, unit);
-    pair.h = device::load(this->output + this->place(step.offset + row, unit));
+    pair.h = device::load(this->output + (step.offset + row) * this->output_stride + unit);
     return pair;
   }
 
@@ -206,16 +210,15 @@ struct RnnBackward : BackwardWork<S, 1> {
 
   SEQKERN_DEVICE void save(const Step& step, const Pair& pair, int64_t row, int64_t unit) const {
     if (row >= step.alive) return this->save_first_state(pair.grad_h, row, unit);
-    const float gate[1] = {pair.grad_h};
-    this->save_gates(step, gate, row, unit);
+    this->save_gates(step, &pair.grad_h, row, unit);
   }
 };
 
 template <class S, template <class> class Work>
 SEQKERN_KERNEL SEQKERN_MOST_THREADS(kMostWarps* kWarpThreads)
-    backward_loop_kernel(BackwardLoop<S> arguments) {
+    backward_loop_kernel(SEQKERN_CONSTANT Tasks<Work<S>> tasks) {
   SEQKERN_DYNAMIC_SHARED(float, shared);
-  run_loop(arguments.loop, Work<S>{{arguments}}, shared);
+  run_task(tasks, shared);
 }
 
 }  // namespace seqkern

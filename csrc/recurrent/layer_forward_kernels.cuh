@@ -21,16 +21,17 @@ namespace seqkern {
 template <class S>
 struct ForwardLoop {
   Loop<S> loop;
-  S* gates;  // rows of gates_stride: the input's projection; becomes the activated gates if `save`
+  const S* inputs;  // the input's projection, in rows of gates_stride
+  S* gates;         // in the same place the activated gates, or null: nobody wants them
   int64_t gates_stride;
   const float* bias;  // a gate after the other; GRU: r, z, n of the input and n of the state
   const S *h0, *c0;   // (B, H) or null for zeros
   float* state;       // (B, H) for the launches: the LSTM's c, the GRU's h
   float* cells;       // (rows, H) if save, LSTM only
-  S* output;          // (rows, H)
-  S *h_n, *c_n;       // (B, H)
-  bool save;
-  bool relu;  // of the Elman cell, instead of tanh
+  S* output;          // (rows, H), rows output_stride apart
+  int64_t output_stride;
+  S *h_n, *c_n;  // (B, H)
+  bool relu;     // of the Elman cell, instead of tanh
 };
 
 // What all cells do alike. kGates: rows of the weights for a unit; kRowTiles * 16 rows hold kUnits
@@ -64,11 +65,11 @@ struct ForwardWork : ForwardLoop<S> {
   // A unit's pre-activations as far as the input and the biases give them.
   SEQKERN_DEVICE void fetch_gates(const Step& step, int64_t row, int64_t unit, Pair* pair) const {
     const int64_t hidden = this->loop.hidden;
-    const S* gates = this->gates + (step.offset + row) * this->gates_stride + unit;
+    const S* inputs = this->inputs + (step.offset + row) * this->gates_stride + unit;
     SEQKERN_UNROLL
     for (int i = 0; i < kGates; ++i)
       pair->gate[i] =
-          device::load(gates + i * hidden) + device::load(this->bias + i * hidden + unit);
+          device::load(inputs + i * hidden) + device::load(this->bias + i * hidden + unit);
   }
 
   // The state that a row brings along, or begins with.
@@ -82,7 +83,7 @@ struct ForwardWork : ForwardLoop<S> {
   SEQKERN_DEVICE void save_state(const Step& step, const Pair& pair, int64_t row,
                                  int64_t unit) const {
     device::store(this->state + row * this->loop.hidden + unit, pair.state);
-    if (!this->save) return;
+    if (!this->gates) return;
     S* gates = this->gates + (step.offset + row) * this->gates_stride + unit;
     SEQKERN_UNROLL
     for (int i = 0; i < 4; ++i) device::store(gates + i * this->loop.hidden, pair.gate[i]);
@@ -91,7 +92,7 @@ struct ForwardWork : ForwardLoop<S> {
   SEQKERN_DEVICE void save_output(const Step& step, const Pair& pair, int64_t row,
                                   int64_t unit) const {
     const int64_t hidden = this->loop.hidden;
-    device::store(this->output + (step.offset + row) * hidden + unit, pair.h);
+    device::store(this->output + (step.offset + row) * this->output_stride + unit, pair.h);
     if (row >= step.after) device::store(this->h_n + row * hidden + unit, pair.h);
   }
 };
@@ -180,9 +181,9 @@ struct RnnForward : ForwardWork<S, 1, 1> {
 
 template <class S, template <class> class Work>
 SEQKERN_KERNEL SEQKERN_MOST_THREADS(kMostWarps* kWarpThreads)
-    forward_loop_kernel(ForwardLoop<S> arguments) {
+    forward_loop_kernel(SEQKERN_CONSTANT Tasks<Work<S>> tasks) {
   SEQKERN_DYNAMIC_SHARED(float, shared);
-  run_loop(arguments.loop, Work<S>{{arguments}}, shared);
+  run_task(tasks, shared);
 }
 
 }  // namespace seqkern

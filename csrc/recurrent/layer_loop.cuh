@@ -8,6 +8,9 @@
 // warps form sums of tensor-core products over a part of the depth each, add them up in shared
 // memory, and its threads apply the cell.
 //
+// A launch may run several loops side by side, each with blocks of its own: the two directions of a
+// bidirectional layer.
+//
 // Both operands of a tensor-core product may number the depth in any order as long as it is the
 // same one. The order here gives each thread 16 consecutive bytes of a chunk, so it takes its part
 // of an operand straight from memory with one wide read: no shuffle, no ldmatrix.
@@ -34,19 +37,21 @@ namespace seqkern {
 struct LoopSteps {
   int64_t count, batch;
   bool reverse;
-  // For packed sequences: for each step how many rows are alive, then where the first one lies.
+  // For packed sequences: for each time how many rows are alive, then where the first one lies.
   const int64_t* table;
 
   // 0 for steps that there are not.
   SEQKERN_DEVICE int64_t alive(int64_t step) const {
     if (step < 0 || step >= count) return 0;
-    return table ? device::read(table + step) : batch;
+    return table ? device::read(table + time(step)) : batch;
   }
   SEQKERN_DEVICE int64_t offset(int64_t step) const {
     if (step < 0 || step >= count) return 0;
-    if (table) return device::read(table + count + step);
-    return (reverse ? count - 1 - step : step) * batch;
+    return table ? device::read(table + count + time(step)) : time(step) * batch;
   }
+
+ private:
+  SEQKERN_DEVICE int64_t time(int64_t step) const { return reverse ? count - 1 - step : step; }
 };
 
 template <class S>
@@ -60,10 +65,17 @@ struct Loop {
   bool precise;  // float32: three products of TF32 numbers instead of one
   S* exchange;   // (2, batch, exchange_stride)
   int64_t exchange_stride;
-  uint32_t* arrived;  // how many steps each block has finished, 0 at the launch
+  uint32_t* arrived;  // how many steps each block of this loop has finished, 0 at the launch
   int unit_blocks, row_warps, depth_warps, group_rows, shared_chunks;
   bool resident;
   int64_t first, end;  // the iterations of this launch
+};
+
+// The loops of a launch: the first `blocks` blocks run the first one, and so on.
+template <class Work>
+struct Tasks {
+  int blocks;
+  Work task[kMostTasks];
 };
 
 // One thread's part of a chunk of a tensor-core operand's row.
@@ -153,13 +165,13 @@ class Product {
  public:
   static constexpr int kTiles = Work::kRowTiles, kKept = Work::kKeptChunks;
 
-  SEQKERN_DEVICE Product(const Loop<S>& loop, float* shared)
+  // `unit_block`: which of the blocks side by side over the units this is.
+  SEQKERN_DEVICE Product(const Loop<S>& loop, int unit_block, float* shared)
       : loop_(loop),
         warp_(device::thread() / kWarpThreads),
         row_warp_(warp_ / loop.depth_warps),
         depth_warp_(warp_ % loop.depth_warps),
-        first_unit_((device::block() % loop.unit_blocks * loop.row_warps + row_warp_) *
-                    Work::kUnits) {
+        first_unit_((unit_block * loop.row_warps + row_warp_) * Work::kUnits) {
     const int warps = loop.row_warps * loop.depth_warps;
     sums_ = shared;
     // A thread's own words stand a warp apart, so that a warp reads consecutive ones.
@@ -317,11 +329,12 @@ class Product {
 //   struct Pair                                a unit of a row: what is fetched before the product
 //   fetch(step, row, unit), finish(...)        and what becomes of it; `finish` fills the exchange
 //   save(step, pair, row, unit)                what nobody waits for
+// `block` is this block's number among those of the loop.
 template <class S, class Work>
-SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, float* shared) {
-  Product<S, Work> product(loop, shared);
-  const int group = device::block() / loop.unit_blocks;
-  const int unit_block = device::block() % loop.unit_blocks;
+SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, int block, float* shared) {
+  const int group = block / loop.unit_blocks;
+  const int unit_block = block % loop.unit_blocks;
+  Product<S, Work> product(loop, unit_block, shared);
   const int units = loop.row_warps * Work::kUnits;
   const int64_t first_unit = static_cast<int64_t>(unit_block) * units;
   const int64_t first_row = static_cast<int64_t>(group) * loop.group_rows;
@@ -374,7 +387,7 @@ SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, float* share
       if (pass_done) device::barrier();
       if (step_done && loop.resident) {
         ++rounds;
-        if (device::thread() == 0) device::store_release(loop.arrived + device::block(), rounds);
+        if (device::thread() == 0) device::store_release(loop.arrived + block, rounds);
       }
       if (present) work.save(step, pair, row, unit);
       if (step_done) break;
@@ -382,6 +395,12 @@ SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, float* share
       if (pass_done) pass += kPassRows;
     }
   }
+}
+
+template <class Work>
+SEQKERN_DEVICE void run_task(const Tasks<Work>& tasks, float* shared) {
+  const Work& work = tasks.task[device::block() / tasks.blocks];
+  run_loop(work.loop, work, device::block() % tasks.blocks, shared);
 }
 
 }  // namespace seqkern

@@ -32,12 +32,14 @@ struct LoopShape {
   int64_t depth;     // of the product: H forward, gates * H backward
   int64_t batch;
   int64_t steps;
+  int tasks;  // loops of this shape that may run side by side
   int element_bytes;
   int products;  // of tensor-core operands for one product: 3 where TF32 is not enough
 };
 
 struct LoopPlan {
   bool resident;
+  int tasks;          // loops that one launch runs side by side: 1 or all of them
   int row_warps;      // warps of a block side by side over the units
   int depth_warps;    // warps that share the depth of each product
   int unit_blocks;    // blocks side by side over the units
@@ -48,7 +50,7 @@ struct LoopPlan {
   double step_ns;  // what the model expects of a step
 
   int threads() const { return row_warps * depth_warps * kWarpThreads; }
-  int blocks() const { return unit_blocks * groups; }
+  int blocks() const { return unit_blocks * groups; }  // of one loop
 };
 
 inline int64_t quotient_up(int64_t a, int64_t b) {
@@ -111,23 +113,25 @@ inline void weigh(const LoopShape& shape, const GpuLimits& gpu, LoopPlan* plan) 
   const double shared_weight_bytes = static_cast<double>(in_shared * chunk_bytes) * multiplies;
   const double products = static_cast<double>(chunks) * 2 * shape.row_tiles * warps *
                           shape.products * quotient_up(plan->group_rows, kTileColumns);
-  const double waves = static_cast<double>(quotient_up(plan->blocks(), gpu.processors));
+  const int64_t blocks = int64_t{plan->blocks()} * plan->tasks;
+  const double waves = static_cast<double>(quotient_up(blocks, gpu.processors));
   const double work = passes * kPassNs + (state_bytes + weight_bytes) / kCacheBytesPerNs +
                       shared_weight_bytes / kSharedBytesPerNs + products * kTileProductNs;
   plan->step_ns = plan->resident ? kBarrierNs + work : kLaunchNs + waves * work;
 }
 
-// The fastest plan by the model. There is always one: a launch for each step runs any shape.
-inline LoopPlan plan_loop(const LoopShape& shape, const GpuLimits& gpu) {
+// The fastest plan of those that run `tasks` loops in a launch, and what it takes for all loops.
+inline void plan_tasks(const LoopShape& shape, const GpuLimits& gpu, int tasks, LoopPlan* best,
+                       double* best_ns) {
   using namespace plan_cost;
-  LoopPlan best{};
-  double best_ns = std::numeric_limits<double>::infinity();
   const double steps = static_cast<double>(shape.steps);
+  const double launches = static_cast<double>(quotient_up(shape.tasks, tasks));
   for (const bool resident : {true, false}) {
     if (resident && !gpu.cooperative) continue;
     for (int row_warps = 1; row_warps <= kMostWarps; row_warps *= 2) {
       LoopPlan plan{};
       plan.resident = resident;
+      plan.tasks = tasks;
       plan.row_warps = row_warps;
       plan.depth_warps = kMostWarps / row_warps;
       plan.unit_blocks =
@@ -135,7 +139,7 @@ inline LoopPlan plan_loop(const LoopShape& shape, const GpuLimits& gpu) {
       if (partial_sum_bytes(shape.row_tiles, kMostWarps) > gpu.shared_bytes) continue;
       const int64_t row_groups = quotient_up(std::max<int64_t>(1, shape.batch), kTileColumns);
       int64_t most = row_groups;
-      if (resident) most = std::min<int64_t>(most, gpu.processors / plan.unit_blocks);
+      if (resident) most = std::min<int64_t>(most, gpu.processors / plan.unit_blocks / tasks);
       for (int64_t groups = 1; groups <= most; ++groups) {
         const int64_t rows = quotient_up(row_groups, groups) * kTileColumns;
         plan.group_rows = static_cast<int>(rows);
@@ -147,14 +151,24 @@ inline LoopPlan plan_loop(const LoopShape& shape, const GpuLimits& gpu) {
                                                         shape.row_tiles * kTileRows *
                                                         shape.element_bytes / kCacheBytesPerNs
                                  : 0;
-        const double total = start + steps * plan.step_ns;
-        if (total < best_ns) {
-          best_ns = total;
-          best = plan;
+        const double total = launches * (start + steps * plan.step_ns);
+        if (total < *best_ns) {
+          *best_ns = total;
+          *best = plan;
         }
       }
     }
   }
+}
+
+// The fastest plan by the model. There is always one: a launch for each step runs any shape. Loops
+// side by side share the multiprocessors, so where the weights of one fill the GPU, one after the
+// other is faster.
+inline LoopPlan plan_loop(const LoopShape& shape, const GpuLimits& gpu) {
+  LoopPlan best{};
+  double best_ns = std::numeric_limits<double>::infinity();
+  plan_tasks(shape, gpu, shape.tasks, &best, &best_ns);
+  if (shape.tasks > 1) plan_tasks(shape, gpu, 1, &best, &best_ns);
   return best;
 }
 

@@ -7,34 +7,40 @@
 
 namespace seqkern {
 
+// Of one loop.
 template <class S>
 struct Preparation {
-  S* exchange;  // (2, batch, exchange_stride)
-  int64_t batch, width, exchange_stride;
-  const S* first;  // (batch, width) for both buffers, padded with zeros; or null for zeros
+  S* exchange;     // (2, batch, exchange_stride)
+  const S* first;  // (batch, hidden) for both buffers, padded with zeros; or null for zeros
   uint32_t* arrived;
-  int64_t blocks;
   // float32 sums of the biases, (gates, hidden); GRU: n's biases apart. Null: not wanted.
   float* bias;
   const S *b_ih, *b_hh;  // or null for zeros
-  int64_t hidden, gates, summed_gates;
+};
+
+// Of all loops of a layer.
+template <class S>
+struct Preparations {
+  int tasks;
+  int64_t batch, hidden, exchange_stride, blocks, gates, summed_gates;
+  Preparation<S> task[kMostTasks];
 };
 
 template <class S>
-SEQKERN_KERNEL prepare_kernel(Preparation<S> p) {
-  const int64_t threads = device::grid_threads();
-  const int64_t buffer = p.batch * p.exchange_stride;
+SEQKERN_DEVICE void prepare_task(const Preparations<S>& all_tasks, const Preparation<S>& p) {
+  const int64_t threads = device::grid_threads(), hidden = all_tasks.hidden;
+  const int64_t stride = all_tasks.exchange_stride, buffer = all_tasks.batch * stride;
   for (int64_t at = device::grid_thread(); at < buffer; at += threads) {
-    const int64_t row = at / p.exchange_stride, column = at % p.exchange_stride;
+    const int64_t row = at / stride, column = at % stride;
     const float x =
-        p.first && column < p.width ? device::load(p.first + row * p.width + column) : 0.0f;
+        p.first && column < hidden ? device::load(p.first + row * hidden + column) : 0.0f;
     device::store(p.exchange + at, x);
     device::store(p.exchange + buffer + at, x);
   }
-  for (int64_t at = device::grid_thread(); at < p.blocks; at += threads)
+  for (int64_t at = device::grid_thread(); at < all_tasks.blocks; at += threads)
     device::write(p.arrived + at, uint32_t{0});
   if (!p.bias) return;
-  const int64_t summed = p.summed_gates * p.hidden, all = p.gates * p.hidden;
+  const int64_t summed = all_tasks.summed_gates * hidden, all = all_tasks.gates * hidden;
   for (int64_t at = device::grid_thread(); at < summed; at += threads)
     device::store(p.bias + at,
                   p.b_ih ? device::load(p.b_ih + at) + device::load(p.b_hh + at) : 0.0f);
@@ -45,17 +51,24 @@ SEQKERN_KERNEL prepare_kernel(Preparation<S> p) {
   }
 }
 
+template <class S>
+SEQKERN_KERNEL prepare_kernel(SEQKERN_CONSTANT Preparations<S> all_tasks) {
+  for (int task = 0; task < all_tasks.tasks; ++task) prepare_task(all_tasks, all_tasks.task[task]);
+}
+
 // For each row of the (row, feature) tensors the state before its step. A block walks through
 // steps.
 template <class S>
-SEQKERN_KERNEL states_before_kernel(LoopSteps steps, int64_t hidden, const S* output, const S* h0,
-                                    S* before) {
+SEQKERN_KERNEL states_before_kernel(LoopSteps steps, int64_t hidden, const S* output,
+                                    int64_t output_stride, const S* h0, S* before) {
   for (int64_t step = device::block(); step < steps.count; step += device::blocks()) {
     const int64_t continuing = steps.alive(step - 1);
-    const int64_t now = steps.offset(step) * hidden, earlier = steps.offset(step - 1) * hidden;
+    const int64_t now = steps.offset(step) * hidden, earlier = steps.offset(step - 1);
     for (int64_t at = device::thread(); at < steps.alive(step) * hidden; at += device::threads()) {
-      if (at / hidden < continuing)
-        device::write(before + now + at, device::read(output + earlier + at));
+      const int64_t row = at / hidden, unit = at % hidden;
+      if (row < continuing)
+        device::write(before + now + at,
+                      device::read(output + (earlier + row) * output_stride + unit));
       else if (h0)
         device::write(before + now + at, device::read(h0 + at));
       else

@@ -2,7 +2,7 @@
 #include <cstdint>
 #include <tuple>
 
-#include "recurrent/layer_cuda.h"
+#include "recurrent/layer_runs.h"
 
 namespace seqkern {
 namespace {
@@ -17,7 +17,7 @@ SixTensors lstm_forward(const Tensor& input, const OptionalTensor& h0, const Opt
                         bool reverse, bool save) {
   const OnDeviceOf guard(input);
   const CudaLayer layer({Cell::kLstm, input, h0, w_ih, w_hh, w_hr, batch_sizes, reverse});
-  ForwardResult r = forward<LstmForward>(layer, {c0, b_ih, b_hh, packed, save});
+  ForwardResult r = forward_layer(layer, {c0, b_ih, b_hh, packed, save});
   return {r.output, r.h_n, r.c_n, r.gates, r.cells, r.hidden};
 }
 
@@ -30,7 +30,7 @@ SevenTensors lstm_backward(const OptionalTensor& grad_output, const OptionalTens
                            bool reverse, int64_t needs) {
   const OnDeviceOf guard(input);
   const CudaLayer layer({Cell::kLstm, input, h0, w_ih, w_hh, w_hr, batch_sizes, reverse});
-  BackwardResult r = backward<LstmBackward>(
+  BackwardResult r = backward_layer(
       layer, {grad_output, grad_h_n, grad_c_n, c0, output, gates, cells, hidden, needs});
   return {r.grad_input, r.grad_h0, r.grad_c0, r.grad_w_ih, r.grad_w_hh, r.grad_b_ih, r.grad_w_hr};
 }
@@ -41,4 +41,12 @@ SEQKERN_GPU_OPERATORS(m) {
 }
 
 }  // namespace
+
+void run_lstm_forward(const ForwardTasks& tasks) {
+  run_forward<LstmForward>(tasks);
+}
+void run_lstm_backward(const BackwardTasks& tasks) {
+  run_backward<LstmBackward>(tasks);
+}
+
 }  // namespace seqkern

@@ -1,7 +1,7 @@
 // The Elman RNN's CUDA operators.
 #include <tuple>
 
-#include "recurrent/layer_cuda.h"
+#include "recurrent/layer_runs.h"
 
 namespace seqkern {
 
@@ -17,7 +17,7 @@ TwoTensors rnn_forward(const Tensor& input, const OptionalTensor& h0, const Tens
   const OnDeviceOf guard(input);
   const CudaLayer layer({relu ? Cell::kRnnRelu : Cell::kRnnTanh, input, h0, w_ih, w_hh,
                          std::nullopt, batch_sizes, reverse});
-  ForwardResult r = forward<RnnForward>(layer, {std::nullopt, b_ih, b_hh, packed, save});
+  ForwardResult r = forward_layer(layer, {std::nullopt, b_ih, b_hh, packed, save});
   return {r.output, r.h_n};
 }
 
@@ -28,13 +28,19 @@ FiveTensors rnn_backward(const OptionalTensor& grad_output, const OptionalTensor
   const OnDeviceOf guard(input);
   const CudaLayer layer({relu ? Cell::kRnnRelu : Cell::kRnnTanh, input, h0, w_ih, w_hh,
                          std::nullopt, batch_sizes, reverse});
-  BackwardResult r = backward<RnnBackward>(
-      layer,
-      {grad_output, grad_h_n, std::nullopt, std::nullopt, output, output, output, output, needs});
+  BackwardResult r = backward_layer(layer, {grad_output, grad_h_n, std::nullopt, std::nullopt,
+                                            output, output, output, output, needs});
   return {r.grad_input, r.grad_h0, r.grad_w_ih, r.grad_w_hh, r.grad_b_ih};
 }
 
 }  // namespace
+
+void run_rnn_forward(const ForwardTasks& tasks) {
+  run_forward<RnnForward>(tasks);
+}
+void run_rnn_backward(const BackwardTasks& tasks) {
+  run_backward<RnnBackward>(tasks);
+}
 
 SEQKERN_GPU_OPERATORS(m) {
   m.impl("rnn_forward", TORCH_BOX(&rnn_forward));

@@ -5,6 +5,8 @@ Registered only where the compiled library is loaded: without it the operators d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -186,6 +188,74 @@ def rnn_backward(
     )
 
 
+def recurrent_stack_forward(
+    input: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    cell: int,
+    bias: bool,
+    bidirectional: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _same_device(input, h0=h0, c0=c0, weights=weights[0])
+    places = len(weights) // (4 if bias else 2)
+    directions = 2 if bidirectional else 1
+    hidden = weights[1].shape[1]
+    lead = input.shape[:-1]
+    batch = input.shape[-2] if h0 is None else h0.shape[1]
+    lstm, gru = cell == 0, cell == 1
+    output = input.new_empty((*lead, directions * hidden))
+    final = input.new_empty((places, batch, hidden))
+    below = (places // directions - 1, *lead, directions * hidden)
+    return (
+        output,
+        final,
+        torch.empty_like(final) if lstm else _none(input),
+        input.new_empty(below if save else 0),
+        input.new_empty((places, *lead, 4 * hidden) if save and (lstm or gru) else 0),
+        input.new_empty((places, *lead, hidden) if save and lstm else 0, dtype=torch.float32),
+    )
+
+
+def recurrent_stack_backward(
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    input: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    output: Tensor,
+    hidden: Tensor,
+    gates: Tensor,
+    cells: Tensor,
+    cell: int,
+    bias: bool,
+    bidirectional: bool,
+    needs: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    each = 4 if bias else 2
+    batch = input.shape[-2] if h0 is None else h0.shape[1]
+    states = (len(needs), batch, weights[1].shape[1])
+    found = []
+    for place, bits in enumerate(needs):
+        w_ih, w_hh = weights[place * each : place * each + 2]
+        biases = [
+            w_ih.shape[0] if bits & 32 else 0,
+            w_ih.shape[0] if bits & 32 and cell == 1 else 0,
+        ]
+        found += [_wanted(w_ih, bits & 8), _wanted(w_hh, bits & 16), *map(input.new_empty, biases)]
+    return (
+        _wanted(input, needs[0] & 1),
+        input.new_empty(states if needs[0] & 2 else 0),
+        input.new_empty(states if needs[0] & 4 and cell == 0 else 0),
+        found,
+    )
+
+
 def _state(input: Tensor, w_hh: Tensor) -> Tensor:
     return input.new_empty(input.shape[0], w_hh.shape[1])
 
@@ -306,6 +376,8 @@ if library.cpu.loaded:
         gru_backward,
         rnn_forward,
         rnn_backward,
+        recurrent_stack_forward,
+        recurrent_stack_backward,
         lstm_cell_forward,
         lstm_cell_backward,
         gru_cell_forward,

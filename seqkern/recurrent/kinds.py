@@ -87,3 +87,5 @@ LSTM = _kind("lstm", "lstm", 4, 2)
 GRU = _kind("gru", "gru", 3, 1)
 RNN_TANH = _kind("rnn_tanh", "rnn", 1, 1, "tanh")
 RNN_RELU = _kind("rnn_relu", "rnn", 1, 1, "relu")
+# In the order of csrc/recurrent/kernels.h's Cell.
+CELLS = (LSTM, GRU, RNN_TANH, RNN_RELU)

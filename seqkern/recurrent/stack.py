@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seqkern.recurrent import casting, checks, choice, torch_backend
+from seqkern.recurrent import casting, checks, choice, stack_autograd, torch_backend
 from seqkern.recurrent.kinds import Kind, State, Weights
 from seqkern.recurrent.ops import run_layer
 
@@ -62,6 +62,12 @@ def run(
             states = None if states is None else [s.to(dtype) for s in states]
 
     x = input.transpose(0, 1) if batch_first and batch_sizes is None else input
+    if backend == "cuda" and layers > 1:
+        x, *last = _run_cuda(
+            kind, x, states, flat_weights, bias, num_layers, dropout if training else 0.0,
+            bidirectional, batch_sizes, per_layer,
+        )  # fmt: skip
+        return (x.transpose(0, 1) if batch_first and batch_sizes is None else x, *last)
     per_state = [s.unbind(0) for s in states] if states is not None else None
     finals: list[tuple[Tensor, ...]] = []
     for layer in range(num_layers):
@@ -95,6 +101,44 @@ def _weights(flat: Sequence[Tensor], start: int, bias: bool, projected: bool) ->
     b_ih, b_hh = (flat[start + 2], flat[start + 3]) if bias else (None, None)
     w_hr = flat[start + (4 if bias else 2)] if projected else None
     return flat[start], flat[start + 1], b_ih, b_hh, w_hr
+
+
+def _run_cuda(
+    kind: Kind,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    flat_weights: Sequence[Tensor],
+    bias: bool,
+    num_layers: int,
+    dropout: float,
+    bidirectional: bool,
+    batch_sizes: Tensor | None,
+    per_layer: int,
+) -> tuple[Tensor, ...]:
+    """As many layers in a call of the operator as have no dropout between them."""
+    directions = 2 if bidirectional else 1
+    together = num_layers if dropout == 0 else 1
+    places = together * directions
+    if states is None and batch_sizes is not None:
+        shape = (num_layers * directions, int(batch_sizes[0]), flat_weights[1].shape[1])
+        states = [x.new_zeros(shape)] * kind.states
+    finals = []
+    for first in range(0, num_layers * directions, places):
+        own = None if states is None else [s[first : first + places] for s in states]
+        weights = flat_weights[first * per_layer : (first + places) * per_layer]
+        if first and dropout > 0:
+            x = torch.dropout(x, dropout, True)
+        try:
+            x, *final = stack_autograd.stack(
+                kind, x, own, weights, batch_sizes, bias, bidirectional
+            )
+        except RuntimeError:
+            checks.stack_weights(kind, flat_weights, per_layer, directions, bias)
+            raise
+        finals.append(final)
+    if len(finals) == 1:
+        return (x, *finals[0])
+    return (x, *(torch.cat(parts) for parts in zip(*finals, strict=True)))
 
 
 def _run_torch(

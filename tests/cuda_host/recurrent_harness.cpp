@@ -12,8 +12,9 @@ struct Cut {
   bool resident;
   int row_warps, depth_warps, group_rows;
   int64_t shared_bytes;  // of a block
+  bool together;         // all loops of a call in one launch
 };
-Cut cut = {true, 1, 2, 8, 227 * 1024};
+Cut cut = {true, 1, 2, 8, 227 * 1024, true};
 
 }  // namespace
 
@@ -26,6 +27,7 @@ device::Stream stream_of(const Tensor&) {
 LoopPlan plan_of(const LoopShape& shape, const Tensor&) {
   LoopPlan plan{};
   plan.resident = cut.resident;
+  plan.tasks = cut.together ? shape.tasks : 1;
   plan.row_warps = cut.row_warps;
   plan.depth_warps = cut.depth_warps;
   plan.unit_blocks =

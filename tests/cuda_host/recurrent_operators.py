@@ -14,12 +14,15 @@ import torch
 
 from build_tools.libraries import TORCH_TARGET
 from build_tools.torch_location import require_torch
-from seqkern.recurrent import autograd, device_operators
+from seqkern.recurrent import autograd, choice, device_operators, fake, stack_autograd
 
 from .conftest import COMPILER, CSRC, HERE, compile_object, run
 
 LAYERS = device_operators.LAYERS
-SOURCES = [CSRC / "recurrent" / f"{cell}_cuda.cu" for cell in ("lstm", "gru", "rnn")]
+STACKS = {"recurrent_stack_forward": "_forward", "recurrent_stack_backward": "_backward"}
+SOURCES = [
+    CSRC / "recurrent" / f"{cell}_cuda.cu" for cell in ("lstm", "gru", "rnn", "tasks", "stack")
+]
 
 
 class Cut(ctypes.Structure):
@@ -32,7 +35,11 @@ class Cut(ctypes.Structure):
         ("depth_warps", ctypes.c_int),
         ("group_rows", ctypes.c_int),
         ("shared_bytes", ctypes.c_int64),
+        ("together", ctypes.c_bool),
     )
+
+    def __init__(self, *fields: float, together: bool = True) -> None:
+        super().__init__(*fields, together=together)
 
 
 class Emulated:
@@ -44,10 +51,12 @@ class Emulated:
     def __init__(self, library: Path) -> None:
         # Held for the whole session: dropping it would take the operators away.
         self.fragment = torch.library.Library("seqkern_emulated", "FRAGMENT")
-        for name in LAYERS:
+        for name in (*LAYERS, *STACKS):
             schema = str(getattr(torch.ops.seqkern, name).default._schema)
             self.fragment.define(schema.removeprefix("seqkern::"))
         torch.ops.load_library(library)
+        for name in STACKS:
+            torch.library.register_fake(f"seqkern_emulated::{name}", getattr(fake, name))
         self.functions = ctypes.CDLL(str(library))
         self.operators = torch.ops.seqkern_emulated
         self.calls = 0
@@ -60,19 +69,29 @@ class Emulated:
     def in_place_of_the_cpu(self) -> Iterator[None]:
         """`seqkern.recurrent.autograd`, whose kernels are the CPU's, runs the emulator's."""
 
-        def counted(name: str):
-            operator = getattr(self.operators, name).default
-
-            def call(*arguments):
-                self.calls += 1
-                return operator(*arguments)
-
-            return call
-
         with pytest.MonkeyPatch.context() as patch:
             for name in LAYERS:
-                patch.setattr(autograd, f"_{name}", counted(name))
+                patch.setattr(autograd, f"_{name}", self._counted(name))
             yield
+
+    @contextmanager
+    def in_place_of_cuda(self) -> Iterator[None]:
+        """Modules on the CPU run the emulator's operators as if the backend "cuda" was chosen."""
+        with self.in_place_of_the_cpu(), pytest.MonkeyPatch.context() as patch:
+            for name, bound in STACKS.items():
+                patch.setattr(stack_autograd, bound, self._counted(name))
+            patch.setattr(choice, "runs_directly", lambda input: False)
+            patch.setattr(choice, "choose", lambda *arguments, **options: "cuda")
+            yield
+
+    def _counted(self, name: str):
+        operator = getattr(self.operators, name).default
+
+        def call(*arguments):
+            self.calls += 1
+            return operator(*arguments)
+
+        return call
 
 
 def build(directory: Path, emulator_archive: Path) -> Emulated:

@@ -21,6 +21,7 @@ class Shape(ctypes.Structure):
         ("depth", ctypes.c_int64),
         ("batch", ctypes.c_int64),
         ("steps", ctypes.c_int64),
+        ("tasks", ctypes.c_int),
         ("element_bytes", ctypes.c_int),
         ("products", ctypes.c_int),
     )
@@ -41,6 +42,7 @@ class Plan(ctypes.Structure):
 
     _fields_ = (
         ("resident", ctypes.c_bool),
+        ("tasks", ctypes.c_int),
         ("row_warps", ctypes.c_int),
         ("depth_warps", ctypes.c_int),
         ("unit_blocks", ctypes.c_int),
@@ -57,14 +59,18 @@ SMALL = Gpu(20, 99 * KIB, True)  # such as a laptop's
 OLD = Gpu(80, 96 * KIB, False)
 
 
-def lstm_forward(hidden: int, batch: int, steps: int = 1024, element_bytes: int = 2) -> Shape:
+def lstm_forward(
+    hidden: int, batch: int, steps: int = 1024, element_bytes: int = 2, tasks: int = 1
+) -> Shape:
     kept, products = (4, 1) if element_bytes == 2 else (1, 3)
-    return Shape(8, 2, kept, hidden, hidden, batch, steps, element_bytes, products)
+    return Shape(8, 2, kept, hidden, hidden, batch, steps, tasks, element_bytes, products)
 
 
-def lstm_backward(hidden: int, batch: int, steps: int = 1024, element_bytes: int = 2) -> Shape:
+def lstm_backward(
+    hidden: int, batch: int, steps: int = 1024, element_bytes: int = 2, tasks: int = 1
+) -> Shape:
     kept, products = (8, 1) if element_bytes == 2 else (2, 3)
-    return Shape(16, 1, kept, hidden, 4 * hidden, batch, steps, element_bytes, products)
+    return Shape(16, 1, kept, hidden, 4 * hidden, batch, steps, tasks, element_bytes, products)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +108,7 @@ def test_every_plan_covers_the_layer_and_fits_the_gpu(planned, shape_of, gpu):
         assert plan.shared_bytes <= gpu.shared_bytes
         weights = plan.shared_chunks * shape.row_tiles * 16 * 64 * 8
         assert plan.shared_bytes >= weights + 8 * shape.row_tiles * 16 * 33 * 4
-        assert plan.step_ns > 0
+        assert plan.step_ns > 0 and plan.tasks == 1
         if plan.resident:  # one block on each multiprocessor: more could wait for each other
             assert plan.unit_blocks * plan.groups <= gpu.processors and gpu.cooperative
         else:
@@ -139,3 +145,24 @@ def test_more_work_is_never_expected_to_be_faster(planned):
         assert times == sorted(times)
         times = [planned(shape_of(1024, batch), H100).step_ns for batch in (1, 16, 64, 256, 1024)]
         assert times == sorted(times)
+
+
+@pytest.mark.parametrize("gpu", [H100, SMALL, OLD], ids=["H100", "small", "old"])
+@pytest.mark.parametrize("shape_of", [lstm_forward, lstm_backward])
+def test_loops_side_by_side_share_the_gpu(planned, shape_of, gpu):
+    for hidden, batch, steps in product((7, 128, 1024, 4096), (0, 9, 100), (1, 1000)):
+        plan = planned(shape_of(hidden, batch, steps, tasks=2), gpu)
+        assert plan.tasks in (1, 2)
+        if plan.resident:
+            assert plan.tasks * plan.unit_blocks * plan.groups <= gpu.processors
+
+
+@pytest.mark.parametrize("hidden", [64, 256, 512, 768])
+def test_both_directions_take_less_time_side_by_side(planned, hidden):
+    one = planned(lstm_forward(hidden, 16), H100)
+    both = planned(lstm_forward(hidden, 16, tasks=2), H100)
+    assert both.tasks == 2 and both.resident and both.step_ns < 1.5 * one.step_ns
+
+
+def test_two_loops_that_each_fill_the_gpu_run_one_after_the_other(planned):
+    assert planned(lstm_forward(1536, 64, tasks=2), H100).tasks == 1

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import seqkern
 from seqkern import library, triton_support
-from seqkern.recurrent import autograd, device_operators, kinds, ops
+from seqkern.recurrent import autograd, device_operators, kinds, ops, stack, stack_autograd
 from seqkern.recurrent.choice import refusals
 
 
@@ -62,6 +62,30 @@ def test_a_functional_call_with_a_projection(on_a_gpu):
     assert "proj_size" in seqkern.explain("lstm", x, states, weights).reasons["cuda"]
     plain = [tensor(32, 4), tensor(32, 8), tensor(32), tensor(32)]
     assert "proj_size" not in seqkern.explain("lstm", x, states, plain).reasons["cuda"]
+
+
+@pytest.mark.parametrize("kind", kinds.CELLS, ids=lambda k: k.name)
+def test_stacks_are_one_call(on_a_gpu, monkeypatch, kind):
+    called = []
+
+    def recorded(*arguments):
+        called.append(arguments)
+        return run(*arguments)
+
+    run = stack_autograd._forward
+    monkeypatch.setattr(stack_autograd, "_forward", recorded)
+    rows = kind.gates * 8
+    weights = []
+    for place in range(6):
+        w_ih = tensor(rows, 4 if place < 2 else 16)
+        weights += [w_ih, tensor(rows, 8), tensor(rows), tensor(rows)]
+    with seqkern.use_backend("cuda"):
+        output, *final = stack.run(
+            kind, tensor(5, 2, 4), None, weights, True, 3, 0.1, False, True, False, None, None
+        )
+    assert output.shape == (5, 2, 16) and len(final) == kind.states
+    assert all(f.shape == (6, 2, 8) for f in final)
+    assert len(called) == 1
 
 
 def test_a_cpu_has_none():

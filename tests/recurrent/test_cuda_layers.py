@@ -11,8 +11,9 @@ import torch
 
 import seqkern
 from seqkern import library
-from tests.recurrent import layer_cases
+from tests.recurrent import layer_cases, stack_cases
 from tests.recurrent.layer_cases import KINDS, Case, by_backend, grid
+from tests.recurrent.stack_cases import Stack
 
 pytestmark = pytest.mark.cuda
 HALF = (torch.bfloat16, torch.float16)
@@ -33,6 +34,16 @@ LARGE = [
     Case(8, 4, 32, 2500),
     Case(0, 0, 64, 512, sizes=tuple(range(64, 0, -2))),
     Case(0, 0, 64, 512, sizes=tuple(range(64, 0, -2)), reverse=True),
+]
+
+# Both directions side by side, or one after the other where a direction fills the GPU.
+STACKS = [
+    Stack(7, 3, 4, 33),
+    Stack(12, 41, 3, 18, layers=2, states=False),
+    Stack(0, 0, 3, 17, layers=2, sizes=(35, 34, 17, 8, 2)),
+    Stack(30, 16, 64, 512),
+    Stack(0, 0, 64, 256, sizes=tuple(range(64, 0, -2))),
+    Stack(8, 4, 32, 2500),
 ]
 
 
@@ -56,6 +67,26 @@ def test_small(kind, case, dtype):
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_large(kind, case, dtype):
     check(kind, case, dtype)
+
+
+def check_stack(kind: str, case: Stack, dtype: torch.dtype) -> None:
+    def ours(*arguments):
+        with seqkern.use_backend("cuda"):
+            return stack_cases.results(*arguments)
+
+    stack_cases.check(ours, kind, case, dtype, "cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+@pytest.mark.parametrize("kind, case", stack_cases.grid(STACKS))
+def test_stacks(kind, case, dtype):
+    check_stack(kind, case, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", stack_cases.KINDS)
+def test_stacks_for_the_sanitizer(kind, dtype):
+    check_stack(kind, Stack(6, 9, 4, 40, layers=2), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -107,8 +138,9 @@ def test_modules(module, shape):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_a_cuda_graph():
-    layer = seqkern.nn.LSTM(16, 64, device="cuda")
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_cuda_graph(bidirectional):
+    layer = seqkern.nn.LSTM(16, 64, bidirectional=bidirectional, device="cuda")
     x = torch.randn(20, 4, 16, device="cuda")
     with torch.no_grad(), seqkern.use_backend("cuda"):
         expected = layer(x)[0]  # also loads the kernels, which a capture must not

@@ -23,7 +23,6 @@ enum class Swizzle { kNone, k128 };
 // A matrix in global memory and the size of the tiles that copy_tile() takes of it. A kernel takes
 // it by value, as `SEQKERN_CONSTANT TileMap map`.
 using TileMap = CUtensorMap;
-#define SEQKERN_CONSTANT const __grid_constant__
 
 // (rows, columns) numbers of type S, `stride` numbers from row to row; the base and the bytes of a
 // stride are multiples of 16, as are the bytes of a tile's row.
@@ -101,7 +100,6 @@ SEQKERN_DEVICE void fence_async_proxy(Place = here()) {
 #else
 
 using TileMap = emulator::TileMap;
-#define SEQKERN_CONSTANT const
 
 template <class S>
 TileMap make_tile_map(const S* base, int64_t rows, int64_t columns, int64_t stride, int tile_rows,

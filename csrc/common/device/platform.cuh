@@ -17,10 +17,13 @@
 #define SEQKERN_KERNEL __global__ void
 #define SEQKERN_DEVICE __device__ __forceinline__
 #define SEQKERN_UNROLL _Pragma("unroll")  // before a loop whose counter indexes registers
+// Before a kernel's parameter: all threads read it where it lies, also with a variable index.
+#define SEQKERN_CONSTANT const __grid_constant__
 #else
 #define SEQKERN_KERNEL void
 #define SEQKERN_DEVICE inline
 #define SEQKERN_UNROLL
+#define SEQKERN_CONSTANT const
 #endif
 
 // Statements for sm_90 and later. A kernel that gets there on an older GPU ends with an error: the
