@@ -40,7 +40,7 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
       "-> (Tensor grad_input, Tensor grad_h0, Tensor grad_w_ih, Tensor grad_w_hh, Tensor "
       "grad_bias)");
   m.def("recurrent_pack(Tensor w_hh, int gates) -> Tensor");
-  // recurrent: a stack of layers, both directions side by side; CUDA only
+  // recurrent: a stack of layers, both directions side by side, layers as a wave; CUDA only
   m.def(
       "recurrent_stack_forward(Tensor input, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? "
       "batch_sizes, int cell, bool bias, bool bidirectional, bool save) -> (Tensor output, Tensor "

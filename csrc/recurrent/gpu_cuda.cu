@@ -9,17 +9,28 @@ device::Stream stream_of(const Tensor& t) {
   return static_cast<cudaStream_t>(stream);
 }
 
-LoopPlan plan_of(const LoopShape& shape, const Tensor& t) {
+namespace {
+
+GpuLimits limits_of(const Tensor& t) {
   const auto ask = [&](cudaDeviceAttr attribute) {
     int value = 0;
     device::check(cudaDeviceGetAttribute(&value, attribute, t.get_device_index()),
                   "a property of the GPU");
     return value;
   };
-  const GpuLimits gpu = {ask(cudaDevAttrMultiProcessorCount),
-                         ask(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-                         ask(cudaDevAttrCooperativeLaunch) != 0};
-  return plan_loop(shape, gpu);
+  return {ask(cudaDevAttrMultiProcessorCount), ask(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+          ask(cudaDevAttrCooperativeLaunch) != 0};
+}
+
+}  // namespace
+
+LoopPlan plan_of(const LoopShape& shape, const Tensor& t) {
+  return plan_loop(shape, limits_of(t));
+}
+
+int wave_of(const LoopShape& alone, const LoopShape& chained, int64_t layers,
+            double projection_flops, const Tensor& t) {
+  return plan_wave(alone, chained, layers, projection_flops, limits_of(t));
 }
 
 bool capturing(const Tensor& t) {

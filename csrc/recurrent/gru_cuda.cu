@@ -32,11 +32,15 @@ SixTensors gru_backward(const OptionalTensor& grad_output, const OptionalTensor&
 
 }  // namespace
 
-void run_gru_forward(const ForwardTasks& tasks) {
-  run_forward<GruForward>(tasks);
+void run_gru_forward(const ForwardTasks& tasks, bool wave) {
+  if (wave) return run_forward<GruWaveForward>(tasks, true);
+  run_forward<GruForward>(tasks, false);
 }
-void run_gru_backward(const BackwardTasks& tasks) {
-  run_backward<GruBackward>(tasks);
+void run_gru_backward(const BackwardTasks& tasks, bool wave) {
+  run_backward<GruBackward>(tasks, wave);
+}
+int gru_wave(const CudaLayer& layer, int64_t layers, bool backward) {
+  return planned_wave<GruForward, GruWaveForward, GruBackward>(layer, layers, backward);
 }
 
 SEQKERN_GPU_OPERATORS(m) {

@@ -17,7 +17,9 @@
 namespace seqkern {
 
 // The loop's weights are w_hh transposed, (H, gates * H); its exchange holds the gradients that the
-// recurrent product sees: GRU r, z and n's state part.
+// recurrent product sees: GRU r, z and n's state part. A wave goes from the last layer down: beside
+// those stand the gradients of the layer above, for which w_ih above is transposed as well: GRU r,
+// z and n's input part.
 template <class S>
 struct BackwardLoop {
   Loop<S> loop;
@@ -90,6 +92,13 @@ struct BackwardWork : BackwardLoop<S> {
     for (int i = 0; i < kGates; ++i) device::store(to + i * this->loop.hidden, gate[i]);
   }
 
+  // What a sequence that has ended leaves to the next loop: nothing.
+  SEQKERN_DEVICE void clear(int64_t unit, S* next) const {
+    if (!next) return;
+    SEQKERN_UNROLL
+    for (int i = 0; i < kGates; ++i) device::store(next + i * this->loop.hidden + unit, 0.0f);
+  }
+
   SEQKERN_DEVICE void save_first_state(float grad, int64_t row, int64_t unit) const {
     if (this->grad_h0) device::store(this->grad_h0 + place(row, unit), grad);
   }
@@ -120,14 +129,16 @@ struct LstmBackward : BackwardWork<S, 4> {
   }
 
   SEQKERN_DEVICE void finish(const Step& step, Pair& pair, const float* sums, int64_t row,
-                             int64_t unit, S* exchange) const {
+                             int64_t unit, S* exchange, S* next) const {
     pair.grad_h += sums[0];
-    if (row >= step.alive) return;
+    if (row >= step.alive) return this->clear(unit, next);
     lstm_cell_backward(pair.gate[0], pair.gate[1], pair.gate[2], pair.gate[3], pair.c,
                        pair.c_before, pair.grad_h, pair.grad_c);
     SEQKERN_UNROLL
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < 4; ++i) {
       device::store(exchange + i * this->loop.hidden + unit, pair.gate[i]);
+      if (next) device::store(next + i * this->loop.hidden + unit, pair.gate[i]);
+    }
   }
 
   SEQKERN_DEVICE void save(const Step& step, const Pair& pair, int64_t row, int64_t unit) const {
@@ -163,15 +174,19 @@ struct GruBackward : BackwardWork<S, 3> {
   }
 
   SEQKERN_DEVICE void finish(const Step& step, Pair& pair, const float* sums, int64_t row,
-                             int64_t unit, S* exchange) const {
+                             int64_t unit, S* exchange, S* next) const {
     pair.grad_h += sums[0];
-    if (row >= step.alive) return;
+    if (row >= step.alive) return this->clear(unit, next);
     gru_cell_backward(pair.gate[0], pair.gate[1], pair.gate[2], pair.gate[3], pair.h_before,
                       pair.grad_h);
     const int64_t hidden = this->loop.hidden;
     device::store(exchange + unit, pair.gate[0]);
     device::store(exchange + hidden + unit, pair.gate[1]);
     device::store(exchange + 2 * hidden + unit, pair.gate[3]);
+    if (!next) return;
+    device::store(next + unit, pair.gate[0]);
+    device::store(next + hidden + unit, pair.gate[1]);
+    device::store(next + 2 * hidden + unit, pair.gate[2]);
   }
 
   SEQKERN_DEVICE void save(const Step& step, const Pair& pair, int64_t row, int64_t unit) const {
@@ -200,12 +215,13 @@ struct RnnBackward : BackwardWork<S, 1> {
   }
 
   SEQKERN_DEVICE void finish(const Step& step, Pair& pair, const float* sums, int64_t row,
-                             int64_t unit, S* exchange) const {
+                             int64_t unit, S* exchange, S* next) const {
     pair.grad_h += sums[0];
-    if (row >= step.alive) return;
+    if (row >= step.alive) return this->clear(unit, next);
     pair.grad_h = this->relu ? rnn_cell_backward<true>(pair.h, pair.grad_h)
                              : rnn_cell_backward<false>(pair.h, pair.grad_h);
     device::store(exchange + unit, pair.grad_h);
+    if (next) device::store(next + unit, pair.grad_h);
   }
 
   SEQKERN_DEVICE void save(const Step& step, const Pair& pair, int64_t row, int64_t unit) const {

@@ -25,6 +25,9 @@ namespace seqkern {
 device::Stream stream_of(const Tensor& t);
 // How a loop is spread over a tensor's device.
 LoopPlan plan_of(const LoopShape& shape, const Tensor& t);
+// How many layers of a stack are to run as a wave there; see plan_wave.
+int wave_of(const LoopShape& alone, const LoopShape& chained, int64_t layers,
+            double projection_flops, const Tensor& t);
 // Whether a CUDA graph is being captured, into which no copy from this process' memory may go.
 bool capturing(const Tensor& t);
 

@@ -21,7 +21,7 @@ namespace seqkern {
 template <class S>
 struct ForwardLoop {
   Loop<S> loop;
-  const S* inputs;  // the input's projection, in rows of gates_stride
+  const S* inputs;  // the input's projection, in rows of gates_stride; null: the product has it
   S* gates;         // in the same place the activated gates, or null: nobody wants them
   int64_t gates_stride;
   const float* bias;  // a gate after the other; GRU: r, z, n of the input and n of the state
@@ -62,14 +62,21 @@ struct ForwardWork : ForwardLoop<S> {
             steps.alive(iteration + 1)};
   }
 
-  // A unit's pre-activations as far as the input and the biases give them.
+  // A unit's pre-activations of `n` gates as far as the input and the biases give them.
+  template <int n>
   SEQKERN_DEVICE void fetch_gates(const Step& step, int64_t row, int64_t unit, Pair* pair) const {
     const int64_t hidden = this->loop.hidden;
     const S* inputs = this->inputs + (step.offset + row) * this->gates_stride + unit;
     SEQKERN_UNROLL
-    for (int i = 0; i < kGates; ++i)
-      pair->gate[i] =
-          device::load(inputs + i * hidden) + device::load(this->bias + i * hidden + unit);
+    for (int i = 0; i < n; ++i) {
+      pair->gate[i] = device::load(this->bias + i * hidden + unit);
+      if (this->inputs) pair->gate[i] += device::load(inputs + i * hidden);
+    }
+  }
+
+  SEQKERN_DEVICE void publish(const Pair& pair, int64_t unit, S* exchange, S* next) const {
+    device::store(exchange + unit, pair.h);
+    if (next) device::store(next + unit, pair.h);
   }
 
   // The state that a row brings along, or begins with.
@@ -104,17 +111,17 @@ struct LstmForward : ForwardWork<S, 4, 2> {
 
   SEQKERN_DEVICE Pair fetch(const Step& step, int64_t row, int64_t unit) const {
     Pair pair;
-    this->fetch_gates(step, row, unit, &pair);
+    this->template fetch_gates<4>(step, row, unit, &pair);
     pair.state = this->fetch_state(step, this->c0, row, unit);
     return pair;
   }
 
   SEQKERN_DEVICE void finish(const Step&, Pair& pair, const float* sums, int64_t, int64_t unit,
-                             S* exchange) const {
+                             S* exchange, S* next) const {
     SEQKERN_UNROLL
     for (int i = 0; i < 4; ++i) pair.gate[i] += sums[i];
     pair.h = lstm_cell(pair.gate[0], pair.gate[1], pair.gate[2], pair.gate[3], pair.state);
-    device::store(exchange + unit, pair.h);
+    this->publish(pair, unit, exchange, next);
   }
 
   SEQKERN_DEVICE void save(const Step& step, const Pair& pair, int64_t row, int64_t unit) const {
@@ -126,14 +133,15 @@ struct LstmForward : ForwardWork<S, 4, 2> {
   }
 };
 
-template <class S>
-struct GruForward : ForwardWork<S, 3, 2> {
-  using Base = ForwardWork<S, 3, 2>;
+// kSums: 3, or 4 in a wave: there the product forms n's input part, too, apart from the state's.
+template <class S, int kSums>
+struct AnyGruForward : ForwardWork<S, kSums, 2> {
+  using Base = ForwardWork<S, kSums, 2>;
   using typename Base::Pair, typename Base::Step;
 
   SEQKERN_DEVICE Pair fetch(const Step& step, int64_t row, int64_t unit) const {
     Pair pair;
-    this->fetch_gates(step, row, unit, &pair);
+    this->template fetch_gates<3>(step, row, unit, &pair);
     pair.gate[3] = device::load(this->bias + 3 * this->loop.hidden + unit);
     pair.state = this->fetch_state(step, this->h0, row, unit);
     return pair;
@@ -141,13 +149,14 @@ struct GruForward : ForwardWork<S, 3, 2> {
 
   // The gate after n is the state's part of it, which the gradient needs.
   SEQKERN_DEVICE void finish(const Step&, Pair& pair, const float* sums, int64_t, int64_t unit,
-                             S* exchange) const {
+                             S* exchange, S* next) const {
     pair.gate[0] += sums[0];
     pair.gate[1] += sums[1];
-    pair.gate[3] += sums[2];
+    if constexpr (kSums == 4) pair.gate[2] += sums[2];
+    pair.gate[3] += sums[kSums - 1];
     pair.h = gru_cell(pair.gate[0], pair.gate[1], pair.gate[2], pair.gate[3], pair.state);
     pair.state = pair.h;
-    device::store(exchange + unit, pair.h);
+    this->publish(pair, unit, exchange, next);
   }
 
   SEQKERN_DEVICE void save(const Step& step, const Pair& pair, int64_t row, int64_t unit) const {
@@ -157,21 +166,26 @@ struct GruForward : ForwardWork<S, 3, 2> {
 };
 
 template <class S>
+struct GruForward : AnyGruForward<S, 3> {};
+template <class S>
+struct GruWaveForward : AnyGruForward<S, 4> {};
+
+template <class S>
 struct RnnForward : ForwardWork<S, 1, 1> {
   using Base = ForwardWork<S, 1, 1>;
   using typename Base::Pair, typename Base::Step;
 
   SEQKERN_DEVICE Pair fetch(const Step& step, int64_t row, int64_t unit) const {
     Pair pair;
-    this->fetch_gates(step, row, unit, &pair);
+    this->template fetch_gates<1>(step, row, unit, &pair);
     return pair;
   }
 
   SEQKERN_DEVICE void finish(const Step&, Pair& pair, const float* sums, int64_t, int64_t unit,
-                             S* exchange) const {
+                             S* exchange, S* next) const {
     const float x = pair.gate[0] + sums[0];
     pair.h = this->relu ? rnn_cell<true>(x) : rnn_cell<false>(x);
-    device::store(exchange + unit, pair.h);
+    this->publish(pair, unit, exchange, next);
   }
 
   SEQKERN_DEVICE void save(const Step& step, const Pair& pair, int64_t row, int64_t unit) const {

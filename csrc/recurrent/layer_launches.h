@@ -23,34 +23,55 @@ inline Tensor loop_weights(const CudaLayer& layer, const Tensor& weights) {
   return copy;
 }
 
-// The loops of one or several layers of the same shape, for a Work (see layer_loop.cuh). What a
-// Work wants beside its Loop is filled in between construction and run().
+// A Work's loop of `depth`, for layers like this one; `tasks` of them.
+template <class S, class Work>
+LoopShape loop_shape(const CudaLayer& layer, int64_t depth, int64_t iterations, int64_t tasks,
+                     bool chain) {
+  LoopShape shape{};
+  shape.units_a_warp = Work::kUnits;
+  shape.row_tiles = Work::kRowTiles;
+  shape.kept_chunks = Work::kKeptChunks;
+  shape.hidden = layer.sizes.hidden;
+  shape.depth = depth;
+  shape.batch = layer.batch;
+  shape.steps = iterations;
+  shape.tasks = static_cast<int>(tasks);
+  shape.chain = chain;
+  shape.element_bytes = static_cast<int>(sizeof(S));
+  shape.products = layer.precise() ? 3 : 1;
+  return shape;
+}
+
+// A depth padded to whole chunks.
+template <class S>
+int64_t padded(int64_t depth) {
+  return quotient_up(depth, kChunkDepth<S>) * kChunkDepth<S>;
+}
+
+// The loops of one or several layers of the same shape, for a Work (see layer_loop.cuh). In a
+// `chain`, each one feeds the next. What a Work wants beside its Loop is filled in between
+// construction and run().
 template <class S, class Work>
 class Launches {
  public:
-  // `weights`: for each layer a row of them for each sum that a unit wants.
+  // `weights`: for each layer a row of them for each sum that a unit wants. In a chain, those of
+  // all layers but the first have after those for the loop's own states, padded, those for what
+  // the loop before makes.
   Launches(const std::vector<const CudaLayer*>& layers, const std::vector<Tensor>& weights,
-           int64_t more_iterations, Operands* operands)
+           int64_t more_iterations, bool chain, Operands* operands)
       : works(layers.size()),
         preparations(layers.size()),
         layer_(*layers[0]),
+        chain_(chain),
+        slots_(chain ? kChainSlots : 2),
         iterations_(layer_.steps() + more_iterations) {
-    const int64_t depth = weights[0].size(1), tasks = static_cast<int64_t>(layers.size());
-    LoopShape shape{};
-    shape.units_a_warp = Work::kUnits;
-    shape.row_tiles = Work::kRowTiles;
-    shape.kept_chunks = Work::kKeptChunks;
-    shape.hidden = layer_.sizes.hidden;
-    shape.depth = depth;
-    shape.batch = layer_.batch;
-    shape.steps = iterations_;
-    shape.tasks = static_cast<int>(tasks);
-    shape.element_bytes = static_cast<int>(sizeof(S));
-    shape.products = layer_.precise() ? 3 : 1;
-    plan_ = plan_of(shape, layer_.input);
+    const int64_t tasks = static_cast<int64_t>(layers.size());
+    const int64_t own = padded<S>(weights[0].size(1));
+    plan_ = plan_of(loop_shape<S, Work>(layer_, weights.back().size(1), iterations_, tasks, chain),
+                    layer_.input);
 
-    stride_ = quotient_up(depth, kChunkDepth<S>) * kChunkDepth<S>;
-    exchange_ = layer_.make({tasks, 2, layer_.batch, stride_});
+    stride_ = chain ? 2 * own : own;
+    exchange_ = layer_.make({tasks, slots_, layer_.batch, stride_});
     arrived_ = layer_.make({tasks, plan_.blocks()}, ScalarType::Int);
     S* exchange = operands->out<S>("exchange", exchange_);
     uint32_t* arrived = operands->out<uint32_t>("arrived", arrived_);
@@ -58,14 +79,21 @@ class Launches {
       weights_.push_back(loop_weights(*layers[i], weights[i]));
       Loop<S>& loop = works[i].loop;
       loop.steps = layers[i]->loop_steps(operands);
-      loop.hidden = shape.hidden;
+      loop.hidden = layer_.sizes.hidden;
       loop.weights = operands->in<S>("weights", weights_.back());
-      loop.depth = depth;
+      loop.depth = weights[i].size(1);
       loop.weights_stride = weights_.back().stride(0);
       loop.precise = layer_.precise();
-      loop.exchange = exchange + i * 2 * layer_.batch * stride_;
+      loop.exchange = exchange + i * slots_ * layer_.batch * stride_;
       loop.exchange_stride = stride_;
+      loop.slots = slots_;
       loop.arrived = arrived + i * plan_.blocks();
+      if (chain && i > 0) {
+        Loop<S>& before = works[i - 1].loop;
+        before.next = loop.exchange + own;
+        before.next_arrived = loop.arrived;
+        loop.before_arrived = before.arrived;
+      }
       loop.unit_blocks = plan_.unit_blocks;
       loop.row_warps = plan_.row_warps;
       loop.depth_warps = plan_.depth_warps;
@@ -96,6 +124,7 @@ class Launches {
     all.tasks = static_cast<int>(preparations.size());
     all.batch = layer_.batch;
     all.hidden = layer_.sizes.hidden;
+    all.slots = slots_;
     all.exchange_stride = stride_;
     all.blocks = plan_.blocks();
     all.gates = layer_.gates;
@@ -112,24 +141,28 @@ class Launches {
     const device::Grid grid{plan_.blocks() * plan_.tasks, plan_.threads(),
                             static_cast<int>(plan_.shared_bytes)};
     const device::Stream stream = stream_of(layer_.input);
-    const auto set_range = [&](int64_t first, int64_t end) {
-      for (int i = 0; i < plan_.tasks; ++i) {
-        tasks.task[i].loop.first = first;
-        tasks.task[i].loop.end = end;
-      }
-    };
     if (plan_.resident) {
-      set_range(0, iterations_);
+      for (int i = 0; i < plan_.tasks; ++i) {
+        tasks.task[i].loop.first = 0;
+        tasks.task[i].loop.end = iterations_;
+      }
       return device::launch_cooperative(kernel, grid, stream, tasks);
     }
-    for (int64_t i = 0; i < iterations_; ++i) {
-      set_range(i, i + 1);
+    // In a chain, each loop is a step behind the one before.
+    const int64_t lag = chain_ ? 1 : 0, launches = iterations_ + lag * (plan_.tasks - 1);
+    for (int64_t launch = 0; launch < launches; ++launch) {
+      for (int i = 0; i < plan_.tasks; ++i) {
+        tasks.task[i].loop.first = std::clamp<int64_t>(launch - i * lag, 0, iterations_);
+        tasks.task[i].loop.end = std::clamp<int64_t>(launch - i * lag + 1, 0, iterations_);
+      }
       device::launch(kernel, grid, stream, tasks);
     }
   }
 
   const CudaLayer& layer_;
-  int64_t iterations_, stride_ = 0;
+  const bool chain_;
+  const int64_t slots_, iterations_;
+  int64_t stride_ = 0;
   LoopPlan plan_;
   std::vector<Tensor> weights_;
   Tensor exchange_, arrived_;

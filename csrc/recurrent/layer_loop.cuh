@@ -4,12 +4,14 @@
 // A step is a product D = M x: M holds recurrent weights, a row for each sum that a hidden unit
 // wants, and x a column for each row of the batch, read from the exchange. The exchange is two
 // buffers (batch, depth padded to whole chunks): step i reads buffer i % 2, which all blocks wrote
-// at step i - 1, and writes the other. A block owns some units and some rows of the batch. Its
-// warps form sums of tensor-core products over a part of the depth each, add them up in shared
-// memory, and its threads apply the cell.
+// at step i - 1, and writes the other (in a wave there are more buffers). A block owns some units
+// and some rows of the batch. Its warps form sums of tensor-core products over a part of the depth
+// each, add them up in shared memory, and its threads apply the cell.
 //
 // A launch may run several loops side by side, each with blocks of its own: the two directions of a
-// bidirectional layer.
+// bidirectional layer, or the layers of a stack as a wave. There, a loop writes what it makes of a
+// step into the exchange of the next one as well, beside the next one's own states, whose product
+// is as much deeper; the next one waits for each step of the loop before it.
 //
 // Both operands of a tensor-core product may number the depth in any order as long as it is the
 // same one. The order here gives each thread 16 consecutive bytes of a chunk, so it takes its part
@@ -63,9 +65,14 @@ struct Loop {
   const S* weights;
   int64_t depth, weights_stride;
   bool precise;  // float32: three products of TF32 numbers instead of one
-  S* exchange;   // (2, batch, exchange_stride)
-  int64_t exchange_stride;
+  S* exchange;   // (slots, batch, exchange_stride)
+  int64_t exchange_stride, slots;
   uint32_t* arrived;  // how many steps each block of this loop has finished, 0 at the launch
+  // In a wave: the words of the loop before this one, null for the first; where in its exchange the
+  // next loop wants this one's results, and its words, null for the last.
+  const uint32_t* before_arrived;
+  S* next;
+  const uint32_t* next_arrived;
   int unit_blocks, row_warps, depth_warps, group_rows, shared_chunks;
   bool resident;
   int64_t first, end;  // the iterations of this launch
@@ -254,7 +261,7 @@ class Product {
       SEQKERN_UNROLL
       for (int j = 0; j < kAhead; ++j) {
         const int i = first + j;
-        if (i >= chunks_) break;
+        if (i >= chunks_) continue;  // not break, for which nvcc would not unroll
         RowTile weights[kTiles];
         SEQKERN_UNROLL
         for (int tile = 0; tile < kTiles; ++tile) weights[tile] = weights_of(i, tile);
@@ -328,7 +335,33 @@ class Product {
 //   struct Step; step(i)                       what an iteration needs to know, and its rows
 //   struct Pair                                a unit of a row: what is fetched before the product
 //   fetch(step, row, unit), finish(...)        and what becomes of it; `finish` fills the exchange
+//                                              and, if there is one, the next loop's
 //   save(step, pair, row, unit)                what nobody waits for
+// Waits until a step can begin: for the loop's own blocks of this group, in a wave also for those
+// of the loop before, and until those of the next loop have read what this step is to overwrite.
+// `rounds`: how many steps this group has finished.
+template <class S>
+SEQKERN_DEVICE void await_others(const Loop<S>& loop, int group, uint32_t rounds) {
+  const int count = loop.unit_blocks * (loop.before_arrived || loop.next ? 3 : 1);
+  // Each block has a word of its own: nothing is atomic, and no block waits in a queue.
+  for (int other = device::thread(); other < count; other += device::threads()) {
+    const uint32_t* words = loop.arrived;
+    uint32_t wanted = rounds;
+    if (other >= 2 * loop.unit_blocks) {
+      words = loop.next_arrived;
+      wanted = rounds < loop.slots ? 0 : rounds + 1 - static_cast<uint32_t>(loop.slots);
+    } else if (other >= loop.unit_blocks) {
+      words = loop.before_arrived;
+      wanted = rounds + 1;
+    }
+    if (!words) continue;
+    const uint32_t* word = words + group * loop.unit_blocks + other % loop.unit_blocks;
+    while (device::load_acquire(word) < wanted) {
+    }
+  }
+  device::barrier();
+}
+
 // `block` is this block's number among those of the loop.
 template <class S, class Work>
 SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, int block, float* shared) {
@@ -346,8 +379,10 @@ SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, int block, f
     if (step.rows <= first_row) continue;  // the same for all blocks of the group
     const int alive = static_cast<int>(
         step.rows - first_row < loop.group_rows ? step.rows - first_row : loop.group_rows);
-    const S* from = loop.exchange + (iteration % 2) * buffer + first_row * loop.exchange_stride;
-    S* to = loop.exchange + ((iteration + 1) % 2) * buffer + first_row * loop.exchange_stride;
+    const int64_t slot = iteration % loop.slots, next_slot = (iteration + 1) % loop.slots;
+    const S* from = loop.exchange + slot * buffer + first_row * loop.exchange_stride;
+    S* to = loop.exchange + next_slot * buffer + first_row * loop.exchange_stride;
+    S* next = loop.next ? loop.next + slot * buffer + first_row * loop.exchange_stride : nullptr;
 
     typename Work::Pair pair;
     int pass = 0;  // its first row in the group
@@ -360,15 +395,8 @@ SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, int block, f
       const bool present = local_row < rows && unit < loop.hidden;
       if (present) pair = work.fetch(step, row, unit);
       if (first_pair == 0) {
-        if (pass == 0 && rounds > 0) {
-          // Each block has a word of its own: nothing is atomic, and no block waits in a queue.
-          for (int other = device::thread(); other < loop.unit_blocks; other += device::threads()) {
-            const uint32_t* word = loop.arrived + group * loop.unit_blocks + other;
-            while (device::load_acquire(word) < rounds) {
-            }
-          }
-          device::barrier();
-        }
+        if (pass == 0 && loop.resident && (rounds > 0 || loop.before_arrived))
+          await_others(loop, group, rounds);
         product.multiply(from + pass * loop.exchange_stride, rows);
         device::barrier();
       }
@@ -378,7 +406,8 @@ SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, int block, f
         for (int i = 0; i < Work::kSums; ++i)
           sums[i] = product.sum(local_unit / Work::kUnits,
                                 Work::sum_row(local_unit % Work::kUnits, i), local_row);
-        work.finish(step, pair, sums, row, unit, to + (pass + local_row) * loop.exchange_stride);
+        const int64_t at = (pass + local_row) * loop.exchange_stride;
+        work.finish(step, pair, sums, row, unit, to + at, next ? next + at : nullptr);
       }
       const int next_pair = first_pair + device::threads();
       const bool pass_done = next_pair >= rows * units;

@@ -32,7 +32,8 @@ struct LoopShape {
   int64_t depth;     // of the product: H forward, gates * H backward
   int64_t batch;
   int64_t steps;
-  int tasks;  // loops of this shape that may run side by side
+  int tasks;   // loops of this shape that may run side by side
+  bool chain;  // they are a wave: each waits for the one before, so all have to run at once
   int element_bytes;
   int products;  // of tensor-core operands for one product: 3 where TF32 is not enough
 };
@@ -85,6 +86,9 @@ constexpr double kPassNs = 900;
 // m16n8k16 in each quarter every 8 cycles; 1.7 GHz.
 constexpr double kCacheBytesPerNs = 64 * 1.7, kSharedBytesPerNs = 128 * 1.7;
 constexpr double kTileProductNs = 8 / 1.7 / 4;
+// And what a library product reaches there, in FLOPs: 16 bits, TF32, float32 without tensor cores.
+constexpr double kHalfFlopsPerNs = 2048 * 1.7, kTf32FlopsPerNs = 1024 * 1.7;
+constexpr double kFloatFlopsPerNs = 256 * 1.7;
 
 }  // namespace plan_cost
 
@@ -124,7 +128,7 @@ inline void weigh(const LoopShape& shape, const GpuLimits& gpu, LoopPlan* plan) 
 inline void plan_tasks(const LoopShape& shape, const GpuLimits& gpu, int tasks, LoopPlan* best,
                        double* best_ns) {
   using namespace plan_cost;
-  const double steps = static_cast<double>(shape.steps);
+  const double steps = static_cast<double>(shape.steps + (shape.chain ? tasks - 1 : 0));
   const double launches = static_cast<double>(quotient_up(shape.tasks, tasks));
   for (const bool resident : {true, false}) {
     if (resident && !gpu.cooperative) continue;
@@ -168,7 +172,40 @@ inline LoopPlan plan_loop(const LoopShape& shape, const GpuLimits& gpu) {
   LoopPlan best{};
   double best_ns = std::numeric_limits<double>::infinity();
   plan_tasks(shape, gpu, shape.tasks, &best, &best_ns);
-  if (shape.tasks > 1) plan_tasks(shape, gpu, 1, &best, &best_ns);
+  if (shape.tasks > 1 && !shape.chain) plan_tasks(shape, gpu, 1, &best, &best_ns);
+  return best;
+}
+
+// How many layers of a stack are to run as a wave. `alone`: the loop of a single layer; `chained`:
+// that of a layer in a wave, whose product has the input beside the state; `projection_flops`: of
+// the library product that a layer needs for that otherwise. Layers above the first of a wave spare
+// that product and the time of a loop, but share the multiprocessors.
+inline int plan_wave(const LoopShape& alone, LoopShape chained, int64_t layers,
+                     double projection_flops, const GpuLimits& gpu) {
+  using namespace plan_cost;
+  const double flops_per_ns = alone.element_bytes == 2 ? kHalfFlopsPerNs
+                              : alone.products == 1    ? kTf32FlopsPerNs
+                                                       : kFloatFlopsPerNs;
+  const double projection_ns = kLaunchNs + projection_flops / (flops_per_ns * gpu.processors);
+  const int most = static_cast<int>(std::min<int64_t>(layers, kMostTasks));
+  double wave_ns[kMostTasks + 1] = {};  // by the number of layers
+  for (int count = 1; count <= most; ++count) {
+    LoopPlan plan;
+    wave_ns[count] = std::numeric_limits<double>::infinity();
+    chained.tasks = count;
+    plan_tasks(count == 1 ? alone : chained, gpu, count, &plan, &wave_ns[count]);
+    wave_ns[count] += projection_ns;
+  }
+  int best = 1;
+  double best_ns = std::numeric_limits<double>::infinity();
+  for (int count = 1; count <= most; ++count) {
+    const double total =
+        static_cast<double>(layers / count) * wave_ns[count] + wave_ns[layers % count];
+    if (total < best_ns) {
+      best_ns = total;
+      best = count;
+    }
+  }
   return best;
 }
 

@@ -10,8 +10,8 @@ namespace seqkern {
 // Of one loop.
 template <class S>
 struct Preparation {
-  S* exchange;     // (2, batch, exchange_stride)
-  const S* first;  // (batch, hidden) for both buffers, padded with zeros; or null for zeros
+  S* exchange;     // (slots, batch, exchange_stride)
+  const S* first;  // (batch, hidden) for all buffers, padded with zeros; or null for zeros
   uint32_t* arrived;
   // float32 sums of the biases, (gates, hidden); GRU: n's biases apart. Null: not wanted.
   float* bias;
@@ -22,7 +22,7 @@ struct Preparation {
 template <class S>
 struct Preparations {
   int tasks;
-  int64_t batch, hidden, exchange_stride, blocks, gates, summed_gates;
+  int64_t batch, hidden, slots, exchange_stride, blocks, gates, summed_gates;
   Preparation<S> task[kMostTasks];
 };
 
@@ -34,8 +34,8 @@ SEQKERN_DEVICE void prepare_task(const Preparations<S>& all_tasks, const Prepara
     const int64_t row = at / stride, column = at % stride;
     const float x =
         p.first && column < hidden ? device::load(p.first + row * hidden + column) : 0.0f;
-    device::store(p.exchange + at, x);
-    device::store(p.exchange + buffer + at, x);
+    for (int64_t slot = 0; slot < all_tasks.slots; ++slot)
+      device::store(p.exchange + slot * buffer + at, x);
   }
   for (int64_t at = device::grid_thread(); at < all_tasks.blocks; at += threads)
     device::write(p.arrived + at, uint32_t{0});

@@ -8,8 +8,47 @@
 
 namespace seqkern {
 
+// Copies a matrix into a larger one, from this row and column on.
+inline void put(const Tensor& to, int64_t row, int64_t column, const Tensor& from) {
+  Tensor place =
+      matrix(to, from.size(0), from.size(1), to.stride(0), 1, row * to.stride(0) + column);
+  torch::stable::copy_(place, from);
+}
+
+// What the loop of a layer in a wave multiplies its own states by and, from the depth `own` on,
+// what the layer below makes: a row for each of kSums sums of a unit. The GRU's third sum is n's
+// input part, its fourth n's state part.
+template <int kSums>
+Tensor forward_wave_weights(const CudaLayer& layer, bool first, int64_t own) {
+  const int64_t hidden = layer.sizes.hidden;
+  const bool gru = layer.cell == Cell::kGru;
+  if (first && !gru) return layer.w_hh;
+  Tensor all = layer.make({kSums * hidden, first ? hidden : own + hidden});
+  if (gru || own > hidden) torch::stable::zero_(all);
+  if (gru) {
+    put(all, 0, 0, matrix(layer.w_hh, 2 * hidden, hidden, hidden, 1));
+    put(all, 3 * hidden, 0, CudaLayer::piece(layer.w_hh, 2, hidden, hidden));
+  } else {
+    put(all, 0, 0, layer.w_hh);
+  }
+  if (!first) put(all, 0, own, layer.w_ih);
+  return all;
+}
+
+// The same for the gradients of the layer's own gates and, if there is one, of the layer above.
+inline Tensor backward_wave_weights(const CudaLayer& layer, const CudaLayer* above, int64_t own) {
+  const int64_t hidden = layer.sizes.hidden, gates = layer.gates * hidden;
+  const Tensor by_unit = torch::stable::transpose(layer.w_hh, 0, 1);
+  if (!above) return by_unit;
+  Tensor all = layer.make({hidden, own + gates});
+  if (own > gates) torch::stable::zero_(all);
+  put(all, 0, 0, by_unit);
+  put(all, 0, own, torch::stable::transpose(above->w_ih, 0, 1));
+  return all;
+}
+
 template <class S, template <class> class Work>
-void forward_loops(const ForwardTasks& tasks) {
+void forward_loops(const ForwardTasks& tasks, bool wave) {
   const CudaLayer& any = *tasks[0].layer;
   const int64_t hidden = any.sizes.hidden, count = static_cast<int64_t>(tasks.size());
   const bool gru = any.cell == Cell::kGru;
@@ -17,27 +56,34 @@ void forward_loops(const ForwardTasks& tasks) {
   const int64_t stride = (tasks[0].gates ? 4 : any.gates) * hidden;
   const Tensor bias = any.make({count, biases}, ScalarType::Float);
   const Tensor state = any.make({count, any.batch, hidden}, ScalarType::Float);
-  std::vector<Tensor> gates, weights;
+  std::vector<OptionalTensor> gates;
+  std::vector<Tensor> weights;
   std::vector<const CudaLayer*> layers;
   for (const ForwardTask& task : tasks) {
     const CudaLayer& layer = *task.layer;
-    gates.push_back(task.gates ? *task.gates : layer.make({layer.rows, stride}));
-    product_out(layer.rows_by(gates.back(), layer.gates * hidden, gates.back().stride(0)),
-                layer.input_rows(), torch::stable::transpose(layer.w_ih, 0, 1));
-    weights.push_back(layer.w_hh);
+    const bool projected = !wave || layers.empty();
+    gates.push_back(task.gates);
+    if (projected) {
+      if (!gates.back()) gates.back() = layer.make({layer.rows, stride});
+      product_out(layer.rows_by(*gates.back(), layer.gates * hidden, stride), layer.input_rows(),
+                  torch::stable::transpose(layer.w_ih, 0, 1));
+    }
+    weights.push_back(
+        wave ? forward_wave_weights<Work<S>::kSums>(layer, projected, padded<S>(hidden))
+             : layer.w_hh);
     layers.push_back(&layer);
   }
 
   Operands operands;
-  Launches<S, Work<S>> launches(layers, weights, 0, &operands);
+  Launches<S, Work<S>> launches(layers, weights, 0, wave, &operands);
   float* bias_sums = operands.out<float>("bias", bias);
   float* states = operands.out<float>("state", state);
   for (int64_t i = 0; i < count; ++i) {
     const ForwardTask& task = tasks[i];
     Work<S>& work = launches.works[i];
-    S* inputs = operands.out<S>("gates", gates[i]);
-    work.inputs = inputs;
-    work.gates = task.gates ? inputs : nullptr;
+    S* place = operands.out<S>("gates", gates[i]);
+    work.inputs = wave && i > 0 ? nullptr : place;
+    work.gates = task.gates ? place : nullptr;
     work.gates_stride = stride;
     work.bias = bias_sums + i * biases;
     work.h0 = operands.in<S>("h0", task.layer->h0);
@@ -58,20 +104,23 @@ void forward_loops(const ForwardTasks& tasks) {
 }
 
 template <class S, template <class> class Work>
-void backward_loops(const BackwardTasks& tasks) {
+void backward_loops(const BackwardTasks& tasks, bool wave) {
   const CudaLayer& any = *tasks[0].layer;
   const int64_t hidden = any.sizes.hidden, count = static_cast<int64_t>(tasks.size());
   const Tensor carry = any.make({count, any.batch, hidden}, ScalarType::Float);
   std::vector<Tensor> weights;
   std::vector<const CudaLayer*> layers;
   for (const BackwardTask& task : tasks) {
-    weights.push_back(torch::stable::transpose(task.layer->w_hh, 0, 1));
+    const CudaLayer* above = layers.empty() ? nullptr : layers.back();
+    weights.push_back(wave
+                          ? backward_wave_weights(*task.layer, above, padded<S>(any.gates * hidden))
+                          : torch::stable::transpose(task.layer->w_hh, 0, 1));
     layers.push_back(task.layer);
   }
 
   Operands operands;
   // One iteration more than there are steps, for the gradients of the initial states.
-  Launches<S, Work<S>> launches(layers, weights, 1, &operands);
+  Launches<S, Work<S>> launches(layers, weights, 1, wave, &operands);
   float* carries = operands.out<float>("carry", carry);
   for (int64_t i = 0; i < count; ++i) {
     const BackwardTask& task = tasks[i];
@@ -96,28 +145,49 @@ void backward_loops(const BackwardTasks& tasks) {
   launches.run(backward_loop_kernel<S, Work>);
 }
 
-template <template <class> class Work>
-void run_forward(const ForwardTasks& tasks) {
-  switch (tasks[0].layer->dtype) {
+// Calls `run` with a number of the layer's dtype.
+template <class Run>
+auto by_dtype(const CudaLayer& layer, const Run& run) {
+  switch (layer.dtype) {
     case ScalarType::BFloat16:
-      return forward_loops<device::bfloat16, Work>(tasks);
+      return run(device::bfloat16{});
     case ScalarType::Half:
-      return forward_loops<device::float16, Work>(tasks);
+      return run(device::float16{});
     default:
-      return forward_loops<float, Work>(tasks);
+      return run(float{});
   }
 }
 
 template <template <class> class Work>
-void run_backward(const BackwardTasks& tasks) {
-  switch (tasks[0].layer->dtype) {
-    case ScalarType::BFloat16:
-      return backward_loops<device::bfloat16, Work>(tasks);
-    case ScalarType::Half:
-      return backward_loops<device::float16, Work>(tasks);
-    default:
-      return backward_loops<float, Work>(tasks);
-  }
+void run_forward(const ForwardTasks& tasks, bool wave) {
+  by_dtype(*tasks[0].layer,
+           [&](auto number) { forward_loops<decltype(number), Work>(tasks, wave); });
+}
+
+template <template <class> class Work>
+void run_backward(const BackwardTasks& tasks, bool wave) {
+  by_dtype(*tasks[0].layer,
+           [&](auto number) { backward_loops<decltype(number), Work>(tasks, wave); });
+}
+
+// See wave_of in layer_tasks.h. Alone: the forward Work of a single layer.
+template <template <class> class Alone, template <class> class Wave,
+          template <class> class Backward>
+int planned_wave(const CudaLayer& layer, int64_t layers, bool backward) {
+  const int64_t hidden = layer.sizes.hidden, gates = layer.gates * hidden;
+  const double flops = 2.0 * static_cast<double>(layer.rows) * gates * hidden;
+  return by_dtype(layer, [&](auto number) {
+    using S = decltype(number);
+    const int64_t depth = backward ? gates : hidden, steps = layer.steps();
+    const int64_t both = padded<S>(depth) + depth;
+    if (backward) {
+      return wave_of(loop_shape<S, Backward<S>>(layer, depth, steps + 1, 1, false),
+                     loop_shape<S, Backward<S>>(layer, both, steps + 1, 1, true), layers, flops,
+                     layer.input);
+    }
+    return wave_of(loop_shape<S, Alone<S>>(layer, depth, steps, 1, false),
+                   loop_shape<S, Wave<S>>(layer, both, steps, 1, true), layers, flops, layer.input);
+  });
 }
 
 }  // namespace seqkern

@@ -15,6 +15,7 @@ constexpr int kChunkBytes = 64;
 // The distance between rows of sums in shared memory: odd, so that threads which read the sums of
 // consecutive units find them in different banks.
 constexpr int kSumStride = kPassRows + 1;
-constexpr int kMostTasks = 2;  // loops side by side in one launch
+constexpr int kMostTasks = 8;   // loops side by side in one launch
+constexpr int kChainSlots = 8;  // steps that a layer of a wave may be ahead of the next one
 
 }  // namespace seqkern

@@ -42,11 +42,14 @@ SEQKERN_GPU_OPERATORS(m) {
 
 }  // namespace
 
-void run_lstm_forward(const ForwardTasks& tasks) {
-  run_forward<LstmForward>(tasks);
+void run_lstm_forward(const ForwardTasks& tasks, bool wave) {
+  run_forward<LstmForward>(tasks, wave);
 }
-void run_lstm_backward(const BackwardTasks& tasks) {
-  run_backward<LstmBackward>(tasks);
+void run_lstm_backward(const BackwardTasks& tasks, bool wave) {
+  run_backward<LstmBackward>(tasks, wave);
+}
+int lstm_wave(const CudaLayer& layer, int64_t layers, bool backward) {
+  return planned_wave<LstmForward, LstmForward, LstmBackward>(layer, layers, backward);
 }
 
 }  // namespace seqkern

@@ -35,11 +35,14 @@ FiveTensors rnn_backward(const OptionalTensor& grad_output, const OptionalTensor
 
 }  // namespace
 
-void run_rnn_forward(const ForwardTasks& tasks) {
-  run_forward<RnnForward>(tasks);
+void run_rnn_forward(const ForwardTasks& tasks, bool wave) {
+  run_forward<RnnForward>(tasks, wave);
 }
-void run_rnn_backward(const BackwardTasks& tasks) {
-  run_backward<RnnBackward>(tasks);
+void run_rnn_backward(const BackwardTasks& tasks, bool wave) {
+  run_backward<RnnBackward>(tasks, wave);
+}
+int rnn_wave(const CudaLayer& layer, int64_t layers, bool backward) {
+  return planned_wave<RnnForward, RnnForward, RnnBackward>(layer, layers, backward);
 }
 
 SEQKERN_GPU_OPERATORS(m) {

@@ -1,5 +1,5 @@
-// Whole stacks of recurrent layers on a GPU: both directions of a layer side by side, layer after
-// layer.
+// Whole stacks of recurrent layers on a GPU: both directions of a layer side by side, and layers
+// one after the other or as a wave.
 #include <deque>
 #include <tuple>
 
@@ -50,6 +50,11 @@ class Stack {
   const CudaLayer& first() const { return known_.front(); }
   // The layers in order; one is there when the layer below has been asked for its output.
   const CudaLayer& at(int64_t place) const { return known_[place]; }
+  int64_t place_of(const CudaLayer& layer) const {
+    int64_t place = 0;
+    while (&at(place) != &layer) ++place;
+    return place;
+  }
   std::vector<const CudaLayer*> both(int64_t layer) const {
     std::vector<const CudaLayer*> found;
     for (int64_t i = 0; i < directions; ++i) found.push_back(&at(layer * directions + i));
@@ -127,10 +132,11 @@ SixTensors stack_forward(const Tensor& input, const OptionalTensor& h0, const Op
       save && gated ? any.make(stack.many(stack.places, 4 * hidden)) : none(any.dtype);
   const Tensor cells = save && lstm ? any.make(stack.many(stack.places, hidden), ScalarType::Float)
                                     : none(ScalarType::Float);
+  const int wave = stack.directions == 1 ? wave_of(any, stack.layers, false) : 1;
+  ForwardTasks tasks;
   for (int64_t layer = 0; layer < stack.layers; ++layer) {
     const bool last = layer + 1 == stack.layers;
     const Tensor to = last ? output : torch::stable::select(below, 0, layer);
-    ForwardTasks tasks;
     for (int64_t i = 0; i < stack.directions; ++i) {
       const int64_t place = layer * stack.directions + i;
       ForwardTask task{};
@@ -145,7 +151,10 @@ SixTensors stack_forward(const Tensor& input, const OptionalTensor& h0, const Op
       if (save && lstm) task.cells = stack.rows_of(cells, place, hidden);
       tasks.push_back(task);
     }
-    if (any.rows > 0) run_tasks(tasks);
+    if (last || (layer + 1) % wave == 0) {
+      if (any.rows > 0) run_tasks(tasks, tasks.size() > 1 && wave > 1);
+      tasks.clear();
+    }
     if (!last) stack.next_layer(to);
   }
   return {output, h_n, c_n, save ? below : none(any.dtype), gates, cells};
@@ -193,19 +202,20 @@ ThreeTensorsAndMany stack_backward(const OptionalTensor& grad_output,
     while (lowest < stack.places && needs[lowest] == 0) ++lowest;
   std::vector<Tensor> found;
   for (int64_t i = 0; i < 4 * stack.places; ++i) found.push_back(none());
-  const int64_t gate_columns = any.gates * hidden;
-  for (int64_t layer = stack.layers - 1; layer >= 0; --layer) {
-    if ((layer + 1) * stack.directions <= lowest) break;
+  const int64_t gate_columns = any.gates * hidden, lowest_layer = lowest / stack.directions;
+  const int64_t layers = stack.layers - lowest_layer;
+  const int wave = stack.directions == 1 && layers > 1 ? wave_of(any, layers, true) : 1;
+  BackwardTasks tasks;
+  for (int64_t layer = stack.layers - 1; layer >= lowest_layer; --layer) {
     const bool last = layer + 1 == stack.layers;
     const Tensor from = last ? *outputs : torch::stable::select(*belows, 0, layer);
     const Tensor grads = any.make({any.rows, stack.directions * gate_columns});
-    BackwardTasks tasks;
     for (int64_t i = 0; i < stack.directions; ++i) {
       const int64_t place = layer * stack.directions + i;
       BackwardTask task{};
       task.layer = &stack.at(place);
       task.c0 = stack.c0(place);
-      if (grad) task.grad_output = stack.columns(*grad, place);
+      if (grad && (wave == 1 || tasks.empty())) task.grad_output = stack.columns(*grad, place);
       task.grad_h_n = stack.state(h_n_grads, place);
       task.grad_c_n = stack.state(c_n_grads, place);
       task.output = stack.columns(from, place);
@@ -218,18 +228,20 @@ ThreeTensorsAndMany stack_backward(const OptionalTensor& grad_output,
       if (wants_c0) task.grad_c0 = stack.state(grad_c0, place);
       tasks.push_back(task);
     }
-    if (any.rows > 0) run_tasks(tasks);
-    for (int64_t i = 0; i < stack.directions; ++i) {
-      const int64_t place = layer * stack.directions + i;
-      const WeightGradients own = weight_gradients(tasks[i], needs[place]);
+    if (layer > lowest_layer && (stack.layers - layer) % wave != 0) continue;
+    if (any.rows > 0) run_tasks(tasks, tasks.size() > 1 && wave > 1);
+    for (const BackwardTask& task : tasks) {
+      const int64_t place = stack.place_of(*task.layer);
+      const WeightGradients own = weight_gradients(task, needs[place]);
       Tensor* to = &found[4 * place];
       to[0] = own.w_ih;
       to[1] = own.w_hh;
       to[2] = own.b_ih;
       to[3] = own.b_hh;
     }
-    if (layer == 0 ? wants_input : layer * stack.directions > lowest)
+    if (layer == 0 ? wants_input : layer > lowest_layer)
       grad = input_gradient(stack.both(layer), grads);
+    tasks.clear();
   }
   return {wants_input ? *grad : none(), grad_h0, grad_c0, found};
 }

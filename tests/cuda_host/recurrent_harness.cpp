@@ -13,8 +13,9 @@ struct Cut {
   int row_warps, depth_warps, group_rows;
   int64_t shared_bytes;  // of a block
   bool together;         // all loops of a call in one launch
+  int wave;              // layers of a stack
 };
-Cut cut = {true, 1, 2, 8, 227 * 1024, true};
+Cut cut = {true, 1, 2, 8, 227 * 1024, true, 1};
 
 }  // namespace
 
@@ -27,7 +28,7 @@ device::Stream stream_of(const Tensor&) {
 LoopPlan plan_of(const LoopShape& shape, const Tensor&) {
   LoopPlan plan{};
   plan.resident = cut.resident;
-  plan.tasks = cut.together ? shape.tasks : 1;
+  plan.tasks = cut.together || shape.chain ? shape.tasks : 1;
   plan.row_warps = cut.row_warps;
   plan.depth_warps = cut.depth_warps;
   plan.unit_blocks =
@@ -36,6 +37,10 @@ LoopPlan plan_of(const LoopShape& shape, const Tensor&) {
   plan.groups = static_cast<int>(quotient_up(std::max<int64_t>(1, shape.batch), cut.group_rows));
   weigh(shape, {132, cut.shared_bytes, true}, &plan);
   return plan;
+}
+
+int wave_of(const LoopShape&, const LoopShape&, int64_t layers, double, const Tensor&) {
+  return static_cast<int>(std::min<int64_t>(cut.wave, layers));
 }
 
 bool capturing(const Tensor&) {
@@ -53,6 +58,11 @@ void set_cut(const Cut* wanted) {
 
 void set_seed(uint64_t seed) {
   emulator::set_seed(seed);
+}
+
+int plan_layers(const LoopShape* alone, const LoopShape* chained, int64_t layers, double flops,
+                const GpuLimits* gpu) {
+  return plan_wave(*alone, *chained, layers, flops, *gpu);
 }
 
 void plan(const LoopShape* shape, const GpuLimits* gpu, LoopPlan* result) {

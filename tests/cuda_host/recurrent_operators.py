@@ -36,10 +36,11 @@ class Cut(ctypes.Structure):
         ("group_rows", ctypes.c_int),
         ("shared_bytes", ctypes.c_int64),
         ("together", ctypes.c_bool),
+        ("wave", ctypes.c_int),
     )
 
-    def __init__(self, *fields: float, together: bool = True) -> None:
-        super().__init__(*fields, together=together)
+    def __init__(self, *fields: float, together: bool = True, wave: int = 1) -> None:
+        super().__init__(*fields, together=together, wave=wave)
 
 
 class Emulated:

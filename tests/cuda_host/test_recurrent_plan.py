@@ -22,6 +22,7 @@ class Shape(ctypes.Structure):
         ("batch", ctypes.c_int64),
         ("steps", ctypes.c_int64),
         ("tasks", ctypes.c_int),
+        ("chain", ctypes.c_bool),
         ("element_bytes", ctypes.c_int),
         ("products", ctypes.c_int),
     )
@@ -63,14 +64,16 @@ def lstm_forward(
     hidden: int, batch: int, steps: int = 1024, element_bytes: int = 2, tasks: int = 1
 ) -> Shape:
     kept, products = (4, 1) if element_bytes == 2 else (1, 3)
-    return Shape(8, 2, kept, hidden, hidden, batch, steps, tasks, element_bytes, products)
+    return Shape(8, 2, kept, hidden, hidden, batch, steps, tasks, False, element_bytes, products)
 
 
 def lstm_backward(
     hidden: int, batch: int, steps: int = 1024, element_bytes: int = 2, tasks: int = 1
 ) -> Shape:
     kept, products = (8, 1) if element_bytes == 2 else (2, 3)
-    return Shape(16, 1, kept, hidden, 4 * hidden, batch, steps, tasks, element_bytes, products)
+    return Shape(
+        16, 1, kept, hidden, 4 * hidden, batch, steps, tasks, False, element_bytes, products
+    )
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +169,47 @@ def test_both_directions_take_less_time_side_by_side(planned, hidden):
 
 def test_two_loops_that_each_fill_the_gpu_run_one_after_the_other(planned):
     assert planned(lstm_forward(1536, 64, tasks=2), H100).tasks == 1
+
+
+def chained(shape: Shape, tasks: int = 1) -> Shape:
+    """`shape` in a wave, whose product has the input beside the state."""
+    fields = {name: getattr(shape, name) for name, _ in Shape._fields_}
+    return Shape(**fields | {"depth": 2 * shape.depth, "tasks": tasks, "chain": True})
+
+
+@pytest.mark.parametrize("gpu", [H100, SMALL, OLD], ids=["H100", "small", "old"])
+@pytest.mark.parametrize("shape_of", [lstm_forward, lstm_backward])
+def test_the_layers_of_a_wave_run_at_once(planned, shape_of, gpu):
+    for hidden, batch, tasks in product((7, 128, 1024, 4096), (0, 9, 100), (2, 3, 8)):
+        plan = planned(chained(shape_of(hidden, batch), tasks), gpu)
+        assert plan.tasks == tasks
+        if plan.resident:
+            assert tasks * plan.unit_blocks * plan.groups <= gpu.processors
+
+
+@pytest.fixture(scope="module")
+def layers_at_once(emulated_layers):
+    def plan(shape: Shape, layers: int, gpu: Gpu = H100) -> int:
+        sums = 4 * shape.hidden
+        flops = 2.0 * shape.steps * shape.batch * sums * shape.hidden
+        return emulated_layers.functions.plan_layers(
+            ctypes.byref(shape), ctypes.byref(chained(shape)), ctypes.c_int64(layers),
+            ctypes.c_double(flops), ctypes.byref(gpu),
+        )  # fmt: skip
+
+    return plan
+
+
+def test_small_layers_run_as_a_wave(layers_at_once):
+    assert layers_at_once(lstm_forward(256, 16), 4) == 4
+    assert layers_at_once(lstm_backward(256, 16), 4) == 4
+    assert layers_at_once(lstm_forward(128, 16), 10) > 1
+
+
+def test_layers_that_fill_the_gpu_run_one_after_the_other(layers_at_once):
+    assert layers_at_once(lstm_forward(1800, 16), 4) == 1
+    assert layers_at_once(lstm_backward(1800, 64), 2) == 1
+
+
+def test_a_single_layer_is_no_wave(layers_at_once):
+    assert layers_at_once(lstm_forward(256, 16), 1) == 1

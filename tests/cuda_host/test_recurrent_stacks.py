@@ -34,6 +34,25 @@ CASES = [
     Stack(0, 0, 3, 9, layers=2, sizes=(12, 9, 9, 1)),
     Stack(0, 0, 3, 17, sizes=(12, 2), states=False),
 ]
+# The layers of a stack as a wave, all at once or two at a time.
+WAVES = {
+    "resident": Cut(True, 1, 2, 8, ALL, wave=4),
+    "two at a time": Cut(True, 2, 1, 16, ALL, wave=2),
+    "no room for weights": Cut(True, 1, 1, 8, 1, wave=4),
+    "steps": Cut(False, 2, 1, 8, ALL, wave=3),
+}
+# Longer than the buffers of the exchange, so that a layer has to wait for the one above.
+LONG = Stack(19, 3, 4, 7, layers=3, bidirectional=False)
+RAGGED_WAVE = Stack(
+    0, 0, 3, 20, 3, False, sizes=(11, 11, 10, 9, 9, 9, 3, 3, 2, 2, 2, 1, 1, 1), states=True
+)
+EVERY_WAVE = [LONG, RAGGED_WAVE]
+WAVE_CASES = [
+    Stack(1, 1, 3, 1, 2, False),
+    Stack(4, 41, 5, 33, 2, False),  # several passes, the last with one row
+    Stack(11, 2, 3, 5, 5, False, states=False, bias=False),
+    Stack(0, 0, 2, 17, 2, False, sizes=(35, 34, 2), states=False),
+]
 CELLS = {"LSTM": 0, "GRU": 1, "RNN_TANH": 2, "RNN_RELU": 3}
 
 
@@ -76,22 +95,41 @@ def test_16_bits(emulated_layers, kind, case, dtype):
     check(emulated_layers, kind, case, dtype)
 
 
-def run_once(emulated: Emulated, kind: str, case: Stack, module, given, weights):
-    with emulated.in_place_of_cuda():
-        return results(module, case, given, weights)
+@pytest.mark.parametrize("cut", WAVES)
+@pytest.mark.parametrize("kind, case", grid(EVERY_WAVE))
+def test_every_wave(emulated_layers, kind, case, cut):
+    emulated_layers.spread(WAVES[cut])
+    check(emulated_layers, kind, case, torch.float32)
 
 
+@pytest.mark.parametrize("kind, case", grid(WAVE_CASES))
+def test_waves_in_float32(emulated_layers, kind, case):
+    emulated_layers.spread(Cut(True, 4, 1, 40, ALL, wave=8))
+    check(emulated_layers, kind, case, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", KINDS[:3])  # of relu, rounding decides sides of the kink
+@pytest.mark.parametrize("case", EVERY_WAVE, ids=str)
+def test_waves_in_16_bits(emulated_layers, kind, case, dtype):
+    emulated_layers.spread(WAVES["resident"])
+    check(emulated_layers, kind, case, dtype)
+
+
+@pytest.mark.parametrize("case", [RAGGED, RAGGED_WAVE], ids=["directions", "wave"])
 @pytest.mark.parametrize("seed", range(1, 5))
-def test_no_order_of_threads_and_blocks_matters(emulated_layers, seed):
+def test_no_order_of_threads_and_blocks_matters(emulated_layers, case, seed):
     """Sums are formed in one order, so results are equal to the last bit."""
-    module = make(seqkern.nn, "LSTM", RAGGED)
-    finals = RAGGED.finals("LSTM")
-    given = [torch.randn(33, 3), *map(torch.randn, finals)]
-    weights = [torch.randn(33, 40), *map(torch.randn, finals)]
+    module = make(seqkern.nn, "LSTM", case)
+    finals = case.finals("LSTM")
+    given = [torch.randn(*case.lead, 3), *map(torch.randn, finals)]
+    width = case.H * (2 if case.bidirectional else 1)
+    weights = [torch.randn(*case.lead, width), *map(torch.randn, finals)]
     found = []
     for number in (0, seed):
-        emulated_layers.spread(CUTS["resident"], number)
-        found.append(run_once(emulated_layers, "LSTM", RAGGED, module, given, weights))
+        emulated_layers.spread(WAVES["resident"], number)
+        with emulated_layers.in_place_of_cuda():
+            found.append(results(module, case, given, weights))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -142,13 +180,13 @@ def test_opcheck(emulated_layers, kind, sizes):
         opcheck(operators.recurrent_stack_backward, given, test_utils=tests)
 
 
-def test_layers_that_nobody_trains_are_not_differentiated(emulated_layers):
-    emulated_layers.spread(CUTS["steps"])
-    case = Stack(3, 3, 2, 5, 2)
-    module = make(seqkern.nn, "GRU", case)
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_layers_that_nobody_trains_are_not_differentiated(emulated_layers, bidirectional):
+    emulated_layers.spread(Cut(False, 2, 1, 8, ALL, wave=4))
+    module = make(seqkern.nn, "GRU", Stack(3, 3, 2, 5, 3, bidirectional))
     x = torch.randn(3, 3, 2)
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_("l1" in name)
+        parameter.requires_grad_("l0" not in name)
     trained = [p for p in module.parameters() if p.requires_grad]
     expected = torch.autograd.grad(module(x)[0].sum(), trained)
     with emulated_layers.in_place_of_cuda():
