@@ -328,15 +328,6 @@ class Product {
 
 // ---- the loop ----
 
-// Work is a cell, forward or backward:
-//   kUnits, kRowTiles, kKeptChunks, kSums      see layer_plan.h; sums that a unit wants
-//   weight_row(first_unit, row, hidden)        the row of the weights that a warp's row is, or -1
-//   sum_row(unit, i)                           the warp's row of a unit's i-th sum
-//   struct Step; step(i)                       what an iteration needs to know, and its rows
-//   struct Pair                                a unit of a row: what is fetched before the product
-//   fetch(step, row, unit), finish(...)        and what becomes of it; `finish` fills the exchange
-//                                              and, if there is one, the next loop's
-//   save(step, pair, row, unit)                what nobody waits for
 // Waits until a step can begin: for the loop's own blocks of this group, in a wave also for those
 // of the loop before, and until those of the next loop have read what this step is to overwrite.
 // `rounds`: how many steps this group has finished.
@@ -362,6 +353,15 @@ SEQKERN_DEVICE void await_others(const Loop<S>& loop, int group, uint32_t rounds
   device::barrier();
 }
 
+// Work is a cell, forward or backward:
+//   kUnits, kRowTiles, kKeptChunks, kSums      see layer_plan.h; sums that a unit wants
+//   weight_row(first_unit, row, hidden)        the row of the weights that a warp's row is, or -1
+//   sum_row(unit, i)                           the warp's row of a unit's i-th sum
+//   struct Step; step(i)                       what an iteration needs to know, and its rows
+//   struct Pair                                a unit of a row: what is fetched before the product
+//   fetch(step, row, unit), finish(...)        and what becomes of it; `finish` fills the exchange
+//                                              and, if there is one, the next loop's
+//   save(step, pair, row, unit)                what nobody waits for
 // `block` is this block's number among those of the loop.
 template <class S, class Work>
 SEQKERN_DEVICE void run_loop(const Loop<S>& loop, const Work& work, int block, float* shared) {
