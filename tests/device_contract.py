@@ -331,6 +331,7 @@ def overflow_skips_a_step(
         assert moved, f"overflows at every scale from {taken[0]} to {taken[-1]}"
         assert all(p.isfinite().all() for p in module.parameters())
         scales[backend] = taken[-1]
-    # Where exactly the last bit overflows depends on the order of summation.
+    # Where exactly something overflows depends on the order of summation, and on what is kept in
+    # 32 bits on the way: ours may bear more.
     ours, theirs = (scales[backend] for backend in backends)
-    assert 0.5 <= ours / theirs <= 2, scales
+    assert theirs / 2 <= ours <= theirs * 8, scales

@@ -32,9 +32,10 @@ are then added to the tables in the strands' order: a batch of 16 windows from a
 text. It takes longer than the ordinary mode, and more threads hardly shorten that.
 
 On a GPU some hundred windows of different parts of the text are stepped side by side, without locks
-as well; the deterministic mode takes 128 strands. Its random numbers are
-others than the CPU's. Composite rows of bags are made for each window, of the rows as they stand
-then, and bags and windows of more than 32 contexts (skip-gram) make their step in parts of 32.
+as well; the deterministic mode takes 128 strands. Its random numbers are others than the CPU's.
+Windows of more than 32 contexts (skip-gram) make their step in parts of 32. In the deterministic
+mode, and for pairs with negatives of their own, composite rows of bags are made for each window, of
+the rows as they stand then.
 """
 
 from __future__ import annotations

@@ -21,6 +21,13 @@ Float32 rows are added to by atomics, so no step is lost; they are not waited fo
 read, added to and written, as word2vec.c does it: a step that another program writes over is lost.
 Rows are read past the first-level cache, which does not see what other multiprocessors write.
 
+Bags: a program composes a word's vector when the word comes within reach of a window, keeps it in
+memory of its own, which is mostly in the second-level cache, and gives the bag's rows what the
+vector has gained when the word leaves; so a bag is read and added to once for a program's passage,
+instead of once for each window around it (some 6, each of some 15 rows). RING is where they lie:
+the word at a place is the row place % (2 reach + 1) of the program's. Single contexts with
+negatives of their own still compose theirs anew.
+
 With PROPOSE a program makes one window only, and writes its gains and the rows that they are for
 beside the tables: the deterministic training adds them in a fixed order.
 """
@@ -107,7 +114,8 @@ def errors_and_loss(score, positive, weight, mask, lr):
 # What the steps are handed beside their window: where everything lies.
 # Tables: `rows` with their stride; bags: those of the input rows; `gains`, `composites`, `errors`:
 # memory of the program (see `triton_train.Scratch`), `slot` and `lane` the program's first row of
-# input gains and of output gains.
+# input gains and of output gains. With RING: `ring` rows of the program, and in the place of the
+# input gains the composites as they were when their words came within reach.
 
 
 @triton.jit
@@ -162,12 +170,13 @@ def put_targets(
 
 @triton.jit
 def hidden(
-    input_rows, input_stride, words, low, high, skipped, bag_offsets, bag_rows, k, there,
-    BAGS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    input_rows, input_stride, words, low, high, skipped, bag_offsets, bag_rows, composites, slot,
+    ring, k, there, features,
+    BAGS: tl.constexpr, RING: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The sum of the rows of a window's contexts, or of their bags."""
     total = tl.zeros((WIDTH,), tl.float32)
-    if BAGS:
+    if BAGS and not RING:
         for place in range(low, high):
             if place != skipped:
                 word = tl.load(words + place)
@@ -178,22 +187,27 @@ def hidden(
         for first in range(low, high, ROWS):
             place = first + tl.arange(0, ROWS)
             real = (place < high) & (place != skipped)
-            rows = tl.load(words + place, mask=real, other=0)
             mask = real[:, None] & there[None, :]
-            total += tl.sum(row_at(input_rows, input_stride, rows, k, mask), axis=0)
+            if RING:
+                rows = slot + place % ring
+                total += tl.sum(row_at(composites, features, rows, k, mask), axis=0)
+            else:
+                rows = tl.load(words + place, mask=real, other=0)
+                total += tl.sum(row_at(input_rows, input_stride, rows, k, mask), axis=0)
     return total
 
 
 @triton.jit
 def put_hidden(
-    input_rows, input_stride, words, low, high, skipped, bag_offsets, bag_rows, input_gains, slot,
-    k, there, gain, features,
-    BAGS: tl.constexpr, PROPOSE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    input_rows, input_stride, words, low, high, skipped, bag_offsets, bag_rows, composites,
+    input_gains, slot, ring, k, there, gain, features,
+    BAGS: tl.constexpr, RING: tl.constexpr, PROPOSE: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """The same gain for all those rows."""
     if PROPOSE:
         tl.store(input_gains + slot * features + k, gain, mask=there)
-    elif BAGS:
+    elif BAGS and not RING:
         for place in range(low, high):
             if place != skipped:
                 word = tl.load(words + place)
@@ -208,16 +222,76 @@ def put_hidden(
             real = (place < high) & (place != skipped)
             rows = tl.load(words + place, mask=real, other=0)
             mask = real[:, None] & there[None, :]
-            add_one_by_one(input_rows, input_stride, rows, k, mask, gains, ROWS, ROWS)
+            if RING:
+                # The sum of a bag gains what each of its rows does.
+                sizes = tl.load(bag_offsets + rows + 1) - tl.load(bag_offsets + rows)
+                own = slot + place % ring
+                gain_rows(composites, own, k, mask, sizes.to(tl.float32)[:, None] * gains, features)
+            else:
+                add_one_by_one(input_rows, input_stride, rows, k, mask, gains, ROWS, ROWS)
+
+
+@triton.jit
+def gain_rows(composites, own, k, mask, gains, features):
+    """Adds to different rows of the program's own memory, once all its threads have read them."""
+    tl.debug_barrier()
+    at = composites + own[:, None] * features + k[None, :]
+    tl.store(at, tl.load(at, mask=mask, other=0.0, cache_modifier=".cg") + gains, mask=mask)
+
+
+@triton.jit
+def enter(
+    input_rows, input_stride, words, bag_offsets, bag_rows, composites, before, row, place,
+    features, MEAN: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """The word at a place comes within reach: the mean of its bag, or the sum, becomes a row of
+    the program's."""
+    k = tl.arange(0, WIDTH)
+    word = tl.load(words + place)
+    scale = 1.0
+    if MEAN:
+        scale = 1.0 / tl.maximum(bag_size(bag_offsets, word), 1).to(tl.float32)
+    for start in range(0, features, WIDTH):
+        there = start + k < features
+        total = scale * bag_sum(
+            input_rows, input_stride, bag_offsets, bag_rows, word, start + k, there,
+            tl.zeros((WIDTH,), tl.float32), ROWS,
+        )  # fmt: skip
+        at = row * features + start + k
+        tl.store(composites + at, total, mask=there)
+        tl.store(before + at, total, mask=there)
+
+
+@triton.jit
+def leave(
+    input_rows, input_stride, words, bag_offsets, bag_rows, composites, before, row, place,
+    features, MEAN: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """The word at a place is out of reach: every row of its bag gains what the mean has gained, or
+    the sum's part of it."""
+    k = tl.arange(0, WIDTH)
+    word = tl.load(words + place)
+    scale = 1.0
+    if not MEAN:
+        scale = 1.0 / tl.maximum(bag_size(bag_offsets, word), 1).to(tl.float32)
+    for start in range(0, features, WIDTH):
+        there = start + k < features
+        at = row * features + start + k
+        new = tl.load(composites + at, mask=there, other=0.0, cache_modifier=".cg")
+        old = tl.load(before + at, mask=there, other=0.0, cache_modifier=".cg")
+        bag_add(
+            input_rows, input_stride, bag_offsets, bag_rows, word, start + k, there,
+            scale * (new - old), WIDTH, ROWS,
+        )  # fmt: skip
 
 
 @triton.jit
 def vector_step(
     input_rows, input_stride, output_rows, output_stride, words, negatives, weights,
-    path_offsets, path_nodes, path_codes, bag_offsets, bag_rows, input_gains, output_gains,
-    errors, slot, lane, m, word, low, high, skipped, lr, terms, features,
-    TREE: tl.constexpr, MEAN: tl.constexpr, BAGS: tl.constexpr, PROPOSE: tl.constexpr,
-    ONE_CHUNK: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    path_offsets, path_nodes, path_codes, bag_offsets, bag_rows, composites, input_gains,
+    output_gains, errors, slot, ring, lane, m, word, low, high, skipped, lr, terms, features,
+    TREE: tl.constexpr, MEAN: tl.constexpr, BAGS: tl.constexpr, RING: tl.constexpr,
+    PROPOSE: tl.constexpr, ONE_CHUNK: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The step of a window whose contexts are one vector: CBOW, or a single context. Returns its
     loss."""
@@ -239,8 +313,8 @@ def vector_step(
     if ONE_CHUNK:
         there = k < features
         h = scale * hidden(
-            input_rows, input_stride, words, low, high, skipped, bag_offsets, bag_rows, k, there,
-            BAGS, WIDTH, ROWS,
+            input_rows, input_stride, words, low, high, skipped, bag_offsets, bag_rows, composites,
+            slot, ring, k, there, features, BAGS, RING, WIDTH, ROWS,
         )  # fmt: skip
         gain = tl.zeros((WIDTH,), tl.float32)
         for first in range(0, terms, ROWS):
@@ -259,8 +333,9 @@ def vector_step(
                 e[:, None] * h[None, :], features, PROPOSE, ROWS,
             )  # fmt: skip
         put_hidden(
-            input_rows, input_stride, words, low, high, skipped, bag_offsets, bag_rows,
-            input_gains, slot, k, there, gain * back, features, BAGS, PROPOSE, WIDTH, ROWS,
+            input_rows, input_stride, words, low, high, skipped, bag_offsets, bag_rows, composites,
+            input_gains, slot, ring, k, there, gain * back, features, BAGS, RING, PROPOSE, WIDTH,
+            ROWS,
         )  # fmt: skip
     else:
         # All scores before any change; rows are read again, from the second-level cache, with them.
@@ -274,7 +349,7 @@ def vector_step(
                 there = start + k < features
                 h = scale * hidden(
                     input_rows, input_stride, words, low, high, skipped, bag_offsets, bag_rows,
-                    start + k, there, BAGS, WIDTH, ROWS,
+                    composites, slot, ring, start + k, there, features, BAGS, RING, WIDTH, ROWS,
                 )  # fmt: skip
                 mask = (weight > 0)[:, None] & there[None, :]
                 b = row_at(output_rows, output_stride, rows, start + k, mask)
@@ -287,7 +362,7 @@ def vector_step(
             there = start + k < features
             h = scale * hidden(
                 input_rows, input_stride, words, low, high, skipped, bag_offsets, bag_rows,
-                start + k, there, BAGS, WIDTH, ROWS,
+                composites, slot, ring, start + k, there, features, BAGS, RING, WIDTH, ROWS,
             )  # fmt: skip
             gain = tl.zeros((WIDTH,), tl.float32)
             for first in range(0, terms, ROWS):
@@ -305,8 +380,8 @@ def vector_step(
                 )  # fmt: skip
             put_hidden(
                 input_rows, input_stride, words, low, high, skipped, bag_offsets, bag_rows,
-                input_gains, slot, start + k, there, gain * back, features, BAGS, PROPOSE, WIDTH,
-                ROWS,
+                composites, input_gains, slot, ring, start + k, there, gain * back, features, BAGS,
+                RING, PROPOSE, WIDTH, ROWS,
             )  # fmt: skip
     return loss
 
@@ -336,50 +411,51 @@ def compose(
 
 
 @triton.jit
-def decompose(
-    input_rows, input_stride, words, bag_offsets, bag_rows, input_gains, slot, low, high, skipped,
-    first_context, features, WIDTH: tl.constexpr, ROWS: tl.constexpr, CONTEXTS: tl.constexpr,
+def places_of(low, skipped, first_context, CONTEXTS: tl.constexpr):
+    """Where the words of a tile of contexts stand."""
+    place = low + first_context + tl.arange(0, CONTEXTS)
+    return place + (place >= skipped).to(tl.int32)
+
+
+@triton.jit
+def own_rows(
+    slot, ring, low, skipped, first_context, RING: tl.constexpr, CONTEXTS: tl.constexpr
 ):  # fmt: skip
-    """The contexts' gains, from the program's own memory to all rows of their bags."""
-    tl.debug_barrier()
-    k = tl.arange(0, WIDTH)
-    for c in range(0, CONTEXTS):
-        place = low + first_context + c
-        place += (place >= skipped).to(tl.int32)
-        if place < high:
-            word = tl.load(words + place)
-            for start in range(0, features, WIDTH):
-                there = start + k < features
-                at = input_gains + (slot + first_context + c) * features + start + k
-                gain = tl.load(at, mask=there, other=0.0)
-                bag_add(
-                    input_rows, input_stride, bag_offsets, bag_rows, word, start + k, there, gain,
-                    WIDTH, ROWS,
-                )  # fmt: skip
+    """The program's rows of a tile of contexts. Computed where they are needed: kept, they cost
+    registers."""
+    if RING:
+        rows = slot + places_of(low, skipped, first_context, CONTEXTS) % ring
+    else:
+        rows = slot + first_context + tl.arange(0, CONTEXTS)
+    return rows
 
 
 @triton.jit
 def put_contexts(
-    input_rows, input_stride, input_gains, slot, rows, first_context, k, mask, gains, count,
-    features, ASIDE: tl.constexpr, CONTEXTS: tl.constexpr,
+    input_rows, input_stride, composites, input_gains, slot, ring, low, skipped, first_context,
+    rows, k, mask, gains, count, features,
+    RING: tl.constexpr, PROPOSE: tl.constexpr, CONTEXTS: tl.constexpr,
 ):  # fmt: skip
-    """The gains of a tile of contexts, to the table or aside."""
-    if ASIDE:
-        at = slot + first_context + tl.arange(0, CONTEXTS)
-        tl.store(input_gains + at[:, None] * features + k[None, :], gains, mask=mask)
+    """The gains of a tile of contexts: to the table, to the composites, or aside."""
+    if PROPOSE:
+        own = own_rows(slot, ring, low, skipped, first_context, RING, CONTEXTS)
+        tl.store(input_gains + own[:, None] * features + k[None, :], gains, mask=mask)
+    elif RING:
+        own = own_rows(slot, ring, low, skipped, first_context, RING, CONTEXTS)
+        gain_rows(composites, own, k, mask, gains, features)
     else:
         add_one_by_one(input_rows, input_stride, rows, k, mask, gains, count, CONTEXTS)
 
 
 @triton.jit
 def contexts_at(
-    input_rows, input_stride, composites, slot, rows, first_context, k, mask, features,
-    BAGS: tl.constexpr, CONTEXTS: tl.constexpr,
+    input_rows, input_stride, composites, slot, ring, low, skipped, first_context, rows, k, mask,
+    features, BAGS: tl.constexpr, RING: tl.constexpr, CONTEXTS: tl.constexpr,
 ):  # fmt: skip
     """The rows of a tile of contexts, or what was composed of their bags."""
     if BAGS:
-        at = slot + first_context + tl.arange(0, CONTEXTS)
-        a = row_at(composites, features, at, k, mask)
+        own = own_rows(slot, ring, low, skipped, first_context, RING, CONTEXTS)
+        a = row_at(composites, features, own, k, mask)
     else:
         a = row_at(input_rows, input_stride, rows, k, mask)
     return a
@@ -389,21 +465,21 @@ def contexts_at(
 def window_step(
     input_rows, input_stride, output_rows, output_stride, words, negatives, weights,
     path_offsets, path_nodes, path_codes, bag_offsets, bag_rows, composites, input_gains,
-    output_gains, errors, slot, lane, m, word, low, high, skipped, first_context, lr, terms,
+    output_gains, errors, slot, ring, lane, m, word, low, high, skipped, first_context, lr, terms,
     features,
-    TREE: tl.constexpr, BAGS: tl.constexpr, PROPOSE: tl.constexpr, ONE_CHUNK: tl.constexpr,
-    CONTEXTS: tl.constexpr, TARGETS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    TREE: tl.constexpr, BAGS: tl.constexpr, RING: tl.constexpr, PROPOSE: tl.constexpr,
+    ONE_CHUNK: tl.constexpr, CONTEXTS: tl.constexpr, TARGETS: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """The step of skip-gram for up to CONTEXTS contexts of a window, from the first_context-th on,
     which share its targets. Returns its loss."""
-    if BAGS:
+    if BAGS and not RING:
         compose(
             input_rows, input_stride, words, bag_offsets, bag_rows, composites, slot, low, high,
             skipped, first_context, features, WIDTH, ROWS, CONTEXTS,
         )  # fmt: skip
     c = tl.arange(0, CONTEXTS)
-    place = low + first_context + c
-    place += (place >= skipped).to(tl.int32)
+    place = places_of(low, skipped, first_context, CONTEXTS)
     real = place < high
     inputs = tl.load(words + place, mask=real, other=0)
     count = tl.minimum(high - low - 1 - first_context, CONTEXTS)
@@ -415,8 +491,8 @@ def window_step(
         there = k < features
         a_mask = real[:, None] & there[None, :]
         a = contexts_at(
-            input_rows, input_stride, composites, slot, inputs, first_context, k, a_mask, features,
-            BAGS, CONTEXTS,
+            input_rows, input_stride, composites, slot, ring, low, skipped, first_context, inputs,
+            k, a_mask, features, BAGS, RING, CONTEXTS,
         )  # fmt: skip
         gain = tl.zeros((CONTEXTS, WIDTH), tl.float32)
         for first in range(0, terms, TARGETS):
@@ -437,8 +513,8 @@ def window_step(
                 product(tl.trans(e), a), features, PROPOSE, TARGETS,
             )  # fmt: skip
         put_contexts(
-            input_rows, input_stride, input_gains, slot, inputs, first_context, k, a_mask, gain,
-            count, features, PROPOSE or BAGS, CONTEXTS,
+            input_rows, input_stride, composites, input_gains, slot, ring, low, skipped,
+            first_context, inputs, k, a_mask, gain, count, features, RING, PROPOSE, CONTEXTS,
         )  # fmt: skip
     else:
         # All scores before any change; rows are read again, from the second-level cache, with them.
@@ -451,8 +527,9 @@ def window_step(
             for start in range(0, features, WIDTH):
                 there = start + k < features
                 a = contexts_at(
-                    input_rows, input_stride, composites, slot, inputs, first_context, start + k,
-                    real[:, None] & there[None, :], features, BAGS, CONTEXTS,
+                    input_rows, input_stride, composites, slot, ring, low, skipped, first_context,
+                    inputs, start + k, real[:, None] & there[None, :], features, BAGS, RING,
+                    CONTEXTS,
                 )  # fmt: skip
                 b_mask = (weight > 0)[:, None] & there[None, :]
                 b = row_at(output_rows, output_stride, rows, start + k, b_mask)
@@ -469,8 +546,8 @@ def window_step(
             there = start + k < features
             a_mask = real[:, None] & there[None, :]
             a = contexts_at(
-                input_rows, input_stride, composites, slot, inputs, first_context, start + k,
-                a_mask, features, BAGS, CONTEXTS,
+                input_rows, input_stride, composites, slot, ring, low, skipped, first_context,
+                inputs, start + k, a_mask, features, BAGS, RING, CONTEXTS,
             )  # fmt: skip
             gain = tl.zeros((CONTEXTS, WIDTH), tl.float32)
             for first in range(0, terms, TARGETS):
@@ -488,26 +565,22 @@ def window_step(
                     b_mask, product(tl.trans(e), a), features, PROPOSE, TARGETS,
                 )  # fmt: skip
             put_contexts(
-                input_rows, input_stride, input_gains, slot, inputs, first_context, start + k,
-                a_mask, gain, count, features, PROPOSE or BAGS, CONTEXTS,
-            )  # fmt: skip
-    if BAGS:
-        if not PROPOSE:
-            decompose(
-                input_rows, input_stride, words, bag_offsets, bag_rows, input_gains, slot, low,
-                high, skipped, first_context, features, WIDTH, ROWS, CONTEXTS,
+                input_rows, input_stride, composites, input_gains, slot, ring, low, skipped,
+                first_context, inputs, start + k, a_mask, gain, count, features, RING, PROPOSE,
+                CONTEXTS,
             )  # fmt: skip
     return loss
 
 
-@triton.jit(do_not_specialize=["each", "start", "count", "windows", "slots"])
+@triton.jit(do_not_specialize=["each", "start", "count", "windows", "slots", "places", "reach"])
 def train_windows_kernel(
     input_rows, input_stride, output_rows, output_stride, words, targets, low, high, skipped,
     negatives, weights, path_offsets, path_nodes, path_codes, bag_offsets, bag_rows, composites,
     input_gains, output_gains, errors, losses, each: tl.int64, start: tl.int64, count: tl.int64,
-    windows: tl.int64, slots: tl.int64, lr, lr_step, terms, features,
+    windows: tl.int64, slots: tl.int64, places: tl.int32, reach: tl.int32, lr, lr_step, terms,
+    features,
     TREE: tl.constexpr, VECTOR: tl.constexpr, MEAN: tl.constexpr, BAGS: tl.constexpr,
-    PROPOSE: tl.constexpr, ONE_CHUNK: tl.constexpr, CONTEXTS: tl.constexpr,
+    RING: tl.constexpr, PROPOSE: tl.constexpr, ONE_CHUNK: tl.constexpr, CONTEXTS: tl.constexpr,
     TARGETS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
     """Program p makes the steps of `count` windows from p * each + start on, of those up to
@@ -522,30 +595,57 @@ def train_windows_kernel(
     loss = tl.load(losses + p)
     slot = p * slots
     lane = p * terms
+    ring = 2 * reach + 1
+    # The places whose words the program holds.
+    held = reach * 0
+    held_end = held
     for m in range(begin, end):
         own_lr = lr + lr_step * (m - p * each).to(tl.float32)
         word = tl.load(targets + m)
         first = tl.load(low + m)
         last = tl.load(high + m)
         out = tl.load(skipped + m)
+        if RING:
+            nearest = tl.maximum(out - reach, 0)
+            for place in range(held, tl.minimum(held_end, nearest)):
+                leave(
+                    input_rows, input_stride, words, bag_offsets, bag_rows, composites,
+                    input_gains, slot + place % ring, place, features, not VECTOR, WIDTH, ROWS,
+                )  # fmt: skip
+            held = nearest
+            tl.debug_barrier()
+            entered = tl.maximum(held_end, nearest)
+            held_end = tl.minimum(out + reach + 1, places)
+            for place in range(entered, held_end):
+                enter(
+                    input_rows, input_stride, words, bag_offsets, bag_rows, composites,
+                    input_gains, slot + place % ring, place, features, not VECTOR, WIDTH, ROWS,
+                )  # fmt: skip
+            tl.debug_barrier()
         if VECTOR:
             loss += vector_step(
                 input_rows, input_stride, output_rows, output_stride, words, negatives, weights,
-                path_offsets, path_nodes, path_codes, bag_offsets, bag_rows, input_gains,
-                output_gains, errors + lane, p, lane, m, word, first, last, out, own_lr, terms,
-                features,
-                TREE, MEAN, BAGS, PROPOSE, ONE_CHUNK, WIDTH, ROWS,
+                path_offsets, path_nodes, path_codes, bag_offsets, bag_rows, composites,
+                input_gains, output_gains, errors + lane, slot if RING else p, ring, lane, m, word,
+                first, last, out, own_lr, terms, features,
+                TREE, MEAN, BAGS, RING, PROPOSE, ONE_CHUNK, WIDTH, ROWS,
             )  # fmt: skip
         else:
             for context in range(0, last - first - 1, CONTEXTS):
                 loss += window_step(
                     input_rows, input_stride, output_rows, output_stride, words, negatives,
                     weights, path_offsets, path_nodes, path_codes, bag_offsets, bag_rows,
-                    composites, input_gains, output_gains, errors + lane * CONTEXTS, slot, lane,
-                    m, word, first, last, out, context, own_lr, terms, features,
-                    TREE, BAGS, PROPOSE, ONE_CHUNK, CONTEXTS, TARGETS, WIDTH, ROWS,
+                    composites, input_gains, output_gains, errors + lane * CONTEXTS, slot, ring,
+                    lane, m, word, first, last, out, context, own_lr, terms, features,
+                    TREE, BAGS, RING, PROPOSE, ONE_CHUNK, CONTEXTS, TARGETS, WIDTH, ROWS,
                 )  # fmt: skip
                 tl.debug_barrier()
         # The next window is to see this one's step.
         tl.debug_barrier()
+    if RING:
+        for place in range(held, held_end):
+            leave(
+                input_rows, input_stride, words, bag_offsets, bag_rows, composites, input_gains,
+                slot + place % ring, place, features, not VECTOR, WIDTH, ROWS,
+            )  # fmt: skip
     tl.store(losses + p, loss)

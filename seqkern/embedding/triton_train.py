@@ -47,9 +47,11 @@ class Scratch(NamedTuple):
     """Memory of the programs of a launch; what a launch does not use has no elements."""
 
     composites: Tensor
-    """float32 (programs, slots, d): contexts made of bags"""
+    """float32 (programs, slots, d): contexts made of bags; or (programs, ring, d) the words within
+    reach"""
     input_gains: Tensor
-    """float32 (programs, slots, d), or (programs, d) where the contexts are one vector"""
+    """float32 (programs, slots, d), or (programs, d) where the contexts are one vector; beside a
+    ring its rows as they were when their words came within reach"""
     output_gains: Tensor
     """float32 (programs, terms, d)"""
     errors: Tensor
@@ -73,6 +75,9 @@ class _Call:
         )
         contexts = self.config["CONTEXTS"]
         self.slots = -(-2 * a.window // contexts) * contexts
+        # Bags are kept while their words are within reach, but for single contexts.
+        self.keeps_bags = a.bags is not None and (a.cbow or a.share_negatives)
+        self.ring = 2 * a.window + 1
 
     def programs(self, windows: int) -> int:
         a = self.arguments
@@ -84,12 +89,13 @@ class _Call:
         """`aside`: gains do not go into the tables."""
         a, d = self.arguments, self.features
         new = a.input_rows.new_empty
-        bags = a.bags is not None and not self.vector
+        ring = self.keeps_bags and not aside
+        composed = a.bags is not None and not self.vector
         slots = 1 if self.vector else self.slots
         chunked = d > self.config["WIDTH"]
         sizes = (
-            (count, self.slots, d) if bags else (0,),
-            (count, slots, d) if aside or bags else (0,),
+            (count, self.ring, d) if ring else (count, self.slots, d) if composed else (0,),
+            (count, self.ring, d) if ring else (count, slots, d) if aside else (0,),
             (count, self.terms, d) if aside else (0,),
             (count, self.config["CONTEXTS"], self.terms) if chunked else (0,),
         )
@@ -112,14 +118,15 @@ class _Call:
         strides = a.input_rows.stride(0), a.output_rows.stride(0)
         unit = triton_settings.unit(self.features, *strides)
         unused = windows.words
+        ring = self.keeps_bags and not propose
         train_windows_kernel[programs(len(losses))](
             a.input_rows, strides[0] // unit, a.output_rows, strides[1] // unit, windows.words,
             windows.targets, windows.low, windows.high, windows.skipped,
             *(noise or (unused, unused)), *(a.paths or (unused,) * 3), *(a.bags or (unused,) * 2),
-            *scratch, losses, each, start, count, len(windows), self.slots, lr, lr_step,
-            self.terms, self.features // unit,
+            *scratch, losses, each, start, count, len(windows), self.ring if ring else self.slots,
+            len(windows.words), a.window, lr, lr_step, self.terms, self.features // unit,
             TREE=self.tree, VECTOR=self.vector, MEAN=a.cbow_mean or not a.cbow,
-            BAGS=a.bags is not None, PROPOSE=propose, UNIT=unit, **self.config,
+            BAGS=a.bags is not None, RING=ring, PROPOSE=propose, UNIT=unit, **self.config,
         )  # fmt: skip
 
 

@@ -19,11 +19,13 @@ class DeviceEmulation:
         strands: 0: window after window; else the steps of so many windows at once, from as many
             parts of the text.
         together: contexts of a window of skip-gram that make their step together.
+        programs: of these parts of the windows one is trained after the other, with bags of its own
+            and with all rates of learning; for bags only.
     """
 
     def __init__(
         self, input_rows: Tensor, output_rows: Tensor, tokens: Tensor, options: dict[str, Any],
-        strands: int = 0, together: int = 32,
+        strands: int = 0, together: int = 32, programs: int = 1,
     ) -> None:  # fmt: skip
         self.o = {
             "window": 5, "shrink_windows": True, "negatives": 5, "share_negatives": True,
@@ -53,9 +55,13 @@ class DeviceEmulation:
             (target, [p for p in range(low, high) if p != skipped], negative)
             for target, low, high, skipped, negative in zip(*listed, negatives, strict=True)
         ]
+        self.centres = listed[3]
         self.pairs = len(todo) if self.cbow else sum(len(places) for _, places, _ in todo)
         with torch.device("cpu"):  # whatever the test's own is
-            self.run(todo, strands)
+            if o["bags"] is not None and not strands and (self.cbow or shared):
+                self.run_bags(todo, -(-len(todo) // programs))
+            else:
+                self.run(todo, strands)
 
     def run(self, todo: list[tuple[int, list[int], Tensor | None]], strands: int) -> None:
         """The windows one after the other, or by rounds: the i-th of every part of the text."""
@@ -74,6 +80,55 @@ class DeviceEmulation:
                 after[0] += self.input - before[0]
                 after[1] += self.output - before[1]
             self.input, self.output = (self.rounded(t) for t in after)
+
+    def run_bags(self, todo: list[tuple[int, list[int], Tensor | None]], each: int) -> None:
+        """The windows one after the other, with composite rows that live from the word's entry into
+        reach of a window until it leaves: those of skip-gram are means, those of CBOW sums."""
+        o, reach, places = self.o, self.o["window"], len(self.words)
+        bags = [self.bag(place) for place in range(places)]
+        sizes = [max(len(bag), 1) for bag in bags]
+        composites = torch.zeros(places, self.input.shape[1], dtype=torch.float64)
+        gains = torch.zeros_like(composites)  # of each row of the bag
+        entered = left = 0
+
+        def leave(until: int) -> None:
+            nonlocal left
+            for place in range(left, min(until, entered)):
+                for row in bags[place].tolist():
+                    self.input[row] = self.rounded(self.input[row] + gains[place])
+            left = max(left, until)
+
+        for number, ((target, contexts, negatives), centre) in enumerate(
+            zip(todo, self.centres, strict=True)
+        ):
+            lr = o["lr"] + (o["final_lr"] - o["lr"]) * (number % each) / each
+            if number % each == 0:
+                leave(places)
+                gains.zero_()
+                entered = left = 0
+            leave(centre - reach)
+            for place in range(max(entered, centre - reach), min(places, centre + reach + 1)):
+                total = self.input[bags[place]].sum(0)
+                composites[place] = total if self.cbow else total / sizes[place]
+            entered = max(entered, min(places, centre + reach + 1))
+            if self.cbow:
+                rows = sum(len(bags[place]) for place in contexts)
+                mean = o["cbow_mean"]
+                scale = 1 / rows if mean and rows else float(not mean)
+                vector = scale * composites[contexts].sum(0)
+                gradient = self.gradient(vector[None], target, negatives, lr)[0]
+                for place in contexts:
+                    gain = -lr / (1 if mean else max(rows, 1)) * gradient
+                    gains[place] += gain
+                    composites[place] += len(bags[place]) * gain
+            else:
+                for i in range(0, len(contexts), self.together):
+                    some = contexts[i : i + self.together]
+                    gain = -lr * self.gradient(composites[some], target, negatives, lr)
+                    gains[some] += gain
+                    composites[some] += gain
+            self.output = self.rounded(self.output)
+        leave(places)
 
     def rounded(self, rows: Tensor) -> Tensor:
         return rows if self.dtype == torch.float32 else rows.to(self.dtype).double()

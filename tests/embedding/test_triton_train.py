@@ -57,14 +57,17 @@ def options_of(variant: str, with_bags: bool, lr: float = 0.3, **more) -> dict:
     return options_of_training(variant, with_bags, lr=lr, final_lr=lr / 6, **more)
 
 
-def check(options: dict, dim: int, stride: int, dtype=torch.float32, strands=0, tokens=None):
+def check(
+    options: dict, dim: int, stride: int, dtype=torch.float32, strands=0, tokens=None, programs=1
+) -> None:
     tokens = corpus() if tokens is None else tokens
     input_rows, output_rows = (
         cases.Guarded(cases.WORDS + 20, dim, stride, dtype, 0.6) for _ in range(2)
     )
     before = input_rows.rows.clone(), output_rows.rows.clone()
     # The deterministic steps of a long window are not made in parts.
-    emulation = DeviceEmulation(*before, tokens, options, strands, 10**9 if strands else 32)
+    together = 10**9 if strands else 32
+    emulation = DeviceEmulation(*before, tokens, options, strands, together, programs)
     tally = train_(
         input_rows.rows, output_rows.rows, tokens, compute_loss=True,
         deterministic=bool(strands), **options,
@@ -89,6 +92,16 @@ def check(options: dict, dim: int, stride: int, dtype=torch.float32, strands=0, 
 @pytest.mark.usefixtures("one_program", "guarded_launches")
 def test_every_window_makes_the_step_of_the_objective(variant, with_bags):
     check(options_of(variant, with_bags, lr=0.05), dim=37, stride=48)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="a GPU's programs do not wait for each other")
+@pytest.mark.parametrize("variant", ["skipgram-ns", "cbow-hs"])
+def test_every_program_has_bags_of_its_own(variant, monkeypatch):
+    """It gives back what they have gained at the end of its part."""
+    from seqkern.embedding import triton_train
+
+    monkeypatch.setattr(triton_train._Call, "programs", lambda call, windows: 3)
+    check(options_of(variant, True, lr=0.05, window=2), 20, 20, tokens=corpus(40), programs=3)
 
 
 @pytest.mark.parametrize("variant", ["skipgram-ns", "skipgram-hs", "cbow-ns", "cbow-hs"])
