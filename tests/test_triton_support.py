@@ -111,7 +111,7 @@ def test_an_operator_imports_its_kernels_when_it_first_runs():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_commands_for_a_gpu_say_why_there_is_none(capsys):
-    assert gpu.main() == 1
+    assert gpu.main([]) == 1
     assert (
         "This command needs a CUDA GPU, and cannot use one here: torch " in capsys.readouterr().err
     )
