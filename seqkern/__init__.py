@@ -10,6 +10,7 @@ with without_traceback_on_the_command_line():
     from seqkern.info import info
     from seqkern.recurrent.freeze import freeze_, unfreeze_
     from seqkern.swap import swap, unswap
+    from seqkern.tuning import tune
     from seqkern.word2vec import FastText, KeyedVectors, Word2Vec
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "nn",
     "optim",
     "swap",
+    "tune",
     "unfreeze_",
     "unswap",
     "use_backend",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import __version__, library, triton_support
+from . import __version__, library, triton_support, tuning
 
 # Everything that changes which kernel runs, or how many threads run it.
 _ENVIRONMENT = ("SEQKERN_", "OMP_", "MKL_", "KMP_", "GOMP_", "CUDA_VISIBLE", "TRITON_", "PYTORCH_")
@@ -28,6 +28,7 @@ def info() -> str:
         "CUDA library": _state(library.cuda),
         "text core": _state(library.text),
         "Triton": triton_support.state(),
+        "  tuning": tuning.state(),
         "GPU": _gpus(),
         "environment": _environment(),
     }

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "seqkern"
 # From the ground up. A package without its modules stands for all of them.
 FLOORS = (
     ("errors", "options", "snapshot", "timing", "comparison", "whole_files"),
-    ("library", "backends", "triton_support"),
+    ("library", "backends", "triton_support", "tuning"),
     ("dispatch", "triton_operators"),
     ("second_order",),
     ("attention.philox", "attention.seeds", "recurrent.device_operators"),
@@ -36,7 +36,7 @@ FLOORS = (
     ("recurrent.kinds", "recurrent.cell_autograd"),
     ("recurrent.checks", "recurrent.choice", "attention.checks", "attention.choice"),
     ("attention.triton_operands", "attention.triton_settings", "attention.triton_tiles"),
-    ("attention.triton_softmax", "attention.triton_bias"),
+    ("attention.triton_softmax", "attention.triton_bias", "attention.triton_tuning"),
     ("attention.triton_descriptors", "attention.triton_skipping"),
     ("attention.triton_decode",),
     ("attention.triton_forward", "attention.triton_backward"),
