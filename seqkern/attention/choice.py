@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seqkern import dispatch
+from seqkern import dispatch, tuning
 from seqkern.backends import Explanation
 from seqkern.dispatch import runs_directly
 
@@ -42,7 +42,11 @@ def explanation(
         if backend == "cpu":
             return dispatch.cpu_strength(query)
         if backend == "triton":
-            return "fused kernels; second derivatives by the reference"
+            fixed = tuning.refusal(query.device) if tuning.wanted.on else "tuning is off"
+            tiles = f"fixed tile sizes ({fixed})"
+            if not fixed:
+                tiles = "tile sizes tuned where the call is plain or causal"
+            return f"fused kernels, {tiles}; second derivatives by the reference"
         if backend == "torch":
             return "PyTorch's own operator for this device and dtype"
         reason = dispatch.transform((query, *others))

@@ -34,13 +34,16 @@ from seqkern.attention.triton_operands import (
     Place,
     Sizes,
     Window,
+    narrow_into,
     operands,
     padded,
     precision,
     programs,
     rows_of,
+    widened,
+    written,
 )
-from seqkern.attention.triton_settings import tiles_of
+from seqkern.attention.triton_settings import Tiles
 from seqkern.attention.triton_skipping import needed, within
 from seqkern.attention.triton_tiles import (
     any_nan,
@@ -63,6 +66,7 @@ from seqkern.attention.triton_tiles import (
     store_rows,
     tile_at,
 )
+from seqkern.attention.triton_tuning import tiles_for
 
 
 @triton.jit(do_not_specialize=["rows", "heads", "line_batch", "line_head"])
@@ -252,8 +256,9 @@ def _queries_of_keys(
     upright, (keys, queries), so that both products take them as they are."""
     j = j0 + tl.arange(0, KEYS)[:, None]
     b, h, first_q, queries = place.b, place.h, place.first_q, place.queries
-    # What could be computed before the loop has no registers to wait in.
-    FULL: tl.constexpr = k.dtype == tl.float32 and PADDED > 128
+    # What could be computed before the loop has no registers to wait in: there are none left
+    # beside wide rows, nor beside the other loops, where this is but an edge.
+    FULL: tl.constexpr = PADDED > 128 or STAGES is not None
     for i0 in tl.range(start, stop, TILE, num_stages=STAGES, disable_licm=FULL):
         i = i0 + tl.arange(0, TILE)[None, :]
         q = rows_at(query, b, h, first_q + i0, first_q + queries, TILE, WIDTH, PADDED, True)
@@ -460,15 +465,13 @@ class _Pass:
         )
         self.rest = (*call.numbers, *call.lines, scale)
         self.query = query
-        self.capability = triton_support.capability(query.device)
-        self.width = max(padded(call.width), padded(call.value_width))
         # Both gradients of a tile of keys and what their products multiply are more than there are
         # registers: each gets a launch of its own.
-        self.apart = self.width > 128 and query.dtype == torch.float32
+        width = max(padded(call.width), padded(call.value_width))
+        self.apart = width > 128 and query.dtype == torch.float32
 
-    def constants(self, direction: str) -> dict[str, Any]:
+    def constants(self, tiles: Tiles) -> dict[str, Any]:
         call = self.call
-        tiles = tiles_of(direction, self.capability, self.width, self.query.dtype, call.crowded)
         return {
             "WIDTH": call.width,
             "VALUE_WIDTH": call.value_width,
@@ -485,7 +488,9 @@ class _Pass:
 
     def run(self, found: tuple[Tensor, ...], bias: Tensor | None, needs: int) -> None:
         """Fills the gradients that `needs` asks for."""
-        grad_query, grad_key, grad_value, of_bias, of_slopes = found
+        of_bias, of_slopes = found[3:]
+        wide = [widened(grad) for grad in found[:3]]
+        grad_query, grad_key, grad_value = wide
         sizes = self.call.sizes
         full = (self.call.batch, sizes.heads, sizes.queries, sizes.keys)
         alone = bias is not None and bool(needs & 8) and tuple(bias.shape) == full
@@ -504,49 +509,57 @@ class _Pass:
         elif needs & 6:
             self._keys(of_key, of_value)
         if needs & 8 and not alone:
-            grad_bias(of_bias, self.of_rows, call=self.call, constants=self.constants("bias"))
+            constants = self.constants(tiles_for("bias", self.call, self.query))
+            grad_bias(of_bias, self.of_rows, call=self.call, constants=constants)
+        for grad, filled in zip(found[:3], wide, strict=True):
+            narrow_into(grad, filled)
 
     def _queries(
         self, grad_query: Tensor | None, of_bias: Pairs | None, of_slopes: Tensor | None
     ) -> None:
         call, sizes = self.call, self.call.sizes
-        constants = self.constants("queries")
-        tiles = triton.cdiv(sizes.queries, constants["QUERIES"])
-        parts = None
-        if of_slopes is not None:  # one sum for each program: added up in an order that is fixed
-            shape = (call.batch, sizes.heads, tiles)
-            parts = self.query.new_zeros(shape, dtype=torch.float32)
-        count = tiles * sizes.heads * call.batch
-        if count:
-            attention_backward_queries_kernel[programs(count)](
-                *self.of_rows,
-                None if grad_query is None else rows_of(grad_query, self.is_packed, self.copies),
-                of_bias,
-                parts,
-                call.scores,
-                call.packed,
-                needed(call, constants["KEYS"]),
-                *self.rest,
-                **constants,
-            )
-        if of_slopes is not None and parts is not None:
-            torch.sum(parts, -1, out=of_slopes)
+
+        def launch(tiles: Tiles) -> None:
+            count = triton.cdiv(sizes.queries, tiles.queries)
+            parts = None
+            if of_slopes is not None:  # one sum for each program: added up in a fixed order
+                shape = (call.batch, sizes.heads, count)
+                parts = self.query.new_zeros(shape, dtype=torch.float32)
+            if count * sizes.heads * call.batch:
+                attention_backward_queries_kernel[programs(count * sizes.heads * call.batch)](
+                    *self.of_rows,
+                    None if grad_query is None else written(grad_query, self.is_packed),
+                    of_bias,
+                    parts,
+                    call.scores,
+                    call.packed,
+                    needed(call, tiles.keys),
+                    *self.rest,
+                    **self.constants(tiles),
+                )
+            if of_slopes is not None and parts is not None:
+                torch.sum(parts, -1, out=of_slopes)
+
+        launch(tiles_for("queries", call, self.query, launch))
 
     def _keys(self, grad_key: Tensor | None, grad_value: Tensor | None) -> None:
         call, sizes = self.call, self.call.sizes
         for grad in (grad_key, grad_value):
             if grad is not None and not sizes.heads:  # keys that no head of query uses
                 grad.zero_()
-        constants = self.constants("keys")
         heads = sizes.heads // max(sizes.group, 1)
-        count = triton.cdiv(sizes.keys, constants["KEYS"]) * heads * call.batch
-        if count:
-            attention_backward_keys_kernel[programs(count)](
-                *self.of_rows,
-                None if grad_key is None else rows_of(grad_key, self.is_packed, self.copies),
-                None if grad_value is None else rows_of(grad_value, self.is_packed, self.copies),
-                call.scores,
-                call.packed,
-                *self.rest,
-                **constants,
-            )
+
+        def launch(tiles: Tiles) -> None:
+            count = triton.cdiv(sizes.keys, tiles.keys) * heads * call.batch
+            if count:
+                attention_backward_keys_kernel[programs(count)](
+                    *self.of_rows,
+                    None if grad_key is None else written(grad_key, self.is_packed),
+                    None if grad_value is None else written(grad_value, self.is_packed),
+                    call.scores,
+                    call.packed,
+                    *self.rest,
+                    **self.constants(tiles),
+                )
+
+        launch(tiles_for("keys", call, self.query, launch))

@@ -25,13 +25,13 @@ from seqkern.attention.triton_operands import (
     padded,
     precision,
     programs,
-    rows_of,
     sinks_of,
+    written,
 )
-from seqkern.attention.triton_settings import tiles_of
 from seqkern.attention.triton_skipping import needed, within
 from seqkern.attention.triton_softmax import apart, sweep
-from seqkern.attention.triton_tiles import any_nan, limits, sequence, spans, tile_at
+from seqkern.attention.triton_tiles import any_nan, limits, row_start, sequence, spans, tile_at
+from seqkern.attention.triton_tuning import tiles_for
 
 MOST_ROWS = 64  # queries times heads that share a key
 FEWEST_KEYS = 256  # with less there is nothing to split
@@ -80,8 +80,7 @@ def attention_decode_kernel(
         lane = b * sizes.heads + h
         place = Place(b, h, kv, lane, first_q, first_k, queries, keys, low, high, window)
         d = tl.arange(0, PADDED)[None, :]
-        base = query.at + b.to(tl.int64) * query.batch + h.to(tl.int64) * query.head
-        at = base + (first_q + i).to(tl.int64) * query.row + d
+        at = query.at + row_start(query, b, h, first_q + i, WIDTH) + d
         q = tl.load(at, mask=real & (d < WIDTH), other=0.0)
         HAS_LOW: tl.constexpr = window.left is not None
         HAS_HIGH: tl.constexpr = CAUSAL or window.right is not None
@@ -181,9 +180,7 @@ def launch(
     """Fills output and lse, as the forward's launch does."""
     sizes, packed = call.sizes, call.packed is not None
     kv_heads = sizes.heads // max(sizes.group, 1)
-    width = max(padded(call.width), padded(call.value_width))
-    capability = triton_support.capability(query.device)
-    tiles = tiles_of("decode", capability, width, query.dtype, call.crowded)
+    tiles = tiles_for("decode", call, query)
     wanted = 2 * triton_support.processors(query.device)
     parts = min(
         triton.cdiv(wanted, max(call.batch * kv_heads, 1)),
@@ -192,7 +189,7 @@ def launch(
     )
     numbers = query.new_empty((parts, *output.shape), dtype=torch.float32)
     logs = query.new_empty((parts, *lse.shape), dtype=torch.float32)
-    rows = rows_of(numbers[0], packed, [])
+    rows = written(numbers[0], packed)
     part = PartRows(numbers, numbers.stride(0), *rows[1:])
     lines = (*call.lines, lse.numel())
     count = parts * kv_heads * call.batch
@@ -226,7 +223,7 @@ def launch(
     attention_join_kernel[programs(joined)](
         part,
         logs,
-        rows_of(output, packed, []),
+        written(output, packed),
         lse,
         sinks_of(sinks, sizes.heads),
         call.rows,

@@ -14,27 +14,26 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from seqkern import triton_support
-from seqkern.attention.triton_operands import Operands, Rows, padded
+from seqkern.attention.triton_operands import ALIGNED, Operands, Rows, padded
 from seqkern.attention.triton_settings import Tiles
 
 _OLDEST = (9, 0)
-_ALIGNED = 16  # bytes, of the address and of every stride but the last
 
 
-def blocks(
-    call: Operands, capability: tuple[int, int], tiles: Tiles
-) -> tuple[TensorDescriptor | None, ...]:
-    """Descriptors of query, key and value with the tiles' rows and all features of a head; three
-    None where the kernel should go by pointers."""
+def suit(call: Operands, capability: tuple[int, int]) -> bool:
+    """Whether the forward loads this call's tensors by descriptors."""
+    return (
+        (capability >= _OLDEST or triton_support.INTERPRETED)
+        and call.packed is None
+        and not call.crowded
+        and call.query.at.dtype != torch.float32
+        and all(describable(rows.at) for rows in (call.query, call.key, call.value))
+    )
+
+
+def blocks(call: Operands, tiles: Tiles) -> tuple[TensorDescriptor, ...]:
+    """Descriptors of query, key and value with the tiles' rows and all features of a head."""
     given = ((call.query, tiles.queries), (call.key, tiles.keys), (call.value, tiles.keys))
-    if (
-        (capability < _OLDEST and not triton_support.INTERPRETED)
-        or call.packed is not None
-        or call.crowded
-        or call.query.at.dtype == torch.float32
-        or not all(describable(rows.at) for rows, _ in given)
-    ):
-        return None, None, None
     return tuple(_descriptor(rows, count) for rows, count in given)
 
 
@@ -43,9 +42,9 @@ def describable(tensor: Tensor) -> bool:
     size = tensor.element_size()
     return (
         tensor.numel() > 0
-        and tensor.data_ptr() % _ALIGNED == 0
+        and tensor.data_ptr() % ALIGNED == 0
         and all(
-            s > 0 and s * size % _ALIGNED == 0
+            s > 0 and s * size % ALIGNED == 0
             for n, s in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
             if n > 1
         )
@@ -56,7 +55,7 @@ def _descriptor(rows: Rows, count: int) -> TensorDescriptor:
     tensor = rows.at
     # The stride of a dimension of one counts nothing, but is checked.
     strides = [
-        s if n > 1 else _ALIGNED
+        s if n > 1 else ALIGNED
         for n, s in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
     ]
     block = [1, 1, count, padded(tensor.shape[-1])]

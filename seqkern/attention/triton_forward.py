@@ -13,8 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from seqkern import triton_support
-from seqkern.attention import fake, triton_decode
-from seqkern.attention.triton_descriptors import blocks
+from seqkern.attention import fake, triton_decode, triton_descriptors
 from seqkern.attention.triton_operands import (
     Dropout,
     Lines,
@@ -22,14 +21,16 @@ from seqkern.attention.triton_operands import (
     Place,
     Sizes,
     Window,
+    narrow_into,
     operands,
     padded,
     precision,
     programs,
-    rows_of,
     sinks_of,
+    widened,
+    written,
 )
-from seqkern.attention.triton_settings import tiles_of
+from seqkern.attention.triton_settings import Tiles
 from seqkern.attention.triton_skipping import needed, within
 from seqkern.attention.triton_softmax import apart, sweep
 from seqkern.attention.triton_tiles import (
@@ -40,6 +41,7 @@ from seqkern.attention.triton_tiles import (
     spans,
     store_rows,
 )
+from seqkern.attention.triton_tuning import tiles_for
 
 
 @triton.jit(
@@ -182,26 +184,43 @@ def forward(
     )  # fmt: skip
     with triton_support.on_device_of(query):
         launch = triton_decode.launch if triton_decode.suits(call) else _launch
-        launch(call, query, sinks, output, lse)
+        wide = widened(output)
+        launch(call, query, sinks, wide, lse)
+        narrow_into(output, wide)
     return output, lse
 
 
 def _launch(
     call: Operands, query: Tensor, sinks: Tensor | None, output: Tensor, lse: Tensor
 ) -> None:
-    sizes = call.sizes
-    width = max(padded(call.width), padded(call.value_width))
-    capability = triton_support.capability(query.device)
-    tiles = tiles_of("forward", capability, width, query.dtype, call.crowded)
-    count = triton.cdiv(sizes.queries, tiles.queries) * sizes.heads * call.batch
-    if not count:
+    if not call.sizes.queries * call.sizes.heads * call.batch:
         return
+    described = triton_descriptors.suit(call, triton_support.capability(query.device))
+
+    def run(tiles: Tiles) -> None:
+        _run(call, query, sinks, output, lse, tiles, described)
+
+    kernel = "forward by descriptors" if described else "forward"
+    run(tiles_for(kernel, call, query, run))
+
+
+def _run(
+    call: Operands,
+    query: Tensor,
+    sinks: Tensor | None,
+    output: Tensor,
+    lse: Tensor,
+    tiles: Tiles,
+    described: bool,
+) -> None:
+    sizes = call.sizes
+    count = triton.cdiv(sizes.queries, tiles.queries) * sizes.heads * call.batch
     attention_forward_kernel[programs(count)](
         call.query,
         call.key,
         call.value,
-        *blocks(call, capability, tiles),
-        rows_of(output, call.packed is not None, []),
+        *(triton_descriptors.blocks(call, tiles) if described else (None, None, None)),
+        written(output, call.packed is not None),
         lse,
         call.scores,
         sinks_of(sinks, sizes.heads),

@@ -21,12 +21,20 @@ from seqkern.attention.choice import TRITON_WIDEST
 LOG2_E = math.log2(math.e)
 # Offsets inside a tile are 32-bit numbers (the start of a tile is a 64-bit one), as are positions.
 _LONGEST_STRIDE = 2**23
+# Features that a thread loads at once, and the bytes at multiples of which they have to start.
+_GROUP = 8
+ALIGNED = 16
 _MOST_POSITIONS = 2**30
 _MOST_PROGRAMS = 2**31 - 1
 
 
 class Rows(NamedTuple):
-    """(B, H, rows, width), or packed (rows of all sequences, H, width); the width is contiguous."""
+    """(B, H, rows, width), or packed (rows of all sequences, H, width).
+
+    The width is contiguous and a multiple of 8, or of 16, as are the strides, and `at` is one of 16
+    bytes, so that a thread loads 8 features by one address. Where every feature has an address of
+    its own these take up to 1300 bytes more than a thread has registers for.
+    """
 
     at: Any
     batch: int
@@ -250,17 +258,36 @@ def operands(
         is_causal,
         bias is None and alibi_slopes is None and not softcap and factor > 0,
         bool(dropout_p) or any(t is not None for t in (mask, bias, alibi_slopes)),
-        query.shape[-1],
-        value.shape[-1],
+        tensors[0].shape[-1],
+        tensors[2].shape[-1],
         (tensors, excluded, added, slopes, starts),
     )
 
 
 def rows_of(tensor: Tensor, packed: bool, made: list[Tensor]) -> Rows:
-    """A tensor of any strides as rows; a copy of it goes to `made`."""
+    """A tensor of any strides to be read as rows; a copy of it goes to `made`."""
     tensor = _with_rows(tensor)
     made.append(tensor)
     return _rows(tensor, packed)
+
+
+def written(tensor: Tensor, packed: bool) -> Rows:
+    """A result of a kernel, `widened`, as rows."""
+    return _rows(tensor, packed)
+
+
+def widened(result: Tensor) -> Tensor:
+    """What a kernel fills in place of a result, which has no gaps in memory: itself, or something
+    wider where its features are no groups of 8, which `narrow_into` then copies."""
+    missing = -result.shape[-1] % _GROUP
+    if not missing:
+        return result
+    return result.new_empty((*result.shape[:-1], result.shape[-1] + missing))
+
+
+def narrow_into(result: Tensor, wide: Tensor) -> None:
+    if wide is not result:
+        result.copy_(wide[..., : result.shape[-1]])
 
 
 def sinks_of(sinks: Tensor | None, heads: int) -> Numbers | None:
@@ -290,8 +317,21 @@ def _check(condition: bool, message: str) -> None:
 
 
 def _with_rows(t: Tensor) -> Tensor:
-    fits = t.shape[-1] <= 1 or t.stride(-1) == 1
-    return t if fits and all(s <= _LONGEST_STRIDE for s in t.stride()[-2:-1]) else _copy(t)
+    """Itself where it can be `Rows`, else a copy that can, with zeros for the features it lacks."""
+    width = t.shape[-1]
+    if width % _GROUP:
+        wide = t.new_zeros((*t.shape[:-1], width + -width % _GROUP))
+        wide[..., :width] = t
+        return wide
+    group = math.gcd(width, 2 * _GROUP)
+    strides = [s for n, s in zip(t.shape[:-1], t.stride()[:-1], strict=True) if n > 1]
+    fits = (
+        t.stride(-1) == 1
+        and t.stride(-2) <= _LONGEST_STRIDE
+        and all(s % group == 0 for s in strides)
+        and t.data_ptr() % ALIGNED == 0
+    )
+    return t if fits else _copy(t)
 
 
 def _copy(t: Tensor) -> Tensor:

@@ -24,19 +24,40 @@ def product(a, b, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
 def inner(a, b, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
     """a @ b.T in float32.
 
-    Where float32 numbers are multiplied one by one, a thread holds all that it multiplies of a row
-    and of a column. Wide rows are cut into parts for that, as a batch of products to be added.
+    Long rows are cut into parts, as a batch of products to be added: where float32 numbers are
+    multiplied one by one, because a thread holds all that it multiplies of a row and of a column;
+    in a small tile of results, because the warps share it out in 16 x 8, and where there are fewer
+    of these than warps each would hold whole rows and do what others do, too.
     """
     ROWS: tl.constexpr = a.shape[0]
     COLUMNS: tl.constexpr = b.shape[0]
     WIDTH: tl.constexpr = a.shape[1]
-    PARTS: tl.constexpr = 4 if WIDTH > 64 else 1
-    if a.dtype == tl.float32 and PRECISION == "ieee" and PARTS > 1:
+    PARTS: tl.constexpr = 4
+    ONE_BY_ONE: tl.constexpr = a.dtype == tl.float32 and PRECISION == "ieee"
+    SMALL: tl.constexpr = ROWS * COLUMNS <= 512 or INTERPRETED  # which then tests it
+    if (ONE_BY_ONE and WIDTH > 64) or (SMALL and WIDTH > 128):
         a = tl.permute(tl.reshape(a, (ROWS, PARTS, WIDTH // PARTS)), (1, 0, 2))
         b = tl.permute(tl.reshape(b, (COLUMNS, PARTS, WIDTH // PARTS)), (1, 2, 0))
-        return tl.sum(tl.dot(a, b, input_precision=PRECISION), axis=0)
+        return tl.sum(product(a, b, PRECISION, INTERPRETED), axis=0)
     else:
         return product(a, tl.trans(b), PRECISION, INTERPRETED)
+
+
+@triton.jit
+def whole(stride, WIDTH: tl.constexpr):
+    """A stride of a `Rows`, said to be a multiple of 8 (which `triton_operands` sees to), so that
+    the compiler has a thread load 8 neighbours at once. Of multiples of 16 Triton tells it."""
+    if WIDTH % 16 == 0:
+        return stride
+    else:
+        return stride // 8 * 8
+
+
+@triton.jit
+def row_start(x, b, h, row, WIDTH: tl.constexpr):
+    """Where a row of a `Rows` starts: a 64-bit offset."""
+    of_head = b.to(tl.int64) * whole(x.batch, WIDTH) + h.to(tl.int64) * whole(x.head, WIDTH)
+    return of_head + row.to(tl.int64) * whole(x.row, WIDTH)
 
 
 @triton.jit
@@ -48,8 +69,7 @@ def rows_at(
     CHECKED, from row `count` on."""
     r = tl.arange(0, COUNT)[:, None]
     d = tl.arange(0, PADDED)[None, :]
-    base = b.to(tl.int64) * x.batch + h.to(tl.int64) * x.head + first.to(tl.int64) * x.row
-    at = x.at + base + (r * x.row + d)
+    at = x.at + row_start(x, b, h, first, WIDTH) + (r * whole(x.row, WIDTH) + d)
     if CHECKED and PADDED != WIDTH:
         return tl.load(at, mask=(first + r < count) & (d < WIDTH), other=0.0)
     elif CHECKED:
@@ -80,8 +100,9 @@ def row_at(x, b, h, row, WIDTH: tl.constexpr, PADDED: tl.constexpr):
     """One row of a `Rows` in float32, (1, PADDED). Loaded as a vector: from a matrix of one row
     Triton would hand down a layout in which every thread holds all rows of what meets it."""
     d = tl.arange(0, PADDED)
-    base = b.to(tl.int64) * x.batch + h.to(tl.int64) * x.head + row.to(tl.int64) * x.row
-    return tl.load(x.at + base + d, mask=d < WIDTH, other=0.0).to(tl.float32)[None, :]
+    return tl.load(x.at + row_start(x, b, h, row, WIDTH) + d, mask=d < WIDTH, other=0.0).to(
+        tl.float32
+    )[None, :]
 
 
 @triton.jit
@@ -91,8 +112,7 @@ def store_rows(
     """Writes what `rows_at` with CHECKED reads."""
     r = tl.arange(0, COUNT)[:, None]
     d = tl.arange(0, PADDED)[None, :]
-    base = b.to(tl.int64) * x.batch + h.to(tl.int64) * x.head + first.to(tl.int64) * x.row
-    at = x.at + base + (r * x.row + d)
+    at = x.at + row_start(x, b, h, first, WIDTH) + (r * whole(x.row, WIDTH) + d)
     tl.store(at, rows.to(x.at.dtype.element_ty), mask=(first + r < count) & (d < WIDTH))
 
 

@@ -48,6 +48,15 @@ def test_no_batch_of_packed_sequences_compiles_anew():
     assert keys(lambda: packed(70)) == keys(lambda: packed(300, 1, 90))
 
 
+def test_no_stride_and_no_address_compiles_anew():
+    def call(width, memory=0):
+        x = torch.empty(2, 4, 300, width + memory, dtype=torch.bfloat16, device="meta")[..., :width]
+        return lambda: forward(x, x, x, *[None] * 7, 0.1, 0.0, 0.0, True, -1, -1)
+
+    assert keys(call(64)) == keys(call(64, 3)) == keys(call(64, 8))
+    assert keys(call(40)) == keys(call(33)) == keys(call(36, 5)) != keys(call(48))
+
+
 def test_gradients_that_nobody_asks_for_are_not_computed():
     def names(needs):
         with recorded(90) as launches:

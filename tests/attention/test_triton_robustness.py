@@ -168,6 +168,30 @@ def test_gradients_of_gradients_are_those_of_the_reference():
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("widths", [(24, 24), (33, 20), (40, 5), (64, 64)], ids=str)
+def test_rows_may_start_anywhere_and_have_any_width(widths):
+    """A kernel reads whole groups of 8 features at multiples of 16 bytes; others are copied."""
+
+    def of(count: int, width: int, odd: bool) -> torch.Tensor:
+        generator = torch.Generator(DEVICE).manual_seed(count)
+        memory = torch.full((1, 2, count, width + 2 * odd + 1), torch.nan)
+        rows = memory[..., odd : odd + width]
+        rows.copy_(torch.randn(rows.shape, generator=generator))
+        return rows if odd else rows.contiguous()
+
+    width, value_width = widths
+    results = []
+    for odd in (False, True):
+        q, k, v = of(40, width, odd), of(50, width, odd), of(50, value_width, odd)
+        leaves = [t.requires_grad_() for t in (q, k, v)]
+        found = sdpa(*leaves, is_causal=True)
+        grads = torch.autograd.grad(found, leaves, of(40, value_width, odd))
+        few = sdpa(q[:, :, :2], k.repeat(1, 1, 6, 1), v.repeat(1, 1, 6, 1))  # decoding
+        results.append([found, few, *grads])
+    for odd, even in zip(*results, strict=True):
+        assert torch.equal(odd, even) and not odd.isnan().any()
+
+
 @pytest.mark.parametrize("form", ["expanded", "transposed"])
 def test_gradients_of_any_strides(form):
     q, k, v = (random(torch.float32, 1, 2, 20, 16).requires_grad_() for _ in range(3))

@@ -129,23 +129,23 @@ def test_masks_for_all_queries(case):
 def test_descriptors_load_what_pointers_load(shape, options):
     """To the bit."""
     from seqkern.attention import triton_descriptors, triton_forward
+    from seqkern.attention.triton_tuning import tiles_for
 
     width, value_width = shape
     q, k = (torch.randn(2, n, 2, width).bfloat16().transpose(1, 2) for n in (33, 70))
     v = torch.randn(1, 2, 70, value_width).bfloat16().repeat(2, 1, 1, 1)
-    seen = []
-    original = triton_descriptors.blocks
+    kernels = []
 
-    def watched(*arguments):
-        seen.append(original(*arguments))
-        return seen[-1]
+    def watched(kernel, *arguments):
+        kernels.append(kernel)
+        return tiles_for("forward", *arguments)
 
-    with mock.patch.object(triton_forward, "blocks", watched):
+    with mock.patch.object(triton_forward, "tiles_for", watched):
         found = sdpa(q, k, v, return_lse=True, **options)
-    if triton_support.capability(q.device) >= (9, 0) or triton_support.INTERPRETED:
-        assert None not in seen[0]
-    with mock.patch.object(triton_forward, "blocks", lambda *_: (None, None, None)):
-        expected = sdpa(q, k, v, return_lse=True, **options)
+        with mock.patch.object(triton_descriptors, "suit", lambda *_: False):
+            expected = sdpa(q, k, v, return_lse=True, **options)
+    described = triton_support.capability(q.device) >= (9, 0) or triton_support.INTERPRETED
+    assert kernels == ["forward by descriptors" if described else "forward", "forward"]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
+from seqkern import tuning
 from seqkern.attention.triton_backward import backward
 from seqkern.attention.triton_forward import forward
 
@@ -24,26 +26,8 @@ PRECISIONS = {
     "float32": torch.float32,
     "tf32": torch.float32,
 }
-# Bytes a thread of these calls spills at the most: each wants a smaller tile. No other call may.
-KNOWN_SPILLS = {
-    "backward 256 bfloat16 causal": 8,
-    "backward 256 bfloat16 everything": 16,
-    "backward 256 tf32 causal": 56,
-    "backward 256 tf32 everything": 48,
-    "backward 40 bfloat16 causal": 1176,
-    "backward 64 bfloat16 bias of queries": 8,
-    "backward 64 bfloat16 bias of queries, its gradient only": 8,
-    "backward 64 bfloat16 packed": 32,
-    "backward 64 bfloat16 window": 104,
-    "backward 64 float32 everything": 8,
-    "backward 64, 24 bfloat16 causal": 200,
-    "decode 128 bfloat16 group of 64": 8,
-    "decode 256 tf32 everything": 8,
-    "forward 40 bfloat16 causal": 168,
-    "forward 64 bfloat16 packed": 8,
-    "forward 80 bfloat16 causal": 8,
-}
 LENGTH = 1024
+ODD = LENGTH + 1  # rows of so many elements start at addresses of which nothing is known
 HEADS, KEY_HEADS = 4, 2
 
 
@@ -53,6 +37,10 @@ def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def _bias(*shape: int) -> Callable[[torch.dtype], Tensor]:
     return lambda dtype: _meta(*shape, dtype=dtype)
+
+
+def _odd_bias(dtype: torch.dtype) -> Tensor:
+    return _meta(1, HEADS, LENGTH, ODD, dtype=dtype)[..., :LENGTH]
 
 
 def extras(dtype: torch.dtype, queries: int, keys: int) -> dict[str, Any]:
@@ -77,7 +65,9 @@ ALONE: dict[str, tuple[dict[str, Any], int]] = {
     "padding": ({"mask": _meta(2, 1, 1, LENGTH, dtype=torch.bool)}, 0),
     "padding of each head": ({"mask": _meta(2, HEADS, 1, LENGTH, dtype=torch.bool)}, 0),
     "dense mask": ({"mask": _meta(2, 1, LENGTH, LENGTH, dtype=torch.bool)}, 0),
+    "mask of odd rows": ({"mask": _meta(2, 1, LENGTH, ODD, dtype=torch.bool)[..., :LENGTH]}, 0),
     "bias": ({"bias": _bias(2, HEADS, LENGTH, LENGTH)}, 8),
+    "bias of odd rows": ({"bias": _odd_bias}, 8),
     "shared bias": ({"bias": _bias(1, HEADS, LENGTH, LENGTH)}, 8),
     "bias of keys": ({"bias": _bias(1, 1, 1, LENGTH)}, 8),
     "bias of queries": ({"bias": _bias(1, 1, LENGTH, 1)}, 8),
@@ -86,10 +76,13 @@ ALONE: dict[str, tuple[dict[str, Any], int]] = {
     "sinks": ({"sinks": _meta(HEADS)}, 0),
     "dropout": ({"seed": _meta(dtype=torch.int64), "dropout_p": 0.1}, 0),
 }
-# Each of these at the width that models have most; all at once stand for them at the others.
+# Each of these at the width that models have most, and without decoding at some others; all at once
+# stand for them at the rest.
 ALONE_AT = [(64, "bfloat16")]
+ALSO_ALONE_AT = [(128, "bfloat16"), (256, "bfloat16"), (64, "float32")]
 # Widths that are padded, of key and value.
-OTHER_WIDTHS = [(16, 16), (40, 40), (80, 80), (192, 128), (64, 24)]
+OTHER_WIDTHS = [(16, 16), (40, 40), (80, 80), (96, 96), (192, 128), (64, 24)]
+MOST_ALTERNATIVES = 2  # to a kernel's fixed tiles, see `triton_settings`
 GROUPS = (1, 4, 8, 64)  # heads of query that share one of key, in decoding
 
 
@@ -158,6 +151,12 @@ def _for_one_query(options: dict[str, Any]) -> dict[str, Any]:
     return {name: cut(t) for name, t in options.items()}
 
 
+def _of_one_head(width: int, dtype: torch.dtype) -> None:
+    """A key and a value for all heads, expanded, which no tensor descriptor describes."""
+    query, key, value = tensors(width, dtype, LENGTH, LENGTH)
+    _forward([query, *(t[:, :1].expand(-1, KEY_HEADS, -1, -1) for t in (key, value))], {})
+
+
 def _packed(width: int, dtype: torch.dtype, decodes: bool, **options: Any) -> tuple[Any, ...]:
     starts = torch.tensor([0, 300, 300, 1000])
     of_queries = torch.tensor([0, 1, 2, 3]) if decodes else starts
@@ -185,6 +184,13 @@ def _all() -> Iterator[tuple[str, str, Callable[[], object]]]:
         few = _for_one_query(options)
         yield f"decode {name}", at, lambda: _forward(given(1, LENGTH, HEADS), few)
 
+    def packed(width: int, at: str) -> Iterator[tuple[str, str, Callable[[], object]]]:
+        given, options = _packed(width, PRECISIONS[at], False, is_causal=True)
+        yield f"forward {width} {at} packed", at, partial(_forward, given, options)
+        yield f"backward {width} {at} packed", at, partial(_backward, given, 7, options)
+        one_head = partial(_of_one_head, width, PRECISIONS[at])
+        yield f"forward {width} {at} expanded keys", at, one_head
+
     for width in (64, 128, 256):
         for at, dtype in PRECISIONS.items():
             if at == "float16" and width > 64:
@@ -202,17 +208,37 @@ def _all() -> Iterator[tuple[str, str, Callable[[], object]]]:
                 dtype = PRECISIONS[at]
                 only = partial(backwards, width, dtype, more, **options)
                 yield f"backward {width} {at} {what}, its gradient only", at, only
-        for decodes in (False, True):
-            given, options = _packed(width, PRECISIONS[at], decodes, is_causal=True)
-            which = "decode" if decodes else "forward"
-            yield f"{which} {width} {at} packed", at, partial(_forward, given, options)
-            if not decodes:
-                yield f"backward {width} {at} packed", at, partial(_backward, given, 7, options)
+        yield from packed(width, at)
+        given, options = _packed(width, PRECISIONS[at], True, is_causal=True)
+        yield f"decode {width} {at} packed", at, partial(_forward, given, options)
     for shape in OTHER_WIDTHS:
         yield from both("causal", "bfloat16", shape, {"is_causal": True})
     for group in GROUPS:
         shared = _tensors(128, 128, torch.bfloat16, 1, LENGTH, KEY_HEADS * group)
         yield f"decode 128 bfloat16 group of {group}", "bfloat16", partial(_forward, shared, {})
+    for width, at in ALSO_ALONE_AT:
+        for what, (options, more) in ALONE.items():
+            for name, precision, call in both(what, at, (width, width), options, more):
+                if not name.startswith("decode"):
+                    yield name, precision, call
+        yield from packed(width, at)
+
+    for number in range(1, 1 + MOST_ALTERNATIVES):
+        for width in (64, 128):
+            for what, options in (("plain", {}), ("causal", {"is_causal": True})):
+                for name, at, call in both(what, "bfloat16", (width, width), options):
+                    if not name.startswith("decode"):
+                        yield f"{name}, alternative {number}", at, partial(_tuned, number, call)
+
+
+def _tuned(number: int, call: Callable[[], object]) -> object:
+    """Calls as if tuning had found this candidate, or the last one, to be the fastest."""
+
+    def choose(kernel: str, candidates: tuple[Any, ...], *_: Any, **__: Any) -> Any:
+        return candidates[min(number, len(candidates) - 1)]
+
+    with mock.patch.object(tuning, "choose", choose), tuning.tune():
+        return call()
 
 
 def calls() -> dict[str, Callable[[], object]]:
