@@ -201,7 +201,7 @@ def _launch(
         _run(call, query, sinks, output, lse, tiles, described)
 
     kernel = "forward by descriptors" if described else "forward"
-    run(tiles_for(kernel, call, query, run))
+    run(tiles_for(kernel, call, query, run if sinks is None else None))
 
 
 def _run(

@@ -106,11 +106,11 @@ def test_what_is_large_enough():
         assert asked(lambda: forwards(64, torch.bfloat16, 1023))[0][2] is False
 
 
-@pytest.mark.parametrize("option", [None, *extras(torch.bfloat16, 1024, 1024)])
+@pytest.mark.parametrize(
+    "option", [None, *sorted(extras(torch.bfloat16, 8, 8).keys() - {"is_causal"})]
+)
 def test_what_is_not_plain_keeps_the_fixed_tiles(option):
     everything = extras(torch.bfloat16, 1024, 1024)
-    if option in ("sinks", "is_causal"):  # which change nothing inside the loop
-        return
     if option is None:
         options, width, dtype = {}, 64, torch.float32
     else:
@@ -118,7 +118,8 @@ def test_what_is_not_plain_keeps_the_fixed_tiles(option):
         if option in ("seed", "dropout_p"):
             options = {name: everything[name] for name in ("seed", "dropout_p")}
     assert not asked(lambda: forwards(width, dtype, **options))
-    assert not asked(lambda: backwards(width, dtype, **options))
+    if option != "sinks":  # of which the backward kernels know nothing
+        assert not asked(lambda: backwards(width, dtype, **options))
 
 
 def test_widths_that_do_not_fill_their_row_keep_the_fixed_tiles():

@@ -216,19 +216,18 @@ def _all() -> Iterator[tuple[str, str, Callable[[], object]]]:
     for group in GROUPS:
         shared = _tensors(128, 128, torch.bfloat16, 1, LENGTH, KEY_HEADS * group)
         yield f"decode 128 bfloat16 group of {group}", "bfloat16", partial(_forward, shared, {})
-    for width, at in ALSO_ALONE_AT:
-        for what, (options, more) in ALONE.items():
-            for name, precision, call in both(what, at, (width, width), options, more):
-                if not name.startswith("decode"):
-                    yield name, precision, call
-        yield from packed(width, at)
-
     for number in range(1, 1 + MOST_ALTERNATIVES):
         for width in (64, 128):
             for what, options in (("plain", {}), ("causal", {"is_causal": True})):
                 for name, at, call in both(what, "bfloat16", (width, width), options):
                     if not name.startswith("decode"):
                         yield f"{name}, alternative {number}", at, partial(_tuned, number, call)
+    for width, at in ALSO_ALONE_AT:
+        for what, (options, more) in ALONE.items():
+            for name, precision, call in both(what, at, (width, width), options, more):
+                if not name.startswith("decode"):
+                    yield name, precision, call
+        yield from packed(width, at)
 
 
 def _tuned(number: int, call: Callable[[], object]) -> object:
