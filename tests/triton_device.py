@@ -9,7 +9,8 @@ kernel is defined, so these tests run in a process of their own, and conftest.py
 
 They make their tensors on `DEVICE` and run `seqkern.use_backend("triton")`. The interpreter is slow
 (milliseconds for an operation on a tile): shapes are small and still cross several tiles. It does
-not notice a read out of bounds; `tests.guards` makes one show.
+not notice a read out of bounds; `tests.guards` makes one show. It runs one program after the other;
+`tests.triton_concurrency` runs those that wait for each other at once.
 
 What a domain adds with its kernels:
 
