@@ -48,8 +48,10 @@ def triton_cases(device: torch.device) -> Iterator[Case]:
                 for dtype in ("bf16", "f32"):
                     shape = LENGTH, batch, size
                     yield from comparisons("triton", kind, dtype, shape, device)
-    # The step kernel: beyond what one program streams.
+    # Groups of programs that share the units, at their widest; beyond, the step kernel.
+    yield from comparisons("triton", "LSTM", "bf16", (50, 16, 512), device)
     yield from comparisons("triton", "LSTM", "bf16", (50, 32, 1024), device)
+    yield from comparisons("triton", "LSTM", "bf16", (50, 64, 1024), device)
 
 
 def cuda_cases(device: torch.device) -> Iterator[Case]:

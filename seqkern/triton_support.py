@@ -98,6 +98,14 @@ def processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
+def shared_bytes(device: torch.device) -> int:
+    """Shared memory that a program may have; what sm_80 has for a device that is no GPU."""
+    if device.type != "cuda":
+        return 163 << 10
+    properties = torch.cuda.get_device_properties(device)
+    return int(properties.shared_memory_per_block_optin)  # type: ignore[attr-defined]
+
+
 def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     """Makes a tensor's GPU the current one: Triton launches there, on torch's current stream."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

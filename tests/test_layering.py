@@ -25,6 +25,7 @@ FLOORS = (
         "recurrent.triton_kernels_steps",
         "recurrent.triton_kernels_streamed",
         "recurrent.triton_kernels_resident",
+        "recurrent.triton_kernels_grouped",
         "recurrent.triton_steps",
         "recurrent.triton_loops",
         "recurrent.triton_forward",

@@ -54,6 +54,8 @@ class Launch:
         chosen = {name: options[name] for name in ("num_warps", "num_stages")}
         if options.get("maxnreg") is not None:
             chosen["maxnreg"] = options["maxnreg"]
+        if options.get("launch_cooperative_grid"):
+            chosen["launch_cooperative_grid"] = True
         return f"{self.name} {source.signature} {constants} {source.attrs} {chosen}"
 
 

@@ -9,6 +9,7 @@ import triton
 from torch import Tensor
 
 from seqkern.recurrent import triton_loops
+from seqkern.recurrent.triton_kernels_grouped import backward_grouped
 from seqkern.recurrent.triton_kernels_resident import backward_resident
 from seqkern.recurrent.triton_kernels_steps import (
     backward_projected,
@@ -16,7 +17,7 @@ from seqkern.recurrent.triton_kernels_steps import (
     backward_unprojected,
 )
 from seqkern.recurrent.triton_kernels_streamed import backward_streamed
-from seqkern.recurrent.triton_loops import CELLS, ROWS, Call
+from seqkern.recurrent.triton_loops import CELLS, Call
 
 
 class BackwardArguments(NamedTuple):
@@ -34,7 +35,9 @@ class BackwardArguments(NamedTuple):
 
 def run(call: Call, arguments: BackwardArguments) -> Tensor:
     """Fills grad_gates, carry and grad_projected; returns the gradient of h_0."""
-    loops = {"resident": _resident, "streamed": _streamed, "steps": _steps}
+    loops = {
+        "resident": _resident, "grouped": _grouped, "streamed": _streamed, "steps": _steps
+    }  # fmt: skip
     return loops[triton_loops.preferred(call)](call, arguments)
 
 
@@ -42,7 +45,7 @@ def _resident(call: Call, a: BackwardArguments) -> Tensor:
     steps = call.steps
     projected = call.w_hr is not None
     grad_h0 = torch.empty_like(call.h0, dtype=torch.float32)
-    backward_resident[(triton.cdiv(steps.batch, ROWS),)](
+    backward_resident[(triton_loops.groups(call),)](
         a.gates, a.cells, call.output, a.c0, call.h0, a.grad_output, a.grad_h_n, call.w_hh,
         call.w_hr if projected else call.w_hh, a.grad_gates, a.grad_gates.stride(0), a.carry,
         grad_h0, a.grad_projected if projected else a.grad_gates,
@@ -54,19 +57,34 @@ def _resident(call: Call, a: BackwardArguments) -> Tensor:
     return grad_h0.to(call.h0.dtype)
 
 
+def _grouped(call: Call, a: BackwardArguments) -> Tensor:
+    config = triton_loops.grouped_config(call)
+    grid = triton_loops.members(call, config["BLOCK_U"]), triton_loops.groups(call)
+    _through_memory(backward_grouped, call, a, config, grid, (triton_loops.nobody_arrived(call),))
+    return _first_state(call, a)
+
+
 def _streamed(call: Call, a: BackwardArguments) -> Tensor:
+    config = triton_loops.streamed_config(call)
+    _through_memory(backward_streamed, call, a, config, (triton_loops.groups(call),))
+    return _first_state(call, a)
+
+
+def _through_memory(  # type: ignore
+    kernel, call: Call, a: BackwardArguments, config: dict, grid: tuple, also: tuple = ()
+) -> None:
+    """A launch that leaves the gradient of the first state to the host. `also`: what the kernel
+    takes after the steps."""
     steps = call.steps
     projected = call.w_hr is not None
-    backward_streamed[(triton.cdiv(steps.batch, ROWS),)](
+    kernel[grid](
         a.gates, a.cells, call.output, a.c0, call.h0, a.grad_output, a.grad_h_n, call.w_hh,
         call.w_hr if projected else call.w_hh, a.grad_gates, a.grad_gates.stride(0), a.carry,
         a.grad_projected if projected else a.grad_gates,
-        steps.on_device(call.output.device) if steps.ragged else a.carry,
+        steps.on_device(call.output.device) if steps.ragged else a.carry, *also,
         steps.batch, len(steps), int(steps.reverse), call.hidden, call.width,
-        CELL=CELLS[call.kind], PROJECTED=projected, RAGGED=steps.ragged,
-        **triton_loops.streamed_config(call),
+        CELL=CELLS[call.kind], PROJECTED=projected, RAGGED=steps.ragged, **config,
     )  # fmt: skip
-    return _first_state(call, a)
 
 
 def _steps(call: Call, a: BackwardArguments) -> Tensor:

@@ -8,10 +8,11 @@ import triton
 from torch import Tensor
 
 from seqkern.recurrent import triton_loops
+from seqkern.recurrent.triton_kernels_grouped import forward_grouped
 from seqkern.recurrent.triton_kernels_resident import forward_resident
 from seqkern.recurrent.triton_kernels_steps import forward_step, project
 from seqkern.recurrent.triton_kernels_streamed import forward_streamed
-from seqkern.recurrent.triton_loops import CELLS, ROWS, Call
+from seqkern.recurrent.triton_loops import CELLS, Call
 
 
 class ForwardArguments(NamedTuple):
@@ -27,7 +28,9 @@ class ForwardArguments(NamedTuple):
 
 def run(call: Call, arguments: ForwardArguments) -> None:
     """Fills call.output, and what `arguments` says."""
-    loops = {"resident": _resident, "streamed": _streamed, "steps": _steps}
+    loops = {
+        "resident": _resident, "grouped": _grouped, "streamed": _streamed, "steps": _steps
+    }  # fmt: skip
     loops[triton_loops.preferred(call)](call, arguments)
 
 
@@ -35,18 +38,28 @@ def _resident(call: Call, a: ForwardArguments) -> None:
     _one_launch(forward_resident, call, a, triton_loops.resident_config(call))
 
 
+def _grouped(call: Call, a: ForwardArguments) -> None:
+    config = triton_loops.grouped_config(call)
+    grid = triton_loops.members(call, config["BLOCK_U"]), triton_loops.groups(call)
+    _one_launch(forward_grouped, call, a, config, grid, (triton_loops.nobody_arrived(call),))
+
+
 def _streamed(call: Call, a: ForwardArguments) -> None:
     _one_launch(forward_streamed, call, a, triton_loops.streamed_config(call))
 
 
-def _one_launch(kernel, call: Call, a: ForwardArguments, config: dict) -> None:  # type: ignore
+def _one_launch(  # type: ignore
+    kernel, call: Call, a: ForwardArguments, config: dict, grid: tuple = (), also: tuple = ()
+) -> None:
+    """`also`: what the kernel takes after the steps. The grid is that of the batch tiles, where
+    none is given."""
     steps = call.steps
     projected = call.w_hr is not None
-    kernel[(triton.cdiv(steps.batch, ROWS),)](
+    kernel[grid or (triton_loops.groups(call),)](
         a.gates, a.gates.stride(0), a.bias, call.h0, call.w_hh,
         call.w_hr if projected else call.w_hh, a.state, a.cells,
         a.cell_output if projected else call.output, call.output,
-        steps.on_device(call.output.device) if steps.ragged else a.bias,
+        steps.on_device(call.output.device) if steps.ragged else a.bias, *also,
         steps.batch, len(steps), int(steps.reverse), int(a.save), call.hidden, call.width,
         CELL=CELLS[call.kind], PROJECTED=projected, RAGGED=steps.ragged, **config,
     )  # fmt: skip

@@ -167,7 +167,7 @@ def backward_operands(
     g2 = made
     g3 = made
     if CELL <= GRU:
-        gates_at = gates + (now + rows)[:, None] * (4 * hidden) + units[None, :]
+        gates_at = gates + now * (4 * hidden) + rows[:, None] * (4 * hidden) + units[None, :]
         g0, g1, g2, g3 = load_gates(gates_at, hidden, inside, LSTM)
     return g0, g1, g2, g3, made, source, dy
 

@@ -3,6 +3,9 @@ here."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -17,6 +20,7 @@ if triton_support.missing:
 
 from seqkern.recurrent import triton_loops
 from seqkern.recurrent.triton_layer import Layer, Needs, backward, forward
+from seqkern.recurrent.triton_loops import Call
 from seqkern.recurrent.triton_steps import Steps
 from tests.triton_launches import Launch, recorded
 
@@ -40,10 +44,21 @@ def layer_of(time: int, batch: int, hidden: int, width: int = 0, **options) -> L
     )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def multiprocessors(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Says how many there are; one by itself, so that no groups of programs fit."""
+
+    def are(count: int) -> None:
+        monkeypatch.setattr(triton_loops, "processors", lambda device: count)
+
+    are(1)
+    return are
+
+
 def launches(layer: Layer) -> list[Launch]:
     with recorded(90) as found:
         f = forward(layer, None, None, True)
-        saved = f.gates, f.cells if layer.kind is LSTM else None
+        saved = f.gates if layer.kind.gates > 1 else None, f.cells if layer.kind is LSTM else None
         backward(layer, None, None, None, f.output, *saved, f.cell_output, Needs(*[True] * 7))
     return found
 
@@ -73,13 +88,118 @@ def test_the_way_through_time(hidden, width, dtype, expected):
     assert set(wanted.get(expected, [f"forward_{expected}", f"backward_{expected}"])) <= names
 
 
+@pytest.mark.parametrize(
+    "kind, batch, hidden, width, dtype, count, expected",
+    [
+        (LSTM, 16, 128, 0, torch.bfloat16, 132, "resident"),
+        (LSTM, 16, 129, 0, torch.bfloat16, 132, (16, 9, 1)),
+        (LSTM, 1, 256, 0, torch.bfloat16, 16, (16, 16, 1)),
+        (LSTM, 1, 256, 0, torch.bfloat16, 15, (32, 8, 1)),
+        (LSTM, 1, 256, 0, torch.bfloat16, 7, "streamed"),
+        (LSTM, 128, 256, 0, torch.bfloat16, 132, (16, 16, 8)),
+        (LSTM, 128, 256, 0, torch.bfloat16, 108, (32, 8, 8)),
+        (LSTM, 272, 256, 0, torch.bfloat16, 132, "streamed"),
+        (LSTM, 17, 512, 0, torch.float16, 132, (16, 32, 2)),
+        (LSTM, 65, 512, 0, torch.float16, 132, (32, 16, 5)),
+        (LSTM, 32, 1024, 0, torch.bfloat16, 132, (16, 64, 2)),
+        (LSTM, 33, 1024, 0, torch.bfloat16, 132, "steps"),  # 32 units do not fit
+        (LSTM, 1, 1000, 0, torch.bfloat16, 132, "steps"),  # no multiple of 16
+        (LSTM, 1, 1040, 0, torch.bfloat16, 132, "steps"),
+        (LSTM, 1, 512, 256, torch.bfloat16, 132, (16, 32, 1)),
+        (LSTM, 1, 1024, 512, torch.bfloat16, 132, "steps"),  # nor do both weights
+        (LSTM, 16, 65, 0, torch.float32, 132, (16, 5, 1)),
+        (LSTM, 16, 127, 0, torch.float32, 132, (16, 8, 1)),
+        (LSTM, 16, 129, 0, torch.float32, 132, "streamed"),  # no multiple of 16
+        (LSTM, 16, 256, 0, torch.float32, 132, (16, 16, 1)),
+        (LSTM, 16, 272, 0, torch.float32, 132, "steps"),
+        (GRU, 16, 1024, 0, torch.bfloat16, 132, (16, 64, 1)),
+        (RNN_RELU, 48, 1024, 0, torch.bfloat16, 132, (32, 32, 3)),
+    ],
+)
+def test_groups_of_programs(multiprocessors, kind, batch, hidden, width, dtype, count, expected):
+    """expected: another way, or units a program, programs a group, and groups."""
+    multiprocessors(count)
+    layer = layer_of(4, batch, hidden, width, kind=kind, dtype=dtype)
+    if isinstance(expected, str):
+        output = meta(4, batch, width or hidden, dtype=dtype)
+        assert triton_loops.preferred(layer.call(output)) == expected
+        return
+    units, members, groups = expected
+    found = launches(layer)
+    assert [x.name for x in found] == ["forward_grouped", "backward_grouped"]
+    for launch in found:
+        assert launch.grid == (members, groups)
+        assert launch.options["BLOCK_U"] == units
+        assert launch.options["launch_cooperative_grid"] is True
+        (arrived,) = [t for t in launch.arguments if getattr(t, "dtype", None) == torch.int64]
+        assert arrived.numel() == 16 * groups  # a cache line each
+
+
+def test_groups_take_no_more_shared_memory_than_there_is(multiprocessors, monkeypatch):
+    multiprocessors(132)
+    monkeypatch.setattr(triton_loops, "shared_bytes", lambda device: 99 << 10)  # sm_89
+    ways = {}
+    for hidden in (512, 1024):
+        layer = layer_of(4, 2, hidden)
+        ways[hidden] = triton_loops.preferred(layer.call(meta(4, 2, hidden)))
+    assert ways == {512: "grouped", 1024: "steps"}
+
+
+def test_a_group_is_counted_anew_in_each_launch(multiprocessors):
+    multiprocessors(132)
+    layer = layer_of(4, 2, 256)
+    counters = [
+        next(t for t in launch.arguments if getattr(t, "dtype", None) == torch.int64)
+        for launch in launches(layer) + launches(layer)
+    ]
+    assert len({id(counter) for counter in counters}) == 4
+    layer.h0 = torch.empty(2, 256)
+    call = Call("lstm", layer.steps, layer.h0, layer.w_hh, None, torch.empty(8, 256))
+    assert not triton_loops.nobody_arrived(call).any()
+
+
+@pytest.mark.parametrize("allowed, precision", [("ieee", "tf32x3"), ("tf32", "tf32")])
+def test_float32_is_one_product_in_a_group_or_three(multiprocessors, allowed, precision):
+    multiprocessors(132)
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = allowed
+    try:
+        found = launches(layer_of(4, 2, 128, dtype=torch.float32))
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert {launch.options["PRECISION"] for launch in found} == {precision}
+
+
+@pytest.mark.parametrize("kind", [LSTM, GRU], ids=lambda kind: kind.name)
+def test_a_group_meets_as_a_gpu_demands(multiprocessors, kind):
+    """What the interpreter does not see: that of all threads of a program, not of one only, the
+    group gets what they wrote, and that they read it afterwards, past their own cache."""
+    multiprocessors(132)
+    for launch in launches(layer_of(0, 0, 256, kind=kind, sizes=torch.tensor([2, 2, 1]))):
+        code = launch.compile(90).asm["ptx"]
+        words = re.findall(
+            r"bar\.sync|st\.global|ld\.global\.cg|(?:atom|red)[.\w]*\.release[.\w]*"
+            r"|(?:ld|atom)[.\w]*acquire[.\w]*",
+            code,
+        )
+        (given,) = [i for i, word in enumerate(words) if "release" in word]
+        (taken,) = [i for i, word in enumerate(words) if "acquire" in word]
+        assert "gpu" in words[given] and "gpu" in words[taken] and given < taken
+        assert words[given - 1] == "bar.sync" and "st.global" in words[:given]
+        assert words[taken + 1] == "bar.sync"
+        first_read = words.index("ld.global.cg")
+        assert first_read < given, "read before the loop comes around"
+        assert "ld.global.cg" not in words[given:taken]
+
+
 def test_one_step_takes_the_step_kernel():
     assert {x.name for x in launches(layer_of(1, 2, 16))} == {"forward_step", "backward_step"}
 
 
 @pytest.mark.parametrize("kind", [LSTM, GRU], ids=lambda kind: kind.name)
-@pytest.mark.parametrize("hidden", [32, 200, 600])
-def test_no_batch_or_time_compiles_anew(kind, hidden):
+@pytest.mark.parametrize("hidden, count", [(32, 1), (200, 1), (600, 1), (200, 2**20)])
+def test_no_batch_or_time_compiles_anew(multiprocessors, kind, hidden, count):
+    multiprocessors(count)
     keys = set()
     for time, batch in ((2, 1), (3, 2), (4, 16), (7, 17), (16, 32), (2**20, 2**12)):
         if time > 1000 and hidden == 600:

@@ -1,18 +1,23 @@
 """Layers by Triton's kernels against PyTorch and the float64 reference: forward and every gradient.
 
 Each way through time is taken in turn, whatever a call would take by itself. `tests.triton_device`
-says where the kernels run.
+says where the kernels run, `tests.triton_concurrency` how programs that wait for each other do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
 import torch
 
+import seqkern
+from seqkern.recurrent import ops
 from tests.recurrent import layer_cases
 from tests.recurrent.layer_cases import Case, by_backend, grid
+from tests.triton_concurrency import programs_at_once
 from tests.triton_device import DEVICE
 
 pytestmark = [
@@ -20,7 +25,7 @@ pytestmark = [
     pytest.mark.usefixtures("triton_operators", "guarded_launches"),
 ]
 
-LOOPS = ("resident", "streamed", "steps")
+LOOPS = ("resident", "grouped", "streamed", "steps")
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -53,19 +58,29 @@ def check(kind: str, case: Case, dtype: torch.dtype) -> None:
     layer_cases.check(partial(by_backend, backend="triton"), kind, case, dtype, DEVICE)
 
 
-@pytest.fixture(params=LOOPS)
-def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@contextmanager
+def taking(way: str, processors: int | None = None) -> Iterator[None]:
+    """Every call takes this way through time, on a device of so many multiprocessors."""
     from seqkern.recurrent import triton_loops
 
     taken: list[str] = []
 
     def preferred(call: object) -> str:
-        taken.append(request.param)
-        return str(request.param)
+        taken.append(way)
+        return way
 
-    monkeypatch.setattr(triton_loops, "preferred", preferred)
-    yield request.param
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_loops, "preferred", preferred)
+        if processors:
+            patch.setattr(triton_loops, "processors", lambda device: processors)
+        yield
     assert taken, "no kernel of Triton's ran"
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request: pytest.FixtureRequest) -> Iterator[str]:
+    with taking(request.param), programs_at_once():
+        yield request.param
 
 
 @pytest.mark.parametrize("kind, case", grid(CASES))
@@ -83,3 +98,36 @@ def test_16_bits(loop, kind, case, dtype):
 @pytest.mark.parametrize("case", PROJECTED, ids=str)
 def test_a_projected_state(loop, case, dtype):
     check("lstm", case, dtype)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", [PROJECTED[-1], Case(3, 17, 2, 20, reverse=True)], ids=str)
+def test_groups_whose_programs_take_turns(case, seed):
+    with taking("grouped"), programs_at_once(seed, apart=False):
+        check("lstm", case, torch.float32)
+
+
+@pytest.mark.parametrize("kind, case", grid([Case(2, 18, 2, 140, reverse=True)]))
+def test_groups_of_fewer_programs_with_more_units(kind, case):
+    """Ten programs, where eighteen would be wanted; deeper products, too."""
+    with taking("grouped", processors=10), programs_at_once():
+        check(kind, case, torch.bfloat16)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("sizes", [(), (18, 18, 17, 1)], ids=str)
+@pytest.mark.parametrize("projection", [0, 18])
+def test_groups_that_save_nothing(projection, sizes, apart):
+    """Projected: what a step gives lies where that of the step before lay."""
+    case = Case(4, 18, 2, 20, sizes=sizes, proj=projection)
+    given = layer_cases.tensors("lstm", case, torch.float32, DEVICE)
+    steps = torch.tensor(sizes) if sizes else None
+    with taking("grouped"), programs_at_once(apart=apart), seqkern.use_backend("triton"):
+        expected = [t.detach() for t in ops.lstm_layer(*map(wanting, given), batch_sizes=steps)]
+        with torch.no_grad():
+            found = ops.lstm_layer(*given, batch_sizes=steps)
+    assert all(map(torch.equal, found, expected))
+
+
+def wanting(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.requires_grad_()

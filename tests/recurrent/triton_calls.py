@@ -6,11 +6,15 @@ Packed sequences: their kernels do all that those of a dense batch do, and more.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
+from seqkern.recurrent import triton_loops
 from seqkern.recurrent.kinds import GRU, LSTM, RNN_RELU, RNN_TANH, Kind
 from seqkern.recurrent.triton_layer import Layer, Needs, backward, forward
 
@@ -21,13 +25,22 @@ PRECISIONS = {
     "float32": (torch.float32, "ieee"),
     "tf32": (torch.float32, "tf32"),
 }
-# What of `triton_loops` a call takes: by hidden size, and the step kernel also by batch.
+# What of `triton_loops` a call takes: by hidden size and multiprocessors, and the step kernel also
+# by batch. Groups come with as many units a program as the multiprocessors demand.
 LOOPS = {
-    "resident 64": (64, 16),
-    "resident 128": (128, 16),
-    "streamed": (192, 16),
-    "steps, few rows": (2048, 16),
-    "steps, many rows": (2048, 64),
+    "resident 64": (64, 16, 1),
+    "resident 128": (128, 16, 1),
+    "streamed": (192, 16, 1),
+    "steps, few rows": (2048, 16, 1),
+    "steps, many rows": (2048, 64, 1),
+    **{
+        f"grouped {hidden} by {units}": (hidden, 16, hidden // units)
+        for hidden in (128, 256, 512, 1024)
+        for units in triton_loops.GROUPED_UNITS
+    },
+    # No multiples of 16.
+    "grouped 250": (250, 16, 16),
+    "grouped 125": (125, 16, 8),
 }
 
 
@@ -36,35 +49,50 @@ def calls() -> dict[str, Callable[[], object]]:
 
 
 def _calls() -> Iterator[tuple[str, tuple]]:
-    for loop, (hidden, batch) in LOOPS.items():
-        for precision, (dtype, _) in PRECISIONS.items():
-            if loop == "resident 128" and dtype == torch.float32:
-                continue  # streamed
+    for loop, (hidden, batch, processors) in LOOPS.items():
+        for precision in PRECISIONS:
             for kind in KINDS:
-                yield f"{kind.name} {loop} {precision}", (kind, precision, hidden, batch)
-            projection = (LSTM, precision, hidden, batch, hidden // 2)
-            yield f"lstm with projection {loop} {precision}", projection
+                for projection in (0, hidden // 2) if kind is LSTM else (0,):
+                    arguments = (kind, precision, hidden, batch, processors, projection)
+                    if way(*arguments) == loop.split(" ")[0].strip(","):
+                        name = f"{kind.name} with projection" if projection else kind.name
+                        yield f"{name} {loop} {precision}", arguments
 
 
-def train(kind: Kind, precision: str, hidden: int, batch: int, projection: int = 0) -> None:
-    """Forward and backward."""
+@contextmanager
+def layer_of(
+    kind: Kind, precision: str, hidden: int, batch: int, processors: int, projection: int
+) -> Iterator[Layer]:
+    """A packed layer on a device of so many multiprocessors."""
     dtype, products = PRECISIONS[precision]
 
     def new(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
     rows, width = kind.gates * hidden, projection or hidden
-    sizes = torch.full((2,), batch)
     w_hr = new(width, hidden) if projection else None
     allowed = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = products
     try:
-        layer = Layer(
-            kind, new(2 * batch, 16), new(batch, width), None, new(rows, 16), new(rows, width),
-            w_hr, sizes, False,
-        )  # fmt: skip
+        with mock.patch.object(triton_loops, "processors", lambda device: processors):
+            yield Layer(
+                kind, new(2 * batch, 16), new(batch, width), None, new(rows, 16), new(rows, width),
+                w_hr, torch.full((2,), batch), False,
+            )  # fmt: skip
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = allowed
+
+
+def way(*arguments: Any) -> str:
+    """Through time, that a layer takes."""
+    with layer_of(*arguments) as layer:
+        output = torch.empty(layer.steps.rows, layer.width, dtype=layer.dtype, device="meta")
+        return triton_loops.preferred(layer.call(output))
+
+
+def train(kind: Kind, *arguments: Any) -> None:
+    """Forward and backward."""
+    with layer_of(kind, *arguments) as layer:
         f = forward(layer, None, None, True)
         saved = (f.gates if kind.gates > 1 else None, f.cells if kind is LSTM else None)
         backward(layer, None, None, None, f.output, *saved, f.cell_output, Needs(*[True] * 7))
-    finally:
-        torch.backends.cuda.matmul.fp32_precision = allowed
