@@ -64,7 +64,17 @@ class Steps:
 
     def on_device(self, device: torch.device) -> Tensor:
         """What `triton_kernels_streamed` calls `steps`. The copy waits for nothing: it comes from
-        pinned memory, which the allocator keeps until the copy is done."""
+        pinned memory, which the allocator keeps until the copy is done.
+
+        Raises:
+            RuntimeError: a CUDA graph is being captured, whose replays would read that memory when
+                it holds something else.
+        """
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "a packed sequence cannot be captured in a CUDA graph by the Triton kernels: its "
+                "batch sizes are copied to the GPU in each call"
+            )
         columns = [[0, *self.alive, 0], [0, *self.first, 0]]
         host = torch.tensor(columns, dtype=torch.int64, pin_memory=device.type == "cuda")
         return host.to(device, non_blocking=True)

@@ -287,3 +287,11 @@ def test_autocast_on_a_gpu_lowers_everything(kind):
     finally:
         torch.set_autocast_enabled("cuda", enabled)
         torch.set_autocast_dtype("cuda", dtype)
+
+
+def test_a_packed_sequence_is_not_captured_in_a_graph(monkeypatch):
+    steps = Steps(torch.empty(3, 4), torch.tensor([2, 1]), False)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="a packed sequence cannot be captured in a CUDA graph"):
+        steps.on_device(torch.device("cuda"))
+    assert steps.on_device(torch.device("cpu")).tolist() == [[0, 2, 1, 0], [0, 0, 2, 0]]
