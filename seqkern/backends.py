@@ -14,13 +14,12 @@ registers with `explains` a function that says what it decided.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from seqkern.errors import SettingError
+from seqkern.thread_setting import Choice, ThreadSetting
 
 BACKENDS = ("cpu", "triton", "cuda", "torch", "reference")
 CHOICES = ("auto", *BACKENDS)
@@ -38,28 +37,10 @@ def _default() -> str:
     return name
 
 
-class _Requested(threading.local):
-    """The backend that this thread asked for; a thread that asked for none has the default."""
-
-    name: str = _default()
+requested = ThreadSetting(_default())
 
 
-requested = _Requested()
-
-
-class _Blocks(threading.local):
-    """The `with use_backend` blocks that this thread is in."""
-
-    def __init__(self) -> None:
-        # The choice just made, with the name that it replaced: a `with` on it restores that one.
-        self.latest: tuple[use_backend, str] | None = None
-        self.to_restore: list[str] = []
-
-
-_blocks = _Blocks()
-
-
-class use_backend:
+class use_backend(Choice[str]):
     """Chooses the backend of every seqkern call in this thread.
 
     As a function it holds until the next choice, as a context manager until the end of the block::
@@ -81,28 +62,7 @@ class use_backend:
     def __init__(self, name: str) -> None:
         if name not in CHOICES:
             raise ValueError(_unknown(name, "use_backend"))
-        self.name = name
-        _blocks.latest = (self, requested.name)
-        requested.name = name
-
-    def __enter__(self) -> use_backend:
-        choice, replaced = _blocks.latest or (None, "")
-        _blocks.to_restore.append(replaced if choice is self else requested.name)
-        _blocks.latest = None
-        requested.name = self.name
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        _blocks.latest = None
-        requested.name = _blocks.to_restore.pop()
-
-    def __repr__(self) -> str:
-        return f"use_backend({self.name!r})"
+        super().__init__(requested, name)
 
 
 @dataclass(frozen=True)

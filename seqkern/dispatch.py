@@ -34,7 +34,7 @@ def runs_directly(input: Tensor) -> bool:
         _LOADED
         and input.is_cpu
         and input.dtype in KERNEL_DTYPES
-        and requested.name in ("auto", "cpu")
+        and requested.value in ("auto", "cpu")
         and not _autocast_enabled()
         and not _transforming()
         and forward_ad._current_level < 0
@@ -109,7 +109,7 @@ def pick(refused: dict[str, str], automatic: str) -> str:
     Raises:
         RuntimeError: that one cannot run it; says why.
     """
-    name = requested.name if requested.name != "auto" else automatic
+    name = requested.value if requested.value != "auto" else automatic
     if refused[name]:
         raise RuntimeError(f"backend {name!r} cannot run this call: {refused[name]}")
     return name
@@ -124,7 +124,7 @@ def explained(
 ) -> Explanation:
     """`pick` with its reasons: `strength(backend)` says what speaks for the chosen one,
     `weakness(backend, chosen)` why another one that could run the call is not preferred."""
-    name = requested.name
+    name = requested.value
     wanted = automatic if name == "auto" else name
     chosen = "" if refused[wanted] else wanted
     reasons = {}

@@ -27,12 +27,12 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from seqkern.errors import SettingError
+from seqkern.thread_setting import Choice, ThreadSetting
 from seqkern.whole_files import whole_file
 
 ENVIRONMENT_VARIABLE = "SEQKERN_TUNE"
@@ -50,16 +50,10 @@ def _default() -> bool:
     return word == "1"
 
 
-class _Wanted(threading.local):
-    """Whether this thread has tuning on; a thread that did not say has the default."""
-
-    on: bool = _default()
+wanted = ThreadSetting(_default())
 
 
-wanted = _Wanted()
-
-
-class tune:
+class tune(Choice[bool]):
     """Turns tuning of the Triton kernels on or off in this thread.
 
     As a function it holds until the next time, as a context manager until the end of the block::
@@ -88,24 +82,7 @@ class tune:
     def __init__(self, on: bool = True) -> None:
         if not isinstance(on, bool):
             raise TypeError(f"tune: on must be True or False, got {on!r}")
-        self.on = on
-        self._replaced = wanted.on
-        wanted.on = on
-
-    def __enter__(self) -> tune:
-        wanted.on = self.on
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        wanted.on = self._replaced
-
-    def __repr__(self) -> str:
-        return f"tune({self.on})"
+        super().__init__(wanted, on)
 
 
 class Key(NamedTuple):
@@ -141,7 +118,7 @@ def choose(
             that it may run any number of times on the call's own tensors.
         large: whether this call is large enough to be timed. One that is not takes what is known.
     """
-    if len(candidates) == 1 or not wanted.on or refusal(device):
+    if len(candidates) == 1 or not wanted.value or refusal(device):
         return candidates[0]
     key = Key(kernel, gpu(device), _version("triton"), _version("seqkern"))
     found = _known.get(key)
@@ -168,7 +145,7 @@ def refusal(device: torch.device) -> str:
 
 def state() -> str:
     """For `python -m seqkern info`."""
-    if not wanted.on:
+    if not wanted.value:
         return f"off, fixed tile sizes ({ENVIRONMENT_VARIABLE}=1 or seqkern.tune() turns it on)"
     try:
         where = folder()

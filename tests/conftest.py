@@ -16,7 +16,7 @@ from tests import triton_device, triton_rounding
 def _same_start() -> Iterator[None]:
     """Every test starts from the same seed and leaves threads and backend as it found them."""
     threads = torch.get_num_threads()
-    backend = requested.name
+    backend = requested.value
     torch.manual_seed(0)
     yield
     use_backend(backend)

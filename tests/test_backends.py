@@ -22,23 +22,23 @@ def _kernels_are_there():
 
 
 def test_context_manager_and_function():
-    assert requested.name == "auto"
+    assert requested.value == "auto"
     with seqkern.use_backend("reference"):
-        assert requested.name == "reference"
+        assert requested.value == "reference"
         with seqkern.use_backend("torch") as inner:
-            assert requested.name == "torch"
+            assert requested.value == "torch"
             assert repr(inner) == "use_backend('torch')"
-        assert requested.name == "reference"
-    assert requested.name == "auto"
+        assert requested.value == "reference"
+    assert requested.value == "auto"
     seqkern.use_backend("torch")
-    assert requested.name == "torch"
+    assert requested.value == "torch"
     seqkern.use_backend("auto")
 
 
 def test_restored_after_an_error():
     with pytest.raises(ZeroDivisionError), seqkern.use_backend("reference"):
         1 / 0  # noqa: B018
-    assert requested.name == "auto"
+    assert requested.value == "auto"
 
 
 def test_one_object_used_twice():
@@ -46,8 +46,8 @@ def test_one_object_used_twice():
     seqkern.use_backend("auto")
     for _ in range(2):
         with choice:
-            assert requested.name == "reference"
-        assert requested.name == "auto"
+            assert requested.value == "reference"
+        assert requested.value == "auto"
 
 
 def test_a_block_restores_what_held_before_it():
@@ -55,18 +55,18 @@ def test_a_block_restores_what_held_before_it():
     choice = seqkern.use_backend("reference")
     seqkern.use_backend("torch")
     with choice:
-        assert requested.name == "reference"
+        assert requested.value == "reference"
         with choice:
             seqkern.use_backend("cpu")
-            assert requested.name == "cpu"
-        assert requested.name == "reference"
-    assert requested.name == "torch"
+            assert requested.value == "cpu"
+        assert requested.value == "reference"
+    assert requested.value == "torch"
     kept = seqkern.use_backend("reference")
     with seqkern.use_backend("cpu"):
         pass
     with kept:
         pass
-    assert requested.name == "reference"
+    assert requested.value == "reference"
     seqkern.use_backend("auto")
 
 
@@ -76,28 +76,28 @@ def test_one_object_in_two_threads():
 
     def other():
         with choice:
-            seen.append(requested.name)
-        seen.append(requested.name)
+            seen.append(requested.value)
+        seen.append(requested.value)
 
     with choice:
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-        assert requested.name == "reference"
-    assert requested.name == "auto"
+        assert requested.value == "reference"
+    assert requested.value == "auto"
     assert seen == ["reference", "auto"]
 
 
 def test_unknown_name():
     with pytest.raises(ValueError, match="unknown backend 'gpu', choose from auto, cpu, triton"):
         seqkern.use_backend("gpu")
-    assert requested.name == "auto"
+    assert requested.value == "auto"
 
 
 def test_each_thread_chooses_for_itself():
     seen = []
     with seqkern.use_backend("reference"):
-        thread = threading.Thread(target=lambda: seen.append(requested.name))
+        thread = threading.Thread(target=lambda: seen.append(requested.value))
         thread.start()
         thread.join()
     assert seen == ["auto"]

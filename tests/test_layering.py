@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "seqkern"
 
 # From the ground up. A package without its modules stands for all of them.
 FLOORS = (
-    ("errors", "options", "snapshot", "timing", "comparison", "whole_files"),
+    ("errors", "options", "snapshot", "timing", "comparison", "whole_files", "thread_setting"),
     ("library", "backends", "triton_support", "tuning"),
     ("dispatch", "triton_operators"),
     ("second_order",),

@@ -65,7 +65,7 @@ def files(tmp_path):
 
 
 def test_off_unless_asked_for(timer, tmp_path):
-    assert not tuning._Wanted.on or os.environ.get(tuning.ENVIRONMENT_VARIABLE)
+    assert not tuning._default() or os.environ.get(tuning.ENVIRONMENT_VARIABLE)
     with tuning.tune(False):
         assert timer.choose() == FIXED
     assert not timer.calls and not timer.launched and not files(tmp_path)
@@ -344,18 +344,18 @@ def test_the_variable(monkeypatch):
 
 
 def test_the_switch():
-    before = tuning.wanted.on
+    before = tuning.wanted.value
     with seqkern.tune():
-        assert tuning.wanted.on
+        assert tuning.wanted.value
         with seqkern.tune(False):
-            assert not tuning.wanted.on
-        assert tuning.wanted.on
+            assert not tuning.wanted.value
+        assert tuning.wanted.value
         seen = []
-        thread = threading.Thread(target=lambda: seen.append(tuning.wanted.on))
+        thread = threading.Thread(target=lambda: seen.append(tuning.wanted.value))
         thread.start()
         thread.join()
         assert seen == [before]  # each thread has its own
-    assert tuning.wanted.on == before
+    assert tuning.wanted.value == before
     with pytest.raises(TypeError, match="on must be True or False, got 'yes'"):
         seqkern.tune("yes")
 

@@ -42,7 +42,7 @@ def explanation(
         if backend == "cpu":
             return dispatch.cpu_strength(query)
         if backend == "triton":
-            fixed = tuning.refusal(query.device) if tuning.wanted.on else "tuning is off"
+            fixed = tuning.refusal(query.device) if tuning.wanted.value else "tuning is off"
             tiles = f"fixed tile sizes ({fixed})"
             if not fixed:
                 tiles = "tile sizes tuned where the call is plain or causal"

@@ -43,7 +43,7 @@ def tiles_for(
         windowed=call.window.left is not None,
         tf32=precision(query) == "tf32",
     )
-    if launch is None or not tuning.wanted.on or not _tuned(call, query, width):
+    if launch is None or not tuning.wanted.value or not _tuned(call, query, width):
         return fixed
     sizes = call.sizes
     causal = ", causal" if call.is_causal else ""
