@@ -13,6 +13,7 @@ in percent of the questions whose four words the vocabulary has.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
+from unittest import mock
 
 from seqkern.word2vec.placement import device_of
 
@@ -42,6 +44,9 @@ ALPHA = 0.025
 """Both sides' default of the learning rate, and that of a record that says nothing of it."""
 CPU = "cpu"
 """Where gensim trains, ours unless another device is asked for, and a record that names none."""
+COPIES = {"auto": None, "always": True, "never": False}
+"""Whether threads of ours work on copies of frequent rows (see `seqkern.embedding.training`);
+"auto", and a record that says nothing: where their processors are far apart."""
 _IDENTITY = ("side", "model", "seed", "threads", "epochs", "dim", "corpus")
 
 Record = dict[str, Any]
@@ -71,9 +76,13 @@ def train_and_judge(task: Record, corpus: Path) -> Record:
         from gensim.models import KeyedVectors
 
         import seqkern
+        from seqkern.embedding import training
+        from seqkern.word2vec import model
 
         device = task.get("device", CPU)
-        ours = seqkern.Word2Vec(corpus_file=str(corpus), device=device, **settings).wv
+        train = functools.partial(training.train_, copies=COPIES[task.get("copies", "auto")])
+        with mock.patch.object(model, "train_", train):  # which is no argument of Word2Vec
+            ours = seqkern.Word2Vec(corpus_file=str(corpus), device=device, **settings).wv
         vectors = KeyedVectors(task["dim"])
         vectors.add_vectors(ours.index_to_key, ours.vectors)
     return task | judge(vectors) | {"seconds": round(time.perf_counter() - start, 1)}
@@ -107,7 +116,9 @@ def missing(tasks: Iterable[Record], records: Iterable[Record]) -> list[Record]:
 
 
 def _identity(record: Record) -> tuple[Any, ...]:
-    others = (record.get("alpha", ALPHA), record.get("device", CPU))
+    others = (
+        record.get("alpha", ALPHA), record.get("device", CPU), record.get("copies", "auto")
+    )  # fmt: skip
     return (*(record[name] for name in _IDENTITY), *others)
 
 
@@ -127,6 +138,8 @@ def table(records: Sequence[Record]) -> str:
     for record in records:
         device = record.get("device", CPU)
         side = record["side"] + ("" if device == CPU else f" on {device}")
+        if "copies" in record:
+            side += f", copies {record['copies']}"
         key = (record["model"], side, record["threads"])
         groups.setdefault(key, []).append(record)
     for (model, side, threads), group in sorted(groups.items()):
@@ -184,6 +197,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--device", default=CPU, help="where ours trains, such as cuda; once, whatever --threads"
     )
+    parser.add_argument(
+        "--copies", choices=COPIES, default="auto",
+        help="of frequent rows, for each thread of ours (default: where processors are far apart)",
+    )  # fmt: skip
     options = parser.parse_args(words)
     if not options.corpus.is_file():
         parser.error(f"{options.corpus} is no file")
@@ -212,6 +229,8 @@ def main(words: Sequence[str] | None = None) -> int:
     for task in asked:
         if task["side"] not in GENSIM and options.device != CPU:
             task["device"] = options.device
+        if task["side"] not in GENSIM and options.copies != "auto":
+            task["copies"] = options.copies
     tasks = missing(asked, read_records(options.out))
     for number, task in enumerate(tasks, 1):
         record = train_and_judge(task, options.corpus)

@@ -51,7 +51,7 @@ Counts train_part(const TrainArguments& arguments, const TrainCall& call, int64_
   const TrainKernels& kernels = train_kernels(arguments.storage);
   WindowStream stream(text, part_begin(text, part, parts), part_begin(text, part + 1, parts), seed,
                       static_cast<uint64_t>(part));
-  // Not filled with zeros: of the copies in it only those that are used cost time.
+  // Not filled with zeros: copies of rows are megabytes, which are written anyway.
   const std::unique_ptr<char[]> memory(
       new char[static_cast<size_t>(kernels.scratch_bytes(call) + kAlignment)]);
   char* scratch = aligned(memory.get());

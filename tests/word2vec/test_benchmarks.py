@@ -13,6 +13,7 @@ from bench import word2vec_cases as cases
 from bench import word2vec_quality as quality
 from bench.report import markdown
 from bench.runs import Runs
+from seqkern.embedding import training
 from seqkern.word2vec import FastText, Word2Vec
 from tests.word2vec.corpora import as_text, topic_sentences
 
@@ -189,6 +190,18 @@ class TestQuality:
             ("gensim", 2, None),
         ]
         assert "| sg-ns seqkern on cpu:0 | 1 | 1 |" in capsys.readouterr().out
+        # Copies of frequent rows are asked of the training loop, and told apart from other records.
+        train_, asked = training.train_, []
+
+        def recorded(*tensors: Any, **options: Any) -> Any:
+            asked.append(options["copies"])
+            return train_(*tensors, **options)
+
+        monkeypatch.setattr(training, "train_", recorded)
+        assert quality.main([*words, "--sides", "seqkern", "--copies", "never"]) == 0
+        assert set(asked) == {False}
+        assert quality.read_records(out)[-1]["copies"] == "never"
+        assert "| sg-ns seqkern, copies never | 1 | 1 |" in capsys.readouterr().out
 
     def test_a_device_that_cannot_train_is_refused(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
