@@ -16,7 +16,7 @@ FLOORS = (
     ("errors", "options", "snapshot", "timing", "comparison", "whole_files", "thread_setting"),
     ("library", "backends", "triton_support", "tuning"),
     ("dispatch", "triton_operators"),
-    ("second_order",),
+    ("second_order", "saving"),
     ("attention.philox", "attention.seeds", "recurrent.device_operators"),
     ("embedding.device_operators",),
     (

@@ -78,9 +78,6 @@ class Step {
           "w_ih and w_hh should have 2 dimensions, but they have ", w_ih.dim(), " and ",
           w_hh.dim());
     sizes = {input.size(0), input.size(1), w_hh.size(1)};
-    check(w_hh.size(0) >= gates_of(cell) && sizes.hidden > 0,
-          "w_hh should have at least one row a gate and one column, but it has the shape ",
-          text(shape_of(w_hh)));
     rows = gates_of(cell) * sizes.hidden;
     check_matrix("w_ih", w_ih, rows, sizes.inputs);
     check_matrix("w_hh", w_hh, rows, sizes.hidden);
@@ -141,7 +138,7 @@ Stepped step_forward(const Step& step, const OptionalTensor& b_ih_, const Option
   const bool lstm = step.cell == Cell::kLstm, gated = lstm || step.cell == Cell::kGru;
   check(b_ih_.has_value() == b_hh_.has_value(),
         "b_ih and b_hh should both be given or both be missing");
-  if (sizes.batch > step.kernels.forward_rows(sizes)) {
+  if (sizes.hidden > 0 && sizes.batch > step.kernels.forward_rows(sizes)) {
     const Layer layer(
         {step.cell, step.input, step.h0, step.w_ih, step.w_hh, std::nullopt, std::nullopt, false});
     const ForwardResult r = forward(layer, {step.c0, b_ih_, b_hh_, std::nullopt, save && gated});
@@ -169,7 +166,7 @@ Stepped step_forward(const Step& step, const OptionalTensor& b_ih_, const Option
   args.gates = result.gates ? result.gates->mutable_data_ptr() : nullptr;
   Scratch operand(step.kernels.operand_bytes(sizes));
   args.operand = operand.data();
-  if (sizes.batch > 0) run_step(step.kernels.forward, args);
+  if (sizes.batch > 0 && sizes.hidden > 0) run_step(step.kernels.forward, args);
   return result;
 }
 
@@ -246,6 +243,13 @@ StepGrads step_backward(const Step& step, const OptionalTensor& grad_h_,
   if (needs & kStepStateWeights) grads.w_hh = empty_matrix(step.rows, sizes.hidden, step.dtype);
   if (needs & kStepInputBias) grads.b_ih = empty_vector(step.rows, step.dtype);
   if (needs & kStepStateBias) grads.b_hh = empty_vector(step.rows, step.dtype);
+
+  if (sizes.hidden == 0) {  // all but the input's gradient are empty
+    if (grads.input && grads.input->numel())
+      std::memset(grads.input->mutable_data_ptr(), 0,
+                  grads.input->numel() * grads.input->element_size());
+    return grads;
+  }
 
   StepBackwardArgs args{};
   args.products = sizes.batch > 0 && sizes.batch <= step.kernels.product_rows;

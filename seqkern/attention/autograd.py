@@ -2,7 +2,8 @@
 
 The autograd.Function stands outside the operator, and a call that needs no gradient does not
 pass through it: a Python-visible autograd costs more than a decoding step. What a forward call
-saves is never written again, so a graph may be walked twice (retain_graph).
+saves is never written again, so a graph may be walked twice (retain_graph). A caller may change the
+output in place on the CPU; see `seqkern.saving`.
 
 Differentiating a gradient once more differentiates the reference: the kernels' backward has no
 backward of its own.
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from seqkern import library, triton_support
 from seqkern.attention import fake, reference  # noqa: F401  (fake registers its kernels)
+from seqkern.saving import kept, traced
 from seqkern.second_order import differentiable_backward, reference_gradients
 
 # Of each backend. Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
@@ -35,6 +37,7 @@ if library.cpu.loaded:
     _backward["cpu"] = torch.ops.seqkern.attention_backward.default
 
 _grad_enabled = torch.is_grad_enabled
+_compiling = torch.compiler.is_compiling
 
 
 def attention(
@@ -76,11 +79,7 @@ def attention(
         or (alibi_slopes is not None and alibi_slopes.requires_grad)
         or (sinks is not None and sinks.requires_grad)
     ):
-        if torch.compiler.is_compiling():
-            query, key, value, cu_seqlens_q, cu_seqlens_k = _aliases(
-                query, key, value, cu_seqlens_q, cu_seqlens_k
-            )
-        return _Attention.apply(
+        return (_traced if _compiling() else _Attention.apply)(
             query, key, value, bias, alibi_slopes, sinks, mask, cu_seqlens_q, cu_seqlens_k, seed,
             backend, scale, softcap, dropout_p, is_causal, window_left, window_right,
         )  # fmt: skip
@@ -88,15 +87,6 @@ def attention(
         query, key, value, mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
         scale, softcap, dropout_p, is_causal, window_left, window_right,
     )  # fmt: skip
-
-
-def _aliases(*tensors: Any) -> list[Any]:
-    """The tensors, of which one that stands in two places is two: self-attention passes the same
-    tensor three times, and Dynamo traces no autograd.Function with such arguments."""
-    return [
-        t.view_as(t) if t is not None and any(t is other for other in tensors[:place]) else t
-        for place, t in enumerate(tensors)
-    ]
 
 
 class _Attention(torch.autograd.Function):
@@ -123,7 +113,7 @@ class _Attention(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(
             query, key, value, bias, alibi_slopes, sinks, mask, cu_seqlens_q, cu_seqlens_k, seed,
-            output, lse,
+            kept(output), lse,
         )  # fmt: skip
         ctx.backend, ctx.options = backend, options
         return output, lse
@@ -164,6 +154,15 @@ class _Attention(torch.autograd.Function):
             _grad_sinks(sinks, grad_output, grad_lse, output, lse) if need[5] else None,
             *no_more,
         )
+
+
+_traced = traced(
+    _Attention,
+    "(Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? alibi_slopes, Tensor? sinks, "
+    "Tensor? mask, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seed, str backend, float "
+    "scale, float softcap, float dropout_p, bool is_causal, int window_left, int window_right) "
+    "-> (Tensor, Tensor)",
+)
 
 
 class _Textbook:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seqkern import library
 from seqkern.embedding import fake, reference  # noqa: F401  (fake registers its kernels)
+from seqkern.saving import Unchecked, traced
 from seqkern.second_order import differentiable_backward, reference_gradients
 
 # Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
@@ -27,6 +28,7 @@ if library.cpu.loaded:
     _bags_backward_sparse = torch.ops.seqkern.embedding_bags_backward_sparse.default
 
 _grad_enabled = torch.is_grad_enabled
+_compiling = torch.compiler.is_compiling
 
 
 def objective(
@@ -52,7 +54,7 @@ def objective(
     """
     offsets, nodes, codes = (None, None, None) if paths is None else paths
     if _grad_enabled() and (in_weight.requires_grad or out_weight.requires_grad):
-        loss: Tensor = _Objective.apply(
+        loss: Tensor = (_traced_objective if _compiling() else _Objective.apply)(
             in_weight, out_weight, inputs, targets, negatives, offsets, nodes, codes,
             terms, mean, padding_idx, sparse,
         )  # fmt: skip
@@ -84,22 +86,22 @@ class _Objective(torch.autograd.Function):
         loss, scale, hidden, grad_inputs, coefficients = _objective(
             in_weight, out_weight, *batch, terms, mean, padding_idx, True
         )
-        ctx.save_for_backward(
-            in_weight, out_weight, *batch, scale, hidden, grad_inputs, coefficients
-        )
+        ctx.save_for_backward(*batch, scale, hidden, grad_inputs, coefficients)
+        ctx.tables = Unchecked(in_weight, out_weight)  # the rows of the batch have been used
         ctx.options = (terms, mean, padding_idx)
         ctx.sparse = sparse
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        in_weight, out_weight, *batch, scale, hidden, grad_inputs, coefficients = ctx.saved_tensors
+        *batch, scale, hidden, grad_inputs, coefficients = ctx.saved_tensors
         need = ctx.needs_input_grad
         no_more = (None,) * 10
         if differentiable_backward((grad_loss,)):
             run = _Textbook(batch, ctx.options)
-            found = reference_gradients(run, (in_weight, out_weight), need, (grad_loss,))
+            found = reference_gradients(run, ctx.tables.unchanged(), need, (grad_loss,))
             return (*found, *no_more)
+        in_weight, out_weight = ctx.tables.as_they_are
         arguments = (
             grad_loss, scale, hidden, grad_inputs, coefficients, in_weight, out_weight, *batch,
             *ctx.options, need[0] | need[1] << 1,
@@ -113,6 +115,9 @@ class _Objective(torch.autograd.Function):
             )
         grads = _objective_backward(*arguments)
         return (grads[0] if need[0] else None, grads[1] if need[1] else None, *no_more)
+
+
+_traced_objective = traced(_Objective)
 
 
 class _Textbook:
@@ -173,7 +178,9 @@ def bag_sum(
         RuntimeError: the operator refuses the arguments; it knows only its own names for them.
     """
     if _grad_enabled() and weight.requires_grad:
-        vectors: Tensor = _BagSum.apply(weight, offsets, rows, words, mean, sparse)
+        vectors: Tensor = (_traced_bag_sum if _compiling() else _BagSum.apply)(
+            weight, offsets, rows, words, mean, sparse
+        )
         return vectors
     return _bags(weight, offsets, rows, words, mean)
 
@@ -189,13 +196,15 @@ class _BagSum(torch.autograd.Function):
         mean: bool,
         sparse: bool,
     ) -> Tensor:
-        ctx.save_for_backward(weight, offsets, rows, words)
+        ctx.save_for_backward(offsets, rows, words)
+        ctx.table = Unchecked(weight)  # whose values no derivative depends on
         ctx.mean, ctx.sparse = mean, sparse
         return _bags(weight, offsets, rows, words, mean)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, offsets, rows, words = ctx.saved_tensors
+        offsets, rows, words = ctx.saved_tensors
+        (weight,) = ctx.table.as_they_are
         no_more = (None,) * 5
         if differentiable_backward((grad,)):
 
@@ -212,6 +221,9 @@ class _BagSum(torch.autograd.Function):
             touched, values = _bags_backward_sparse(*arguments)
             return (_coalesced(touched, values, weight), *no_more)
         return (_bags_backward(*arguments), *no_more)
+
+
+_traced_bag_sum = traced(_BagSum)
 
 
 def _coalesced(rows: Tensor, values: Tensor, weight: Tensor) -> Tensor:

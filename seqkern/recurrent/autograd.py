@@ -3,6 +3,8 @@
 The autograd.Function stands outside the operator, and a call that needs no gradient does not
 pass through it: a Python-visible autograd costs more than a small cell. The activations that a
 forward call saves are never written again, so a graph may be walked twice (retain_graph).
+What a caller may change in place, as with PyTorch's layers, are the outputs, the final states and
+the biases; see `seqkern.saving`.
 
 Differentiating a gradient once more differentiates the reference: the kernels' backward has no
 backward of its own.
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from seqkern import library
 from seqkern.recurrent import device_operators, fake, reference  # noqa: F401  (fake registers)
+from seqkern.saving import Unchecked, kept, traced
 from seqkern.second_order import differentiable_backward, reference_gradients
 
 # Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
@@ -39,6 +42,7 @@ if device_operators.HAS_TRITON:
     _rnn_backward_triton = _ops.rnn_backward_triton.default
 
 _grad_enabled = torch.is_grad_enabled
+_compiling = torch.compiler.is_compiling
 
 
 def lstm(
@@ -64,7 +68,7 @@ def lstm(
         or _any_requires_grad(h0, c0, b_ih, b_hh, w_hr)
     ):
         _refuse_packed(packed)
-        return _LSTM.apply(
+        return (_traced_lstm if _compiling() else _LSTM.apply)(
             input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, reverse, triton
         )
     result = (_lstm_forward_triton if triton else _lstm_forward)(
@@ -93,7 +97,9 @@ def gru(
         or _any_requires_grad(h0, b_ih, b_hh)
     ):
         _refuse_packed(packed)
-        return _GRU.apply(input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse, triton)
+        return (_traced_gru if _compiling() else _GRU.apply)(
+            input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse, triton
+        )
     result = (_gru_forward_triton if triton else _gru_forward)(
         input, h0, w_ih, w_hh, b_ih, b_hh, packed, batch_sizes, reverse, False
     )
@@ -121,7 +127,9 @@ def rnn(
         or _any_requires_grad(h0, b_ih, b_hh)
     ):
         _refuse_packed(packed)
-        return _RNN.apply(input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse, relu, triton)
+        return (_traced_rnn if _compiling() else _RNN.apply)(
+            input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse, relu, triton
+        )
     return (_rnn_forward_triton if triton else _rnn_forward)(
         input, h0, w_ih, w_hh, b_ih, b_hh, packed, batch_sizes, relu, reverse, False
     )
@@ -159,21 +167,20 @@ class _LSTM(torch.autograd.Function):
             input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, None, batch_sizes, reverse, True
         )
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(
-            input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, output, *saved
-        )
+        ctx.save_for_backward(input, h0, c0, w_ih, w_hh, w_hr, batch_sizes, kept(output), *saved)
+        ctx.biases = Unchecked(b_ih, b_hh)
         ctx.reverse = reverse
         ctx.triton = triton
         return output, h_n, c_n
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, *saved = ctx.saved_tensors
+        input, h0, c0, w_ih, w_hh, w_hr, batch_sizes, *saved = ctx.saved_tensors
         reverse = ctx.reverse
         need = ctx.needs_input_grad
         if differentiable_backward(grads):
             run = partial(reference.lstm, batch_sizes=batch_sizes, reverse=reverse)
-            tensors = (input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr)
+            tensors = (input, h0, c0, w_ih, w_hh, *ctx.biases.unchanged(), w_hr)
             return (*reference_gradients(widened(run), tensors, need, grads), None, None, None)
         bias = need[5] or need[6]
         mask = _mask(need[0], need[1], need[2], need[3], need[4], bias, need[7])
@@ -213,19 +220,20 @@ class _GRU(torch.autograd.Function):
             input, h0, w_ih, w_hh, b_ih, b_hh, None, batch_sizes, reverse, True
         )
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, output, gates)
+        ctx.save_for_backward(input, h0, w_ih, w_hh, batch_sizes, kept(output), gates)
+        ctx.biases = Unchecked(b_ih, b_hh)
         ctx.reverse = reverse
         ctx.triton = triton
         return output, h_n
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, *saved = ctx.saved_tensors
+        input, h0, w_ih, w_hh, batch_sizes, *saved = ctx.saved_tensors
         reverse = ctx.reverse
         need = ctx.needs_input_grad
         if differentiable_backward(grads):
             run = partial(reference.gru, batch_sizes=batch_sizes, reverse=reverse)
-            tensors = (input, h0, w_ih, w_hh, b_ih, b_hh)
+            tensors = (input, h0, w_ih, w_hh, *ctx.biases.unchanged())
             return (*reference_gradients(widened(run), tensors, need, grads), None, None, None)
         mask = _mask(need[0], need[1], False, need[2], need[3], need[4] or need[5], False)
         d_x, d_h0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = (
@@ -263,7 +271,8 @@ class _RNN(torch.autograd.Function):
             input, h0, w_ih, w_hh, b_ih, b_hh, None, batch_sizes, relu, reverse, True
         )
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, output)
+        ctx.save_for_backward(input, h0, w_ih, w_hh, batch_sizes, kept(output))
+        ctx.biases = Unchecked(b_ih, b_hh)
         ctx.reverse = reverse
         ctx.triton = triton
         ctx.relu = relu
@@ -271,7 +280,7 @@ class _RNN(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, output = ctx.saved_tensors
+        input, h0, w_ih, w_hh, batch_sizes, output = ctx.saved_tensors
         reverse, relu = ctx.reverse, ctx.relu
         need = ctx.needs_input_grad
         if differentiable_backward(grads):
@@ -281,7 +290,7 @@ class _RNN(torch.autograd.Function):
                 reverse=reverse,
                 nonlinearity="relu" if relu else "tanh",
             )
-            tensors = (input, h0, w_ih, w_hh, b_ih, b_hh)
+            tensors = (input, h0, w_ih, w_hh, *ctx.biases.unchanged())
             return (
                 *reference_gradients(widened(run), tensors, need, grads),
                 None,
@@ -305,6 +314,11 @@ class _RNN(torch.autograd.Function):
             None,
             None,
         )
+
+
+_traced_lstm = traced(_LSTM)
+_traced_gru = traced(_GRU)
+_traced_rnn = traced(_RNN)
 
 
 def _mask(input: bool, h0: bool, c0: bool, w_ih: bool, w_hh: bool, bias: bool, w_hr: bool) -> int:

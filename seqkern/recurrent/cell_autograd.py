@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from seqkern import library
 from seqkern.recurrent import fake, reference  # noqa: F401  (fake registers its kernels)
 from seqkern.recurrent.autograd import widened
+from seqkern.saving import Unchecked, traced
 from seqkern.second_order import differentiable_backward, reference_gradients
 
 # Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
@@ -61,7 +62,7 @@ def lstm(
         or (b_ih is not None and b_ih.requires_grad)
         or (b_hh is not None and b_hh.requires_grad)
     ):
-        apply = _LSTMCell.apply if _compiling() else _lstm_apply
+        apply = _traced_lstm if _compiling() else _lstm_apply
         return apply(input, h0, c0, w_ih, w_hh, b_ih, b_hh)
     h, c, _ = _lstm_forward(input, h0, c0, w_ih, w_hh, b_ih, b_hh, False)
     return h, c
@@ -77,7 +78,7 @@ def gru(
 ) -> Tensor:
     """One step of `reference.gru` by the compiled kernel; returns h."""
     if _grad_enabled() and _any_requires_grad(input, h0, w_ih, w_hh, b_ih, b_hh):
-        apply = _GRUCell.apply if _compiling() else _gru_apply
+        apply = _traced_gru if _compiling() else _gru_apply
         return apply(input, h0, w_ih, w_hh, b_ih, b_hh)
     return _gru_forward(input, h0, w_ih, w_hh, b_ih, b_hh, False)[0]
 
@@ -93,7 +94,7 @@ def rnn(
 ) -> Tensor:
     """One step of `reference.rnn` by the compiled kernel; returns h."""
     if _grad_enabled() and _any_requires_grad(input, h0, w_ih, w_hh, b_ih, b_hh):
-        apply = _RNNCell.apply if _compiling() else _rnn_apply
+        apply = _traced_rnn if _compiling() else _rnn_apply
         return apply(input, h0, w_ih, w_hh, b_ih, b_hh, relu)
     return _rnn_forward(input, h0, w_ih, w_hh, b_ih, b_hh, relu)
 
@@ -149,16 +150,17 @@ class _LSTMCell(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         h, c, gates = _lstm_forward(input, h0, c0, w_ih, w_hh, b_ih, b_hh, True)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, h0, c0, w_ih, w_hh, b_ih, b_hh, gates)
+        ctx.save_for_backward(input, h0, c0, w_ih, w_hh, gates)
+        ctx.biases = Unchecked(b_ih, b_hh)
         return h, c
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        input, h0, c0, w_ih, w_hh, b_ih, b_hh, gates = ctx.saved_tensors
+        input, h0, c0, w_ih, w_hh, gates = ctx.saved_tensors
         need = ctx.needs_input_grad
         if _plain_backward(grads):
             return _lstm_backward(*grads, input, h0, c0, w_ih, w_hh, gates, _NEEDS[need])
-        tensors = (input, h0, c0, w_ih, w_hh, b_ih, b_hh)
+        tensors = (input, h0, c0, w_ih, w_hh, *ctx.biases.unchanged())
         return tuple(reference_gradients(_textbook("lstm"), tensors, need, grads))
 
 
@@ -175,16 +177,17 @@ class _GRUCell(torch.autograd.Function):
     ) -> Tensor:
         h, gates = _gru_forward(input, h0, w_ih, w_hh, b_ih, b_hh, True)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, h0, w_ih, w_hh, b_ih, b_hh, gates)
+        ctx.save_for_backward(input, h0, w_ih, w_hh, gates)
+        ctx.biases = Unchecked(b_ih, b_hh)
         return h
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        input, h0, w_ih, w_hh, b_ih, b_hh, gates = ctx.saved_tensors
+        input, h0, w_ih, w_hh, gates = ctx.saved_tensors
         need = ctx.needs_input_grad
         if _plain_backward(grads):
             return _gru_backward(*grads, input, h0, w_ih, w_hh, gates, _NEEDS_SINGLE[need])
-        tensors = (input, h0, w_ih, w_hh, b_ih, b_hh)
+        tensors = (input, h0, w_ih, w_hh, *ctx.biases.unchanged())
         return tuple(reference_gradients(_textbook("gru"), tensors, need, grads))
 
 
@@ -202,25 +205,31 @@ class _RNNCell(torch.autograd.Function):
     ) -> Tensor:
         h = _rnn_forward(input, h0, w_ih, w_hh, b_ih, b_hh, relu)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, h0, w_ih, w_hh, b_ih, b_hh, h)
+        ctx.save_for_backward(input, h0, w_ih, w_hh, h)
+        ctx.biases = Unchecked(b_ih, b_hh)
         ctx.relu = relu
         return h
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        input, h0, w_ih, w_hh, b_ih, b_hh, h = ctx.saved_tensors
+        input, h0, w_ih, w_hh, h = ctx.saved_tensors
         need, relu = ctx.needs_input_grad[:6], ctx.relu
         if _plain_backward(grads):
             found = _rnn_backward(*grads, input, h0, w_ih, w_hh, h, relu, _NEEDS_SINGLE[need])
             return (*found, None)
         step = _textbook("rnn", "relu" if relu else "tanh")
-        tensors = (input, h0, w_ih, w_hh, b_ih, b_hh)
+        tensors = (input, h0, w_ih, w_hh, *ctx.biases.unchanged())
         return (*reference_gradients(step, tensors, need, grads), None)
+
+
+_traced_lstm = traced(_LSTMCell)
+_traced_gru = traced(_GRUCell)
+_traced_rnn = traced(_RNNCell)
 
 
 def _direct(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     """`function.apply` for calls that no function transform sees: what it does in Python, looking
-    for one, takes as long as a small step. A compiler, too, wants the original."""
+    for one, takes as long as a small step."""
     return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 

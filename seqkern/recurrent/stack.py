@@ -61,7 +61,12 @@ def run(
             flat_weights = [w.to(dtype) for w in flat_weights]
             states = None if states is None else [s.to(dtype) for s in states]
 
-    x = input.transpose(0, 1) if batch_first and batch_sizes is None else input
+    x = input
+    if batch_first and batch_sizes is None:
+        # In training a copy, as PyTorch makes one, so that a caller may change `input` afterwards;
+        # otherwise each of the two passes would make its own.
+        x = input.transpose(0, 1)
+        x = x.contiguous() if torch.is_grad_enabled() else x
     if backend == "cuda" and layers > 1:
         x, *last = _run_cuda(
             kind, x, states, flat_weights, bias, num_layers, dropout if training else 0.0,

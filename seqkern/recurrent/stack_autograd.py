@@ -17,6 +17,7 @@ from seqkern import library
 from seqkern.recurrent import fake  # noqa: F401  (registers)
 from seqkern.recurrent.autograd import widened
 from seqkern.recurrent.kinds import CELLS, Kind
+from seqkern.saving import Unchecked, kept, traced
 from seqkern.second_order import differentiable_backward, reference_gradients
 
 if library.cpu.loaded:
@@ -43,7 +44,10 @@ def stack(
     cell = CELLS.index(kind)
     tensors = (input, h0, c0, *weights)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return _Stack.apply(input, h0, c0, batch_sizes, cell, bias, bidirectional, *weights)
+        options = (input, h0, c0, batch_sizes, cell, bias, bidirectional)
+        if torch.compiler.is_compiling():
+            return tuple(_traced_stack(*options, list(weights)))
+        return _Stack.apply(*options, *weights)
     found = _forward(input, h0, c0, weights, batch_sizes, cell, bias, bidirectional, False)
     return tuple(found[: 1 + kind.states])
 
@@ -65,14 +69,16 @@ class _Stack(torch.autograd.Function):
             input, h0, c0, weights, batch_sizes, cell, bias, bidirectional, True
         )
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, h0, c0, batch_sizes, output, *saved, *weights)
+        matrices, biases = _apart(weights, bias)
+        ctx.save_for_backward(input, h0, c0, batch_sizes, kept(output), *saved, *matrices)
+        ctx.biases = Unchecked(*biases)
         ctx.options = (cell, bias, bidirectional)
         return (output, h_n, c_n)[: 1 + CELLS[cell].states]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         input, h0, c0, batch_sizes, *saved = ctx.saved_tensors
-        saved, weights = saved[:4], saved[4:]
+        saved, matrices = saved[:4], saved[4:]
         cell, bias, bidirectional = ctx.options
         need_input, need_h0, need_c0, *_ = ctx.needs_input_grad
         need_weights = ctx.needs_input_grad[7:]
@@ -81,10 +87,12 @@ class _Stack(torch.autograd.Function):
             def run(*tensors: Any) -> tuple[Tensor, ...]:
                 return _reference(CELLS[cell], bias, bidirectional, batch_sizes, *tensors)
 
+            weights = _together(matrices, ctx.biases.unchanged())
             tensors = (input, h0, c0, *weights)
             need = (need_input, need_h0, need_c0, *need_weights)
             found = reference_gradients(widened(run), tensors, need, grads)
             return (*found[:3], None, None, None, None, *found[3:])
+        weights = _together(matrices, ctx.biases.as_they_are)
         each = 4 if bias else 2
         # The operators' `needs`, for each layer and direction.
         needs = []
@@ -112,6 +120,31 @@ class _Stack(torch.autograd.Function):
             None,
             *(d if wanted else None for d, wanted in zip(found, need_weights, strict=True)),
         )
+
+
+_traced_stack = traced(
+    _Stack,
+    "(Tensor input, Tensor? h0, Tensor? c0, Tensor? batch_sizes, int cell, bool bias, "
+    "bool bidirectional, Tensor[] weights) -> Tensor[]",
+)
+
+
+def _apart(weights: Sequence[Tensor], bias: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """The matrices of flat weights and their biases; two of each for a layer and direction."""
+    if not bias:
+        return list(weights), []
+    return (
+        [w for place, w in enumerate(weights) if place % 4 < 2],
+        [w for place, w in enumerate(weights) if place % 4 >= 2],
+    )
+
+
+def _together(matrices: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Any]:
+    """The inverse of `_apart`."""
+    if not biases:
+        return list(matrices)
+    pairs = range(0, len(matrices), 2)
+    return [t for at in pairs for t in (*matrices[at : at + 2], *biases[at : at + 2])]
 
 
 def _reference(

@@ -77,6 +77,15 @@ def test_options(kind, options, dtype):
     check(kind, (4, 6, 18), dtype, **options)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("states", [True, False], ids=["states", "no states"])
+@pytest.mark.parametrize("kind", CELLS)
+def test_no_hidden_unit(kind, states, dtype):
+    check(kind, (3, 7, 0), dtype, states=states)
+    check(kind, (3, 7, 0), dtype, states=states, unbatched=True)
+    check(kind, (0, 7, 0), dtype, states=states)
+
+
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
 @pytest.mark.parametrize("kind", CELLS)
 def test_every_instruction_set_level(isa, kind, dtype):

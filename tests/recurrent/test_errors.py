@@ -244,23 +244,19 @@ from seqkern.nn import functional as f
 
 x, w = torch.randn(3, 2, 5), (torch.randn(0, 5), torch.randn(0, 0))
 for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
-    for call in (
-        lambda: getattr(f, name)(x, None, w, bias=False),
-        lambda: getattr(f, name + "_cell")(x[0], None, *w),
-    ):
-        try:
-            call()
-        except RuntimeError as error:
-            print(error)
+    try:
+        getattr(f, name)(x, None, w, bias=False)
+    except RuntimeError as error:
+        print(error)
 """
 
 
-def test_no_hidden_unit():
+def test_a_layer_without_hidden_units():
     """In a process of its own, since a division by zero would end it."""
     done = subprocess.run([sys.executable, "-c", NO_HIDDEN_UNIT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 4
     sentence = "w_hh should have at least one row a gate and one column, but it has the shape"
     assert all(line.startswith(sentence) for line in lines)
 

@@ -1,0 +1,98 @@
+"""What an autograd.Function saves is nobody's to change: in place on a result, or under a compiler.
+
+PyTorch notices, by a tensor's version, when somebody has changed what a backward pass needs, and
+raises. Two things go beyond that here. PyTorch's unfused layers return copies of what they save, so
+a program may change a result in place; `kept` allows the same without making a copy that nobody
+needs. And Dynamo, which traces into an autograd.Function, drops the version check, so gradients
+would be silently wrong; `traced` hides the Function behind an operator, where autograd itself runs
+it while the graph is traced, with its check.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_library = torch.library.Library("seqkern", "FRAGMENT")
+_lazy_clone: Callable[[Tensor], Tensor] = getattr(torch, "_lazy_clone", torch.clone)
+
+
+def kept(result: Tensor) -> Tensor:
+    """A result of a Function's forward, as the forward may save it and its caller may change it.
+
+    On the CPU it shares its memory with the result until somebody writes to one of the two. Traced
+    by a compiler it is a copy, which the compiler leaves out where nobody writes. On a GPU it is
+    the result itself, and changing that raises in the backward pass, as with PyTorch's own (cuDNN's
+    layers, flash attention): memory that is shared in this way would ignore `record_stream`.
+    """
+    if type(result) is not Tensor:  # a compiler's stand-in
+        return result.clone()
+    return _lazy_clone(result) if result.is_cpu else result
+
+
+class Unchecked:
+    """Inputs whose values only a second derivative needs: biases, which PyTorch does not save
+    either. `save_for_backward` would refuse the first derivative, too, when one has changed."""
+
+    __slots__ = ("as_they_are", "_versions")
+
+    def __init__(self, *tensors: Tensor | None) -> None:
+        self.as_they_are = tensors
+        try:
+            self._versions = [None if t is None else t._version for t in tensors]
+        except RuntimeError:  # inference tensors have no version
+            self._versions = [_version(t) for t in tensors]
+
+    def unchanged(self) -> tuple[Tensor | None, ...]:
+        """The tensors; raises RuntimeError if one has changed."""
+        for tensor, version in zip(self.as_they_are, self._versions, strict=True):
+            if tensor is not None and _version(tensor) != version:
+                raise RuntimeError(
+                    "one of the variables needed for a second derivative has been modified by an "
+                    f"inplace operation: an input of shape {list(tensor.shape)} is at version "
+                    f"{_version(tensor)}; expected version {version} instead"
+                )
+        return self.as_they_are
+
+
+def _version(tensor: Tensor | None) -> int | None:
+    return None if tensor is None or tensor.is_inference() else tensor._version
+
+
+def traced(function: type[torch.autograd.Function], schema: str | None = None) -> Any:
+    """The operator that applies a Function, for calls that `torch.compiler.is_compiling`.
+
+    A compiled graph holds what the Function itself calls, forward and backward: the operator is
+    gone when autograd has been traced.
+
+    Args:
+        function: its forward's arguments after ctx and its results are annotated.
+        schema: arguments and results, for what annotations cannot say: a list of tensors, which
+            `function` takes as its last arguments.
+
+    Returns:
+        The operator `seqkern::NAME_autograd`, to be called with positional arguments.
+    """
+    name = f"{function.__name__.lstrip('_').lower()}_autograd"
+    if schema is None:
+        signature = inspect.signature(function.forward)
+        arguments = list(signature.parameters.values())[1:]
+
+        def prototype(*_: Any) -> None:
+            raise NotImplementedError
+
+        prototype.__signature__ = signature.replace(parameters=arguments)  # type: ignore
+        schema = torch.library.infer_schema(prototype, mutates_args=())
+
+    def apply(*arguments: Any) -> Any:
+        if isinstance(arguments[-1], list):
+            return list(function.apply(*arguments[:-1], *arguments[-1]))
+        return function.apply(*arguments)
+
+    _library.define(name + schema)
+    _library.impl(name, apply, "CompositeImplicitAutograd")
+    return getattr(torch.ops.seqkern, name).default
