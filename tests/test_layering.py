@@ -13,7 +13,16 @@ PACKAGE = Path(__file__).resolve().parent.parent / "seqkern"
 
 # From the ground up. A package without its modules stands for all of them.
 FLOORS = (
-    ("errors", "options", "snapshot", "timing", "comparison", "whole_files", "thread_setting"),
+    (
+        "errors",
+        "options",
+        "snapshot",
+        "forward_names",
+        "timing",
+        "comparison",
+        "whole_files",
+        "thread_setting",
+    ),
     ("library", "backends", "triton_support", "tuning"),
     ("dispatch", "triton_operators"),
     ("second_order", "saving"),
@@ -53,7 +62,7 @@ FLOORS = (
     ("attention.folding",),
     ("attention.masks", "attention.packing", "attention.weights"),
     ("embedding.training",),
-    ("recurrent.casting", "recurrent.torch_backend", "recurrent.freeze"),
+    ("recurrent.casting", "recurrent.torch_backend", "recurrent.freeze", "recurrent.dynamo"),
     ("recurrent.triton_layer", "recurrent.triton_cell"),
     ("attention.torch_backend",),
     ("recurrent.ops", "recurrent.stack_autograd", "attention.ops", "embedding.ops"),

@@ -1,9 +1,8 @@
 """RNN, LSTM, GRU and their cells as modules that take the place of `torch.nn`'s.
 
 Constructor arguments, attributes, `state_dict` keys, results and errors are those of torch.nn, so
-a trained module turns into one of these by assigning its ``__class__`` (`seqkern.swap`). The
-layers derive from `torch.nn.RNNBase` and not from `torch.nn.LSTM`: torch.compile refuses to trace
-anything that is an instance of the latter.
+a trained module turns into one of these by assigning its ``__class__`` (`seqkern.swap`). All of
+them derive from torch.nn's class of the same name, because other people's code asks `isinstance`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from seqkern.recurrent import cells, stack
+from seqkern.recurrent import cells, dynamo, stack
 from seqkern.recurrent.freeze import Freezable
 from seqkern.recurrent.kinds import GRU as GRU_KIND
 from seqkern.recurrent.kinds import LSTM as LSTM_KIND
@@ -108,7 +107,10 @@ class _Layers(Freezable, torch.nn.RNNBase):
         return output, h_n
 
 
-class RNN(_Layers):
+dynamo.admit(_Layers)
+
+
+class RNN(_Layers, torch.nn.RNN):
     """Elman network, `torch.nn.RNN` (Elman 1990)::
 
         h_t = phi(W x_t + b + R h_{t-1} + d),    phi = tanh or relu
@@ -145,33 +147,28 @@ class RNN(_Layers):
         dtype: Any = None,
         **unsupported: Any,
     ) -> None:
-        _refuse_projection(unsupported)
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(
-                f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
-            )
-        self.nonlinearity = nonlinearity
         super().__init__(
-            f"RNN_{nonlinearity.upper()}",
             input_size,
             hidden_size,
             num_layers=num_layers,
+            nonlinearity=nonlinearity,
             bias=bias,
             batch_first=batch_first,
             dropout=dropout,
             bidirectional=bidirectional,
             device=device,
             dtype=dtype,
+            **unsupported,
         )
 
-    def forward(
+    def forward(  # type: ignore[override]  # torch.nn's is overloaded
         self, input: Tensor | PackedSequence, hx: Tensor | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
         kind = RNN_TANH if self.mode == "RNN_TANH" else RNN_RELU
         return self._run_single_state(kind, input, hx, "tensor instead")
 
 
-class GRU(_Layers):
+class GRU(_Layers, torch.nn.GRU):
     """Gated recurrent unit, `torch.nn.GRU` (Cho et al. 2014 in cuDNN's variant)::
 
         r_t = s(W_r x_t + b_r + R_r h_{t-1} + d_r)
@@ -195,9 +192,7 @@ class GRU(_Layers):
         dtype: Any = None,
         **unsupported: Any,
     ) -> None:
-        _refuse_projection(unsupported)
         super().__init__(
-            "GRU",
             input_size,
             hidden_size,
             num_layers=num_layers,
@@ -207,15 +202,16 @@ class GRU(_Layers):
             bidirectional=bidirectional,
             device=device,
             dtype=dtype,
+            **unsupported,
         )
 
-    def forward(
+    def forward(  # type: ignore[override]  # torch.nn's is overloaded
         self, input: Tensor | PackedSequence, hx: Tensor | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
         return self._run_single_state(GRU_KIND, input, hx, "instead")
 
 
-class LSTM(_Layers):
+class LSTM(_Layers, torch.nn.LSTM):
     """Long short-term memory, `torch.nn.LSTM` (Hochreiter & Schmidhuber 1997, Gers et al. 2000)::
 
         i_t = s(W_i x_t + b_i + R_i h_{t-1} + d_i)
@@ -247,7 +243,6 @@ class LSTM(_Layers):
         dtype: Any = None,
     ) -> None:
         super().__init__(
-            "LSTM",
             input_size,
             hidden_size,
             num_layers=num_layers,
@@ -260,12 +255,7 @@ class LSTM(_Layers):
             dtype=dtype,
         )
 
-    # Public methods of torch.nn.LSTM that are not in RNNBase.
-    get_expected_cell_size = torch.nn.LSTM.get_expected_cell_size
-    check_forward_args = torch.nn.LSTM.check_forward_args  # type: ignore[assignment]
-    permute_hidden = torch.nn.LSTM.permute_hidden  # type: ignore[assignment]
-
-    def forward(
+    def forward(  # type: ignore[override]  # torch.nn's is overloaded
         self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
         if not isinstance(input, PackedSequence):
@@ -400,10 +390,3 @@ def _permuted(states: Sequence[Tensor] | None, order: Tensor | None) -> Sequence
     if states is None or order is None:
         return states
     return [state.index_select(1, order) for state in states]
-
-
-def _refuse_projection(unsupported: dict[str, Any]) -> None:
-    if "proj_size" in unsupported:
-        raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
-    for name in unsupported:
-        raise TypeError(f"RNNBase.__init__() got an unexpected keyword argument '{name}'")
