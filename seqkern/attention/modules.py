@@ -19,6 +19,7 @@ from seqkern.attention.packing import occupied, packed, padded
 from seqkern.attention.seeds import draw_seed
 from seqkern.attention.varlen import attention_varlen
 from seqkern.attention.weights import attention_weights, by_torch
+from seqkern.fx_leaf import record_call
 
 
 class _Sizes(NamedTuple):
@@ -82,6 +83,17 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
+        if type(query) is not Tensor or type(key) is not Tensor or type(value) is not Tensor:
+            options = {
+                "key_padding_mask": key_padding_mask,
+                "need_weights": need_weights,
+                "attn_mask": attn_mask,
+                "average_attn_weights": average_attn_weights,
+                "is_causal": is_causal,
+            }
+            node = record_call(self, (query, key, value), options)
+            if node is not None:
+                return node
         masks.check_types(key_padding_mask, attn_mask)
         if query.is_nested or key.is_nested or value.is_nested:
             if key_padding_mask is not None or attn_mask is not None:

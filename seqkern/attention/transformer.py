@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from seqkern.attention import choice, masks
 from seqkern.attention.modules import MultiheadAttention
 from seqkern.attention.packing import packed
+from seqkern.fx_leaf import leaf, record_call
 
 
 def _adopting(layer: type[torch.nn.Module]) -> Any:
@@ -55,6 +56,15 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         src_key_padding_mask: Tensor | None = None,
         is_causal: bool = False,
     ) -> Tensor:
+        if type(src) is not Tensor:
+            options = {
+                "src_mask": src_mask,
+                "src_key_padding_mask": src_key_padding_mask,
+                "is_causal": is_causal,
+            }
+            node = record_call(self, (src,), options)
+            if node is not None:
+                return node
         masks.check_types(src_key_padding_mask, src_mask, "src_key_padding_mask", "src_mask")
 
         def attend(x: Tensor) -> Tensor:
@@ -112,6 +122,7 @@ class TransformerDecoderLayer(torch.nn.TransformerDecoderLayer):
     """
 
     __init__ = _adopting(torch.nn.TransformerDecoderLayer)
+    forward = leaf(torch.nn.TransformerDecoderLayer.forward)
 
 
 class TransformerEncoder(torch.nn.TransformerEncoder):
@@ -131,6 +142,7 @@ class TransformerEncoder(torch.nn.TransformerEncoder):
     padded positions are set to zero at the end.
     """
 
+    @leaf
     def forward(
         self,
         src: Tensor,
@@ -190,6 +202,7 @@ class TransformerDecoder(torch.nn.TransformerDecoder):
     """A stack of decoder layers, `torch.nn.TransformerDecoder`, with its arguments, shapes, results
     and errors."""
 
+    @leaf
     def forward(
         self,
         tgt: Tensor,
@@ -259,6 +272,8 @@ class Transformer(torch.nn.Transformer):
             _adopt(self.encoder)
         if custom_decoder is None:
             _adopt(self.decoder)
+
+    forward = leaf(torch.nn.Transformer.forward)
 
 
 _OURS: dict[type, type] = {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from seqkern.fx_leaf import record_call
 from seqkern.recurrent import cells, dynamo, stack
 from seqkern.recurrent.freeze import Freezable
 from seqkern.recurrent.kinds import GRU as GRU_KIND
@@ -164,6 +165,10 @@ class RNN(_Layers, torch.nn.RNN):
     def forward(  # type: ignore[override]  # torch.nn's is overloaded
         self, input: Tensor | PackedSequence, hx: Tensor | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
+        if type(input) is not Tensor or (hx is not None and type(hx) is not Tensor):
+            node = _recorded(self, input, hx)
+            if node is not None:
+                return node
         kind = RNN_TANH if self.mode == "RNN_TANH" else RNN_RELU
         return self._run_single_state(kind, input, hx, "tensor instead")
 
@@ -208,6 +213,10 @@ class GRU(_Layers, torch.nn.GRU):
     def forward(  # type: ignore[override]  # torch.nn's is overloaded
         self, input: Tensor | PackedSequence, hx: Tensor | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
+        if type(input) is not Tensor or (hx is not None and type(hx) is not Tensor):
+            node = _recorded(self, input, hx)
+            if node is not None:
+                return node
         return self._run_single_state(GRU_KIND, input, hx, "instead")
 
 
@@ -258,6 +267,13 @@ class LSTM(_Layers, torch.nn.LSTM):
     def forward(  # type: ignore[override]  # torch.nn's is overloaded
         self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
+        if type(input) is not Tensor or (
+            hx is not None
+            and (type(hx) is not tuple or type(hx[0]) is not Tensor or type(hx[1]) is not Tensor)
+        ):
+            node = _recorded(self, input, hx)
+            if node is not None:
+                return node
         if not isinstance(input, PackedSequence):
             dim = input.dim()
             if dim != 3 and dim != 2:
@@ -308,6 +324,13 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
+        if type(input) is not Tensor or (
+            hx is not None
+            and (type(hx) is not tuple or type(hx[0]) is not Tensor or type(hx[1]) is not Tensor)
+        ):
+            node = _recorded(self, input, hx)
+            if node is not None:
+                return node
         weights = self._cell_weights()
         packed = None if self._packed_weights is None else self._packed_weight(weights[1])
         rank = input.dim()
@@ -336,6 +359,10 @@ class GRUCell(_Cell, torch.nn.GRUCell):
     _gates = 3
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        if type(input) is not Tensor or (hx is not None and type(hx) is not Tensor):
+            node = _recorded(self, input, hx)
+            if node is not None:
+                return node
         rank = input.dim()
         if rank != 2 or (hx is not None and hx.dim() != 2):
             _check_rank("GRUCell", "input", input)
@@ -360,6 +387,10 @@ class RNNCell(_Cell, torch.nn.RNNCell):
     _gates = 1
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        if type(input) is not Tensor or (hx is not None and type(hx) is not Tensor):
+            node = _recorded(self, input, hx)
+            if node is not None:
+                return node
         rank = input.dim()
         if rank != 2 or (hx is not None and hx.dim() != 2):
             _check_rank("RNNCell", "input", input)
@@ -378,6 +409,12 @@ class RNNCell(_Cell, torch.nn.RNNCell):
         hx = None if hx is None else hx.unsqueeze(0)
         h = step(input.unsqueeze(0), hx, *weights, packed=packed)
         return h.squeeze(0)
+
+
+def _recorded(module: torch.nn.Module, input: Any, hx: Any) -> Any:
+    """The call as torch.fx sees it, where it is looking. `forward` asks only if an argument is
+    something else than a Tensor: even that question costs a cell something."""
+    return record_call(module, (input,) if hx is None else (input, hx))
 
 
 def _check_rank(cell: str, name: str, tensor: Tensor) -> None:
