@@ -7,33 +7,15 @@ the model survive, and the model itself may be the module that is swapped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
-from torch.nn.utils import parametrize
 
-from seqkern import nn as seqkern_nn
+from seqkern.class_exchange import SWAPS, NoCounterpart, base_of, counterpart, name_of, original
 from seqkern.recurrent.freeze import unfreeze_
 from seqkern.verify import Verification, check_exchange
-
-SWAPS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
-    torch.nn.RNN: seqkern_nn.RNN,
-    torch.nn.LSTM: seqkern_nn.LSTM,
-    torch.nn.GRU: seqkern_nn.GRU,
-    torch.nn.RNNCell: seqkern_nn.RNNCell,
-    torch.nn.LSTMCell: seqkern_nn.LSTMCell,
-    torch.nn.GRUCell: seqkern_nn.GRUCell,
-    torch.nn.MultiheadAttention: seqkern_nn.MultiheadAttention,
-    torch.nn.TransformerEncoderLayer: seqkern_nn.TransformerEncoderLayer,
-    torch.nn.TransformerDecoderLayer: seqkern_nn.TransformerDecoderLayer,
-    torch.nn.TransformerEncoder: seqkern_nn.TransformerEncoder,
-    torch.nn.TransformerDecoder: seqkern_nn.TransformerDecoder,
-    torch.nn.Transformer: seqkern_nn.Transformer,
-}
-"""Which class takes the place of which; the swap looks for exactly these classes."""
 
 # Modules of these families that SWAPS does not name are worth a line in the report.
 _FAMILIES = (*SWAPS, RNNBase, RNNCellBase)
@@ -76,11 +58,11 @@ class SwapReport:
         if not self.swapped and not self.left:
             return "nothing changed: the model holds no module to swap"
         rows = [
-            (entry.path or "(the model)", _name(entry.old), f"-> {_name(entry.new)}")
+            (entry.path or "(the model)", name_of(entry.old), f"-> {name_of(entry.new)}")
             for entry in self.swapped
         ]
         rows += [
-            (entry.path or "(the model)", _name(entry.cls), f"left: {entry.reason}")
+            (entry.path or "(the model)", name_of(entry.cls), f"left: {entry.reason}")
             for entry in self.left
         ]
         width = [max(len(row[column]) for row in rows) for column in (0, 1)]
@@ -94,11 +76,13 @@ class SwapReport:
 def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
     """Turn every ``torch.nn`` module that seqkern has a kernel for into seqkern's, in place.
 
-    Only exact instances of the classes in :data:`SWAPS` change (and those that
-    ``torch.nn.utils.parametrizations`` wraps). A subclass may override what seqkern would replace,
-    so it is left alone and reported; so are TorchScript and quantized modules. Modules that are
-    seqkern's already stay as they are: calling twice is harmless. A model wrapped by
-    ``torch.compile`` or ``DistributedDataParallel`` is swapped inside its wrapper.
+    Instances of the classes in :data:`SWAPS` change, and those of subclasses that override nothing
+    which seqkern replaces: these get a class of the same name that derives from theirs and from
+    seqkern's. What ``torch.nn.utils.parametrizations`` and FSDP2's ``fully_shard`` put in front of
+    a class stays in front. Other subclasses are left alone and reported, with the methods that are
+    in the way; so are TorchScript and quantized modules. Modules that are seqkern's already stay as
+    they are: calling twice is harmless. A model wrapped by ``torch.compile`` or
+    ``DistributedDataParallel`` is swapped inside its wrapper.
 
     Args:
         model: the model, or a single module.
@@ -119,8 +103,12 @@ def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
     modules = _modules(model, "swap")
     report = SwapReport()
     for path, module in modules.items():
-        new = _replacement(module, SWAPS)
-        reason = _reason_to_leave(module, new)
+        reason = _reason_to_leave(module)
+        new = None
+        try:
+            new = None if reason else counterpart(module)
+        except NoCounterpart as error:
+            reason = str(error)
         if reason is not None:
             report.left.append(Left(path, type(module), reason))
         elif new is not None:
@@ -152,9 +140,9 @@ def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
 def unswap(model: torch.nn.Module) -> SwapReport:
     """Turn every seqkern module of a model back into PyTorch's, in place.
 
-    The inverse of :func:`swap`; modules that were built as ``seqkern.nn`` modules turn too, so
-    that the model can be pickled for a machine without seqkern. What :func:`seqkern.freeze_` has
-    packed is dropped.
+    The inverse of :func:`swap`: a module gets the very class back that it had. Modules that were
+    built as ``seqkern.nn`` modules turn too, so that the model can be pickled for a machine without
+    seqkern. What :func:`seqkern.freeze_` has packed is dropped.
 
     Args:
         model: the model, or a single module.
@@ -165,12 +153,11 @@ def unswap(model: torch.nn.Module) -> SwapReport:
     Raises:
         TypeError: ``model`` is not a ``torch.nn.Module``.
     """
-    back = {new: old for old, new in SWAPS.items()}
     report = SwapReport()
     modules = _modules(model, "unswap")
     unfreeze_(model)
     for path, module in modules.items():
-        new = _replacement(module, back)
+        new = original(type(module))
         if new is not None:
             report.swapped.append(Swapped(path, type(module), new))
             module.__class__ = new
@@ -180,35 +167,13 @@ def unswap(model: torch.nn.Module) -> SwapReport:
 def _modules(model: torch.nn.Module, caller: str) -> dict[str, torch.nn.Module]:
     """Every module of the model by its path; one that has several names appears once."""
     if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"{caller}: model must be a torch.nn.Module, got {_name(type(model))}")
+        raise TypeError(f"{caller}: model must be a torch.nn.Module, got {name_of(type(model))}")
     return dict(model.named_modules())
 
 
-def _replacement(module: torch.nn.Module, classes: Mapping[Any, type]) -> type | None:
-    """The class to give to the module, or None if ``classes`` has none for it."""
+def _reason_to_leave(module: torch.nn.Module) -> str | None:
+    """Why a module of a family that seqkern knows is nothing to exchange; None for all others."""
     cls = type(module)
-    if cls in classes:
-        return classes[cls]
-    # torch.nn.utils.parametrize gives a module a class of its own that derives from the original
-    # and holds one property per parametrized tensor. The same on top of our class does the same.
-    base = cls.__base__
-    if base in classes and parametrize.is_parametrized(module):
-        members = {
-            name: value
-            for name, value in vars(cls).items()
-            if name not in ("__dict__", "__weakref__")
-        }
-        return type(cls.__name__, (classes[base],), members)
-    return None
-
-
-def _reason_to_leave(module: torch.nn.Module, new: type | None) -> str | None:
-    """Why a module is left as it is; None if it changes or is not worth a word."""
-    cls = type(module)
-    if new is not None:
-        if "forward" in vars(module):
-            return "its forward was replaced on this one object"
-        return None
     names = {known.__name__ for known in SWAPS}
     if isinstance(module, torch.jit.ScriptModule):
         if getattr(module, "original_name", None) in names:
@@ -216,17 +181,6 @@ def _reason_to_leave(module: torch.nn.Module, new: type | None) -> str | None:
         return None
     if cls.__module__.startswith("torch.ao.") and cls.__name__ in names:
         return "quantized; seqkern has no quantized kernels"
-    if isinstance(module, tuple(SWAPS.values())) or not isinstance(module, _FAMILIES):
-        return None
-    base = next(base for base in cls.__mro__ if base in _FAMILIES)
-    if base is cls:
+    if isinstance(module, _FAMILIES) and base_of(cls) is None:
         return "seqkern has nothing to put in its place"
-    return f"a subclass of {_name(base)}, which may override what seqkern replaces"
-
-
-def _name(cls: type) -> str:
-    """The name by which users know a class: torch.nn.LSTM, not torch.nn.modules.rnn.LSTM."""
-    for prefix, namespace in (("torch.nn", torch.nn), ("seqkern.nn", seqkern_nn)):
-        if getattr(namespace, cls.__name__, None) is cls:
-            return f"{prefix}.{cls.__name__}"
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__name__}"
+    return None

@@ -127,17 +127,24 @@ def test_an_encoder_from_before_there_was_such_an_attribute() -> None:
 
 
 class Layer(torch.nn.TransformerEncoderLayer):
-    """A subclass, as users write them: it wants to see the weights."""
+    """A subclass with a part of its own, which seqkern's forward calls as torch's does."""
 
-    def _sa_block(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self.self_attn(x, x, x, need_weights=True)[0]
+    seen = 0
+
+    def _ff_block(self, x: Tensor) -> Tensor:
+        self.seen += 1
+        y = torch.nn.TransformerEncoderLayer._ff_block(self, x)
+        return y.cumsum(1)  # looks at the positions, so padding may not go
 
 
 class Attention(torch.nn.MultiheadAttention):
-    """A subclass of the other kind."""
+    """A subclass that looks at its arguments."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs)
 
 
-def test_subclasses_are_left_and_reported() -> None:
+def test_subclasses() -> None:
     model = torch.nn.ModuleDict(
         {
             "encoder": torch.nn.TransformerEncoder(Layer(E, H, F, batch_first=True), 1),
@@ -145,29 +152,63 @@ def test_subclasses_are_left_and_reported() -> None:
         }
     )
     report = seqkern.swap(model)
-    assert [entry.path for entry in report.swapped] == ["encoder", "encoder.layers.0.self_attn"]
+    assert [entry.path for entry in report.swapped] == [
+        "encoder",
+        "encoder.layers.0",
+        "encoder.layers.0.self_attn",
+    ]
     assert {entry.path: entry.reason for entry in report.left} == {
-        "encoder.layers.0": "a subclass of torch.nn.TransformerEncoderLayer, "
-        "which may override what seqkern replaces",
-        "attention": "a subclass of torch.nn.MultiheadAttention, "
-        "which may override what seqkern replaces",
+        "attention": "a subclass of torch.nn.MultiheadAttention that overrides forward, which "
+        "seqkern replaces",
     }
+
+
+def test_a_block_of_its_own_gets_sequences_with_their_padding() -> None:
+    """Also where the encoder leaves padding out for layers that look at no positions."""
+    x = torch.randn(B, S, E)
+    pad = torch.arange(S) >= torch.tensor([[S], [S - 1], [S - 3]])
+    model: Any = torch.nn.TransformerEncoder(Layer(E, H, F, 0.0, batch_first=True), 1)
+    expected = model.train()(x, src_key_padding_mask=pad)
+    model.eval()
+    seqkern.swap(model)
+    for _ in range(2):
+        layer = model.layers[0]
+        layer.seen = 0
+        with torch.no_grad():
+            found = model(x, src_key_padding_mask=pad)
+        assert layer.seen == 1
+        torch.testing.assert_close(found[~pad], expected[~pad])
+        # and now by a method of this one object
+        block = layer._ff_block
+        layer.__class__ = seqkern.nn.TransformerEncoderLayer
+        layer._ff_block = block
+
+
+class Layers(torch.nn.TransformerEncoder):
+    """A stack that looks at its arguments."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return super().forward(*args, **kwargs)
+
+
+class OneLayer(torch.nn.TransformerEncoderLayer):
+    """A layer that does."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return super().forward(*args, **kwargs)
 
 
 def test_a_subclass_among_swapped_modules_still_works() -> None:
     """torch.nn's own forward of the layer meets our attention inside and our encoder outside."""
-
-    class Plain(torch.nn.TransformerEncoderLayer):
-        pass
-
     x = torch.randn(B, S, E)
     pad = torch.arange(S) >= torch.tensor([[S], [S - 1], [S - 3]])
-    for cls in (Plain, torch.nn.TransformerEncoderLayer):
-        model = torch.nn.TransformerEncoder(cls(E, H, F, 0.0, batch_first=True), 2).eval()
-        if cls is not Plain:  # the other way round: torch.nn's encoder, our layers
-            model.__class__ = type("Encoder", (torch.nn.TransformerEncoder,), {})
+    for stack, one in (
+        (torch.nn.TransformerEncoder, OneLayer),
+        (Layers, torch.nn.TransformerEncoderLayer),  # the other way round: torch's encoder
+    ):
+        model = stack(one(E, H, F, 0.0, batch_first=True), 2).eval()
         swapped = copy.deepcopy(model)
-        assert len(seqkern.swap(swapped).left) == (2 if cls is Plain else 1)
+        assert len(seqkern.swap(swapped).left) == (2 if one is OneLayer else 1)
         for training in (True, False):
             model.train(training)
             swapped.train(training)
