@@ -63,6 +63,12 @@ def _version(tensor: Tensor | None) -> int | None:
     return None if tensor is None or tensor.is_inference() else tensor._version
 
 
+def direct(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """`function.apply` for calls that no function transform sees and no compiler: what it does in
+    Python, looking for the former, takes as long as a small step."""
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+
 def traced(function: type[torch.autograd.Function], schema: str | None = None) -> Any:
     """The operator that applies a Function, for calls that `torch.compiler.is_compiling`.
 

@@ -191,7 +191,9 @@ Tensor AttentionArguments::result_like(const Tensor& like, int64_t features) con
 }
 
 Rows AttentionArguments::rows(const Tensor& t) const {
-  void* data = t.mutable_data_ptr();
+  // Nobody shares what a call allocates; and asked for as mutable, an operand that shares its
+  // memory (the output that autograd has saved) would be copied.
+  void* data = const_cast<void*>(t.const_data_ptr());
   if (problem.packed()) return {data, 0, t.stride(1), t.stride(0)};
   return {data, t.stride(0), t.stride(1), t.stride(2)};
 }

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seqkern import library, triton_support
 from seqkern.attention import fake, reference  # noqa: F401  (fake registers its kernels)
-from seqkern.saving import kept, traced
+from seqkern.saving import direct, kept, traced
 from seqkern.second_order import differentiable_backward, reference_gradients
 
 # Of each backend. Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
@@ -79,7 +79,7 @@ def attention(
         or (alibi_slopes is not None and alibi_slopes.requires_grad)
         or (sinks is not None and sinks.requires_grad)
     ):
-        return (_traced if _compiling() else _Attention.apply)(
+        return (_traced if _compiling() else _apply)(
             query, key, value, bias, alibi_slopes, sinks, mask, cu_seqlens_q, cu_seqlens_k, seed,
             backend, scale, softcap, dropout_p, is_causal, window_left, window_right,
         )  # fmt: skip
@@ -156,6 +156,7 @@ class _Attention(torch.autograd.Function):
         )
 
 
+_apply = direct(_Attention)
 _traced = traced(
     _Attention,
     "(Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? alibi_slopes, Tensor? sinks, "

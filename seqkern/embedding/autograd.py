@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seqkern import library
 from seqkern.embedding import fake, reference  # noqa: F401  (fake registers its kernels)
-from seqkern.saving import Unchecked, traced
+from seqkern.saving import Unchecked, direct, traced
 from seqkern.second_order import differentiable_backward, reference_gradients
 
 # Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
@@ -54,7 +54,7 @@ def objective(
     """
     offsets, nodes, codes = (None, None, None) if paths is None else paths
     if _grad_enabled() and (in_weight.requires_grad or out_weight.requires_grad):
-        loss: Tensor = (_traced_objective if _compiling() else _Objective.apply)(
+        loss: Tensor = (_traced_objective if _compiling() else _objective_apply)(
             in_weight, out_weight, inputs, targets, negatives, offsets, nodes, codes,
             terms, mean, padding_idx, sparse,
         )  # fmt: skip
@@ -117,6 +117,7 @@ class _Objective(torch.autograd.Function):
         return (grads[0] if need[0] else None, grads[1] if need[1] else None, *no_more)
 
 
+_objective_apply = direct(_Objective)
 _traced_objective = traced(_Objective)
 
 
@@ -178,7 +179,7 @@ def bag_sum(
         RuntimeError: the operator refuses the arguments; it knows only its own names for them.
     """
     if _grad_enabled() and weight.requires_grad:
-        vectors: Tensor = (_traced_bag_sum if _compiling() else _BagSum.apply)(
+        vectors: Tensor = (_traced_bag_sum if _compiling() else _bag_sum_apply)(
             weight, offsets, rows, words, mean, sparse
         )
         return vectors
@@ -223,6 +224,7 @@ class _BagSum(torch.autograd.Function):
         return (_bags_backward(*arguments), *no_more)
 
 
+_bag_sum_apply = direct(_BagSum)
 _traced_bag_sum = traced(_BagSum)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from seqkern import library
 from seqkern.recurrent import device_operators, fake, reference  # noqa: F401  (fake registers)
-from seqkern.saving import Unchecked, kept, traced
+from seqkern.saving import Unchecked, direct, kept, traced
 from seqkern.second_order import differentiable_backward, reference_gradients
 
 # Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
@@ -68,7 +68,7 @@ def lstm(
         or _any_requires_grad(h0, c0, b_ih, b_hh, w_hr)
     ):
         _refuse_packed(packed)
-        return (_traced_lstm if _compiling() else _LSTM.apply)(
+        return (_traced_lstm if _compiling() else _lstm_apply)(
             input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, reverse, triton
         )
     result = (_lstm_forward_triton if triton else _lstm_forward)(
@@ -97,7 +97,7 @@ def gru(
         or _any_requires_grad(h0, b_ih, b_hh)
     ):
         _refuse_packed(packed)
-        return (_traced_gru if _compiling() else _GRU.apply)(
+        return (_traced_gru if _compiling() else _gru_apply)(
             input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse, triton
         )
     result = (_gru_forward_triton if triton else _gru_forward)(
@@ -127,7 +127,7 @@ def rnn(
         or _any_requires_grad(h0, b_ih, b_hh)
     ):
         _refuse_packed(packed)
-        return (_traced_rnn if _compiling() else _RNN.apply)(
+        return (_traced_rnn if _compiling() else _rnn_apply)(
             input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse, relu, triton
         )
     return (_rnn_forward_triton if triton else _rnn_forward)(
@@ -319,6 +319,9 @@ class _RNN(torch.autograd.Function):
 _traced_lstm = traced(_LSTM)
 _traced_gru = traced(_GRU)
 _traced_rnn = traced(_RNN)
+_lstm_apply = direct(_LSTM)
+_gru_apply = direct(_GRU)
+_rnn_apply = direct(_RNN)
 
 
 def _mask(input: bool, h0: bool, c0: bool, w_ih: bool, w_hh: bool, bias: bool, w_hr: bool) -> int:

@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 from seqkern import library
 from seqkern.recurrent import fake, reference  # noqa: F401  (fake registers its kernels)
 from seqkern.recurrent.autograd import widened
-from seqkern.saving import Unchecked, traced
+from seqkern.saving import Unchecked, direct, traced
 from seqkern.second_order import differentiable_backward, reference_gradients
 
 # Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
@@ -227,12 +227,6 @@ _traced_gru = traced(_GRUCell)
 _traced_rnn = traced(_RNNCell)
 
 
-def _direct(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """`function.apply` for calls that no function transform sees: what it does in Python, looking
-    for one, takes as long as a small step."""
-    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
-
-
-_lstm_apply = _direct(_LSTMCell)
-_gru_apply = _direct(_GRUCell)
-_rnn_apply = _direct(_RNNCell)
+_lstm_apply = direct(_LSTMCell)
+_gru_apply = direct(_GRUCell)
+_rnn_apply = direct(_RNNCell)
