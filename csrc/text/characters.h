@@ -71,8 +71,17 @@ inline bool has_high(uint64_t bytes) {
   return bytes & 0x8080808080808080ull;
 }
 
-// Whether the bytes are UTF-8 without surrogates or overlong forms.
-bool is_utf8(std::string_view bytes);
+// How far the bytes are UTF-8, without surrogates or overlong forms.
+struct Utf8 {
+  size_t valid;  // bytes of whole characters at the front
+  bool bad;      // what follows is no beginning of a character
+};
+
+Utf8 check_utf8(std::string_view bytes);
+
+inline bool is_utf8(std::string_view bytes) {
+  return check_utf8(bytes).valid == bytes.size();
+}
 
 // The bytes with every maximal ill-formed part replaced by U+FFFD: Python's errors="replace". Only
 // as many whole characters as fit `limit` bytes.

@@ -19,18 +19,30 @@ uint64_t random_seed() {
   return static_cast<uint64_t>(device()) << 32 | device();
 }
 
-// The words between p and end; the latter is followed by kPadding spaces.
-void number_words(const char* p, const char* end, WordTable& table,
-                  std::vector<uint32_t>& numbers) {
+// What became of a block.
+struct Numbered {
+  uint64_t lines = 0;             // line feeds, up to `invalid`
+  const char* invalid = nullptr;  // the first byte that is no UTF-8
+};
+
+// The numbers of a block's words. If `strict`, looks for what is no UTF-8 and stops there: among
+// words that the table did not have yet, which are so few that this costs nothing.
+Numbered number_words(const Block& block, WordTable& table, bool strict,
+                      std::vector<uint32_t>& numbers) {
+  const char* p = block.text.data();
+  const char* const checked = p + block.unchecked;
+  const char* const end = p + block.size;
+  Numbered result;
   for (;;) {
     while (p < end && is_space(*p)) {
-      // An empty line ends no sentence twice.
-      if (*p == '\n' && (numbers.empty() || numbers.back() != kLineEnd)) {
-        numbers.push_back(kLineEnd);
+      if (*p == '\n') {
+        ++result.lines;
+        // An empty line ends no sentence twice.
+        if (numbers.empty() || numbers.back() != kLineEnd) numbers.push_back(kLineEnd);
       }
       ++p;
     }
-    if (p >= end) return;
+    if (p >= end) return result;
     uint64_t high = 0;
     const char* stop = find_space(p, high);
     if (!has_high(high)) {
@@ -42,7 +54,21 @@ void number_words(const char* p, const char* end, WordTable& table,
       size_t space = 0;
       const char* q = start;
       while (q < stop && (space = wide_space(q)) == 0) ++q;
-      if (q > start) numbers.push_back(table.add(start, static_cast<size_t>(q - start)));
+      if (q > start) {
+        const auto length = static_cast<size_t>(q - start);
+        const uint32_t known = table.size();
+        const uint32_t number = table.add(start, length);
+        if (strict && (number == known || length >= kLongestWord)) {
+          const char* from = std::max(start, checked);
+          const std::string_view word(from, static_cast<size_t>(q - from));
+          const size_t valid = check_utf8(word).valid;
+          if (valid < word.size()) {
+            result.invalid = from + valid;
+            return result;
+          }
+        }
+        numbers.push_back(number);
+      }
       start = q + space;
     }
     p = stop;
@@ -51,17 +77,47 @@ void number_words(const char* p, const char* end, WordTable& table,
 
 }  // namespace
 
+// What the threads that read a text share.
+struct Counter::Reading {
+  BlockReader& reader;
+  bool strict;
+
+  struct Lines {
+    uint64_t block;
+    uint64_t count;
+  };
+
+  std::mutex mutex{};
+  std::exception_ptr failure{};
+  std::vector<Lines> lines{};  // of each block, so that a line can be named
+  std::optional<Invalid> invalid{};
+  uint64_t invalid_block = 0;
+
+  // Blocks are handed out in their order and each is read to its end, so that whichever thread is
+  // faster the first place in the text stays.
+  void add(const Block& block, const Numbered& numbered) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    lines.push_back({block.number, numbered.lines});
+    if (numbered.invalid == nullptr || (invalid && invalid_block < block.number)) return;
+    const auto at = static_cast<size_t>(numbered.invalid - block.text.data());
+    const std::string bytes(numbered.invalid, std::min<size_t>(4, block.size - at));
+    invalid = Invalid{block.place(at), 0, bytes};
+    invalid_block = block.number;
+    reader.cancel();
+  }
+};
+
 Counter::Counter(int spool) : seed_(random_seed()), spool_(spool) {}
 
-void Counter::read_text(BlockReader& reader, unsigned threads) {
-  std::exception_ptr failure;
-  std::mutex mutex;
+std::optional<Counter::Invalid> Counter::read_text(BlockReader& reader, unsigned threads,
+                                                   bool strict) {
+  Reading reading{reader, strict};
   const auto work = [&](uint32_t table) {
     try {
-      read_blocks(reader, table);
+      read_blocks(reading, table);
     } catch (...) {
-      const std::lock_guard<std::mutex> lock(mutex);
-      if (!failure) failure = std::current_exception();
+      const std::lock_guard<std::mutex> lock(reading.mutex);
+      if (!reading.failure) reading.failure = std::current_exception();
       reader.cancel();
     }
   };
@@ -74,15 +130,24 @@ void Counter::read_text(BlockReader& reader, unsigned threads) {
   }
   work(0);
   for (std::thread& thread : others) thread.join();
-  if (failure) std::rethrow_exception(failure);
+  if (reading.invalid) {  // a failure to read on lies behind it
+    reading.invalid->line = 1;
+    for (const Reading::Lines& lines : reading.lines) {
+      if (lines.block <= reading.invalid_block) reading.invalid->line += lines.count;
+    }
+    return reading.invalid;
+  }
+  if (reading.failure) std::rethrow_exception(reading.failure);
+  return std::nullopt;
 }
 
-void Counter::read_blocks(BlockReader& reader, uint32_t table) {
+void Counter::read_blocks(Reading& reading, uint32_t table) {
   Block block;
   std::vector<uint32_t> numbers;
-  while (reader.next(block)) {
+  while (reading.reader.next(block)) {
     numbers.clear();
-    number_words(block.text.data(), block.text.data() + block.size, *tables_[table], numbers);
+    const Numbered numbered = number_words(block, *tables_[table], reading.strict, numbers);
+    reading.add(block, numbered);
     spool_.write(block.number, table, numbers);
   }
 }
@@ -162,6 +227,12 @@ void Counter::set_ids(const std::vector<std::string_view>& words) {
   std::vector<uint32_t> numbers;
   for (const std::string_view word : words) numbers.push_back(merged_->add_unpadded(word, 0));
   set_ids(numbers);
+}
+
+uint64_t Counter::known() const {
+  uint64_t total = 0;
+  for (uint32_t i = 0; i < ids_.size(); ++i) total += ids_[i] < 0 ? 0 : count(i);
+  return total;
 }
 
 Counter::Totals Counter::encode(int file, uint64_t max_sentence,

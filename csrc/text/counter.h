@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,8 +26,16 @@ class Counter {
   // The spool is an empty temporary file, which the caller keeps open and deletes.
   explicit Counter(int spool);
 
-  // Takes what `reader` has left: a sentence a line, words between white space. Throws FileError.
-  void read_text(BlockReader& reader, unsigned threads);
+  // Where a text is no UTF-8.
+  struct Invalid {
+    uint64_t byte;      // from 0
+    uint64_t line;      // from 1
+    std::string bytes;  // a few from there on
+  };
+
+  // Takes what `reader` has left: a sentence a line, words between white space. If `strict`, stops
+  // at what is no UTF-8 and returns the first such place. Throws FileError.
+  std::optional<Invalid> read_text(BlockReader& reader, unsigned threads, bool strict);
 
   // One sentence of given words, one by one.
   void add_word(std::string_view word);
@@ -45,6 +54,13 @@ class Counter {
   void set_ids(const std::vector<uint32_t>& numbers);
   void set_ids(const std::vector<std::string_view>& words);
 
+  // How many of the text's words have ids.
+  uint64_t known() const;
+
+  // What lies in the spool file, and whether that lies in memory instead of on a disk.
+  uint64_t spooled() { return spool_.bytes(); }
+  bool in_memory() const { return spool_.in_memory(); }
+
   struct Totals {
     uint64_t words = 0;      // known or not
     uint64_t sentences = 0;  // with at least one word, known or not
@@ -56,7 +72,8 @@ class Counter {
   Totals encode(int file, uint64_t max_sentence, const std::atomic<bool>& cancelled);
 
  private:
-  void read_blocks(BlockReader& reader, uint32_t table);
+  struct Reading;
+  void read_blocks(Reading& reading, uint32_t table);
   void flush();
   void join_invalid();
 

@@ -7,14 +7,17 @@
 #include <atomic>
 #include <chrono>
 #include <future>
-#include <new>
+#include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "text/block_reader.h"
 #include "text/counter.h"
 #include "text/file_error.h"
 #include "text/samplers.h"
+#include "text/source.h"
 #include "text/subwords.h"
 
 namespace py = pybind11;
@@ -72,14 +75,45 @@ std::vector<T> to_vector(const py::array_t<T, py::array::c_style>& array) {
   return std::vector<T>(array.data(), array.data() + array.size());
 }
 
-uint64_t read_text(Counter& counter, int descriptor, unsigned threads, size_t chunk,
-                   py::object progress) {
-  BlockReader reader(descriptor, chunk);
-  watched([&] { counter.read_text(reader, threads); }, [&] { reader.cancel(); },
-          [&] {
-            if (!progress.is_none()) progress(reader.bytes_read());
-          });
-  return reader.bytes_read();
+// A Python object with `readinto`, which a decompressing stream has. It is asked under the GIL; what
+// it raises passes through the text core. None says that there is nothing yet.
+class PythonSource : public Source {
+ public:
+  explicit PythonSource(py::object stream) : readinto_(stream.attr("readinto")) {}
+
+  size_t read(char* target, size_t length, const std::atomic<bool>& cancelled) override {
+    while (!cancelled) {
+      const py::gil_scoped_acquire acquire;
+      const auto room = py::memoryview::from_memory(target, static_cast<py::ssize_t>(length));
+      const py::object got = readinto_(room);
+      if (!got.is_none()) return got.cast<size_t>();
+    }
+    return 0;
+  }
+
+ private:
+  py::object readinto_;
+};
+
+// Reads a descriptor, of which the caller has taken `beginning` already, or a stream. Returns how
+// many bytes there were, and where they are no UTF-8: (byte, line, a few bytes), or None.
+py::tuple read_text(Counter& counter, py::object source, const std::string& beginning,
+                    unsigned threads, size_t chunk, bool strict, py::object progress) {
+  std::unique_ptr<Source> bytes;
+  if (py::isinstance<py::int_>(source)) {
+    bytes = std::make_unique<DescriptorSource>(source.cast<int>(), beginning);
+  } else {
+    bytes = std::make_unique<PythonSource>(source);
+  }
+  BlockReader reader(*bytes, chunk, strict);
+  const std::optional<Counter::Invalid> invalid =
+      watched([&] { return counter.read_text(reader, threads, strict); }, [&] { reader.cancel(); },
+              [&] {
+                if (!progress.is_none()) progress(reader.bytes_read());
+              });
+  py::object wrong = py::none();
+  if (invalid) wrong = py::make_tuple(invalid->byte, invalid->line, py::bytes(invalid->bytes));
+  return py::make_tuple(reader.bytes_read(), wrong);
 }
 
 void add_sentence(Counter& counter, py::handle words) {
@@ -214,6 +248,9 @@ PYBIND11_MODULE(_text, module) {
       .def("add_sentence", &add_sentence)
       .def("choose", &choose)
       .def("impose", &impose)
+      .def("known", &Counter::known)
+      .def("spooled", &Counter::spooled)
+      .def("in_memory", &Counter::in_memory)
       .def("encode", &encode);
   module.def("check_corpus", &check);
   module.def("ngrams", &ngrams);

@@ -1,5 +1,7 @@
 #include "text/spool.h"
 
+#include <linux/magic.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -46,6 +48,18 @@ void Spool::read(const Piece& piece, std::vector<uint32_t>& numbers) const {
     position += got;
     left -= static_cast<size_t>(got);
   }
+}
+
+uint64_t Spool::bytes() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return end_ * sizeof(uint32_t);
+}
+
+bool Spool::in_memory() const {
+  struct statfs system;
+  if (fstatfs(descriptor_, &system) != 0) throw FileError(kFile, errno);
+  const auto kind = static_cast<uint32_t>(system.f_type);
+  return kind == TMPFS_MAGIC || kind == RAMFS_MAGIC;
 }
 
 const std::vector<Spool::Piece>& Spool::sorted() {

@@ -24,6 +24,10 @@ class Spool {
   void write(uint64_t block, uint32_t table, const std::vector<uint32_t>& numbers);
   void read(const Piece& piece, std::vector<uint32_t>& numbers) const;
 
+  uint64_t bytes();
+  // Whether the file lies in memory (tmpfs), not on a disk.
+  bool in_memory() const;
+
   // All pieces in the order of their blocks.
   const std::vector<Piece>& sorted();
 

@@ -2,7 +2,12 @@
 
 from seqkern.text.corpus import EncodedCorpus
 from seqkern.text.encoding import encode_corpus, read_corpus
-from seqkern.text.files import CorpusFormatError, MissingTextFileError, TextFileError
+from seqkern.text.files import (
+    CorpusFormatError,
+    MissingTextFileError,
+    TextFileError,
+    TextFormatError,
+)
 from seqkern.text.samplers import (
     AliasTable,
     HuffmanPaths,
@@ -23,6 +28,7 @@ __all__ = [
     "MissingTextFileError",
     "Subwords",
     "TextFileError",
+    "TextFormatError",
     "Vocabulary",
     "alias_table",
     "documentation_text",

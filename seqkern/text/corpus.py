@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,26 +37,26 @@ class EncodedCorpus:
     The file must stay as it is while it is mapped; a process that reads pages which somebody cut
     off the file meanwhile is ended by the system (SIGBUS), as with every mapped file.
 
-    As a context manager it closes itself, which deletes a temporary file. That is one which was
-    made without a path; it goes with the object or with the process at the latest.
+    A corpus that was made without a path is in a file without a name, which takes room on the disk
+    as long as the object or a tensor made of it lives, or the process at the latest. As a context
+    manager a corpus closes itself.
 
     Attributes:
         tokens: int32 tensor (n,): word ids, and -1 at the end of each sentence, also of the last.
         num_tokens: how many of them are word ids.
         num_sentences: how many are -1. Sentences of unknown words only are not there.
         vocabulary_size: every id is below.
-        path: the file.
-        temporary: whether `close` deletes it.
+        path: the file; None for one without a name.
         text_words, text_sentences: how many words and sentences the text has, unknown words
             included; None for an opened file, which does not say.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         sizes: Sizes,
+        tokens: Tensor,
         *,
-        temporary: bool,
         text_words: int | None = None,
         text_sentences: int | None = None,
     ) -> None:
@@ -67,9 +66,7 @@ class EncodedCorpus:
         self.num_tokens = sizes.words
         self.num_sentences = sizes.sentences
         self.vocabulary_size = sizes.vocabulary
-        self.temporary = temporary
-        self._delete = weakref.finalize(self, _delete, path, os.getpid()) if temporary else None
-        self._tokens: Tensor | None = _map(path, sizes.entries)
+        self._tokens: Tensor | None = tokens
 
     @classmethod
     def open(
@@ -96,34 +93,34 @@ class EncodedCorpus:
         try:
             # Not blocking, so that a pipe is an error instead of a wait.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                wrong, *numbers = check(descriptor)
-            finally:
-                os.close(descriptor)
         except OSError as error:
             raise file_error("read the encoded corpus", path, error) from error
-        if wrong:
-            raise CorpusFormatError(f"the encoded corpus {path} {wrong}")
-        sizes = Sizes(*numbers)
-        if vocabulary_size is not None and sizes.vocabulary > vocabulary_size:
-            raise CorpusFormatError(
-                f"the encoded corpus {path} was made with a vocabulary of {sizes.vocabulary} words;"
-                f" the one used with it has {vocabulary_size}"
-            )
-        return cls(path, sizes, temporary=False)
+        try:
+            try:
+                wrong, *numbers = check(descriptor)
+            except OSError as error:
+                raise file_error("read the encoded corpus", path, error) from error
+            if wrong:
+                raise CorpusFormatError(f"the encoded corpus {path} {wrong}")
+            sizes = Sizes(*numbers)
+            if vocabulary_size is not None and sizes.vocabulary > vocabulary_size:
+                raise CorpusFormatError(
+                    f"the encoded corpus {path} was made with a vocabulary of {sizes.vocabulary} "
+                    f"words; the one used with it has {vocabulary_size}"
+                )
+            return cls(path, sizes, map_tokens(descriptor, sizes.entries, path))
+        finally:
+            os.close(descriptor)
 
     @property
     def tokens(self) -> Tensor:
         if self._tokens is None:
-            raise ValueError(f"the encoded corpus {self.path} is closed")
+            raise ValueError(f"the encoded corpus {self.path or 'without a name'} is closed")
         return self._tokens
 
     def close(self) -> None:
-        """Lets go of the file and deletes it if it is temporary. Tensors made of `tokens` stay
-        valid."""
+        """Lets go of the file. Tensors made of `tokens` stay valid."""
         self._tokens = None
-        if self._delete is not None:
-            self._delete()
 
     def __enter__(self) -> EncodedCorpus:
         return self
@@ -138,31 +135,30 @@ class EncodedCorpus:
 
     def __repr__(self) -> str:
         return (
-            f"EncodedCorpus({str(self.path)!r}, {self.num_tokens:,} words in"
+            f"EncodedCorpus({self.path and str(self.path)!r}, {self.num_tokens:,} words in"
             f" {self.num_sentences:,} sentences)"
         )
 
 
-def _map(path: Path, entries: int) -> Tensor:
+def map_tokens(descriptor: int, entries: int, path: Path | None) -> Tensor:
+    """The ids of an encoded corpus: int32 (entries,), which keep the file when it is closed.
+
+    Args:
+        descriptor: of the file.
+        entries: how many numbers follow its header.
+        path: of the file, for errors; None where it has none.
+    """
     if entries == 0:
         return torch.empty(0, dtype=torch.int32)  # nothing cannot be mapped
     length = HEADER_BYTES + 4 * entries
+    name = path or "without a name"
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            # Pages that are written to become this process's own; torch knows no read-only tensors.
-            flags = mmap.MAP_PRIVATE | _NO_RESERVE
-            protection = mmap.PROT_READ | mmap.PROT_WRITE
-            mapped = mmap.mmap(descriptor, length, flags=flags, prot=protection)
-        finally:
-            os.close(descriptor)
+        # Pages that are written to become this process's own; torch knows no read-only tensors.
+        flags = mmap.MAP_PRIVATE | _NO_RESERVE
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        mapped = mmap.mmap(descriptor, length, flags=flags, prot=protection)
     except ValueError as error:  # mmap's word for a file shorter than `length`
-        raise CorpusFormatError(f"the encoded corpus {path} shrank: {error}") from error
+        raise CorpusFormatError(f"the encoded corpus {name} shrank: {error}") from error
     except OSError as error:
-        raise file_error("map the encoded corpus", path, error) from error
+        raise file_error("map the encoded corpus", name, error) from error
     return torch.frombuffer(mapped, dtype=torch.int32, count=entries, offset=HEADER_BYTES)
-
-
-def _delete(path: Path, process: int) -> None:
-    if os.getpid() == process:  # a fork of the process that made the file leaves it alone
-        path.unlink(missing_ok=True)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import codecs
 import os
 import re
-import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
-from stat import S_ISREG
-from typing import BinaryIO
 
 import torch
 
 from seqkern.library import require_text
-from seqkern.text.corpus import EncodedCorpus, Sizes
+from seqkern.text.corpus import EncodedCorpus, Sizes, map_tokens
 from seqkern.text.files import TextFileError, file_error, whole_file
+from seqkern.text.opening import PlainFile, check_is_text, undecodable
+from seqkern.text.room import Room
 from seqkern.text.vocabulary import Vocabulary, check_limits
 
 Source = str | os.PathLike[str] | Iterable[Iterable[str]]
@@ -27,6 +27,8 @@ _BETWEEN_REPORTS = 1000  # sentences
 # Bytes that a thread takes at a time: they, their words' numbers and the frequent words fit a
 # second-level cache together.
 CHUNK = 2**18
+_BEGINNING = 2**12  # bytes by which a text is told from something else
+_REMEDY = ', or pass errors="replace" to read U+FFFD there'
 
 
 def read_corpus(
@@ -37,6 +39,7 @@ def read_corpus(
     pattern: str | re.Pattern[str] | None = None,
     max_sentence: int = 10_000,
     path: str | os.PathLike[str] | None = None,
+    errors: str = "strict",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Vocabulary, EncodedCorpus]:
@@ -45,9 +48,12 @@ def read_corpus(
     A text file is UTF-8 with a sentence in each line, ended by a line feed. Words are what
     `str.split()` gives: what stands between Unicode white space (gensim's `LineSentence` does the
     same; word2vec.c and fastText know less white space). A byte order mark at the beginning is
-    dropped, each ill-formed part of the UTF-8 becomes U+FFFD, NUL and other control characters are
-    characters like any other, and a word is cut after 65,536 bytes. Files that are larger than
-    memory can be read; the different words have to fit, once for each thread.
+    dropped, NUL and other control characters are characters like any other, and a word is cut after
+    65,536 bytes. Files that are larger than memory can be read; the different words have to fit,
+    once for each thread.
+
+    A file that gzip, bzip2, xz or zstd compressed, as its first bytes tell, is decompressed while
+    it is read (zstd by a package such as `zstandard`, or by Python 3.14).
 
     While it works, twice four bytes for each word of the text lie on disk, beside `path`.
 
@@ -60,13 +66,17 @@ def read_corpus(
             lines, one by one and each of them whole, and `re` decides in one thread. This takes
             much longer than white space.
         max_sentence: a sentence is cut after as many known words.
-        path: the encoded corpus, which is written whole or not at all. None: a temporary file in
-            `tempfile.gettempdir()`, deleted with the EncodedCorpus.
+        path: the encoded corpus, which is written whole or not at all. None: a temporary file
+            without a name in `tempfile.gettempdir()`, which goes with the EncodedCorpus and with
+            the process, however that ends. If that folder is in memory (tmpfs) there is a warning
+            where the file is large.
+        errors: "strict": a text file that is no UTF-8 is an error. "replace": each ill-formed part
+            becomes U+FFFD.
         threads: how many threads read the file; None: `torch.get_num_threads()`. The result is the
             same for any number.
         progress: called a few times a second with what is done and what there is to do: bytes of a
-            file, sentences of an iterable; 0 stands for an unknown end. What it raises ends the
-            reading.
+            file (as it is, compressed or not), sentences of an iterable; 0 stands for an unknown
+            end. What it raises ends the reading.
 
     Returns:
         The vocabulary, in which ids are given by falling count, ties by the bytes of the word; and
@@ -75,13 +85,17 @@ def read_corpus(
     Raises:
         MissingTextFileError (a FileNotFoundError): there is no such text.
         TextFileError (an OSError): the text cannot be read, or became shorter meanwhile; the corpus
-            cannot be written, because the disk is full say. Both are UserErrors.
+            cannot be written, because the disk is full say, or (before the text is read) because it
+            is too small.
+        TextFormatError (a ValueError): the text is no UTF-8, and the message says at which line and
+            byte; or it is compressed and damaged, or in a way that is not known here. All three are
+            UserErrors.
         TypeError: a sentence is a str, or holds something else than str.
         ValueError: an argument out of its range; a pattern for an iterable.
         RuntimeError: the text core is not built.
     """
     least, most = check_limits(min_count, max_vocab)
-    with _Encoding(source, pattern, max_sentence, path, threads, progress) as encoding:
+    with _Encoding(source, pattern, max_sentence, path, errors, threads, progress) as encoding:
         encoding.read()
         words, counts = encoding.counter.choose(least, most)
         corpus = encoding.write()
@@ -102,6 +116,7 @@ def encode_corpus(
     pattern: str | re.Pattern[str] | None = None,
     max_sentence: int = 10_000,
     path: str | os.PathLike[str] | None = None,
+    errors: str = "strict",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> EncodedCorpus:
@@ -109,7 +124,7 @@ def encode_corpus(
 
     Arguments and errors are those of `read_corpus`.
     """
-    with _Encoding(source, pattern, max_sentence, path, threads, progress) as encoding:
+    with _Encoding(source, pattern, max_sentence, path, errors, threads, progress) as encoding:
         encoding.read()
         encoding.counter.impose(vocabulary.words)
         return encoding.write()
@@ -124,9 +139,12 @@ class _Encoding:
         pattern: str | re.Pattern[str] | None,
         max_sentence: int,
         path: str | os.PathLike[str] | None,
+        errors: str,
         threads: int | None,
         progress: Progress | None,
     ) -> None:
+        if errors not in ("strict", "replace"):
+            raise ValueError(f"errors should be 'strict' or 'replace'; it is {errors!r}")
         if max_sentence < 1:
             raise ValueError(f"max_sentence should be at least 1; it is {max_sentence}")
         if threads is not None and not 1 <= threads <= 1024:
@@ -139,10 +157,11 @@ class _Encoding:
         if self._pattern is not None and not isinstance(self._pattern.pattern, str):
             raise TypeError("pattern should be a regular expression for str; it is one for bytes")
         self._max_sentence = max_sentence
-        self._temporary = path is None
-        self._path = _temporary_path() if path is None else Path(path)
-        if isinstance(source, str | os.PathLike) and _same_file(source, self._path):
+        self._path = None if path is None else Path(path)
+        if self._path is not None and _same_file(source, self._path):
             raise ValueError(f"path should not be the text itself; both are {self._path}")
+        self._folder = Path(tempfile.gettempdir()) if self._path is None else self._path.parent
+        self._strict = errors == "strict"
         self._threads = threads or torch.get_num_threads()
         self._progress = progress
 
@@ -150,10 +169,15 @@ class _Encoding:
         text = require_text()
         try:
             # Without a name from the start: it goes with the process, however that ends.
-            self._spool = tempfile.TemporaryFile(dir=self._path.parent)
+            self._spool = tempfile.TemporaryFile(dir=self._folder)
         except OSError as error:
-            raise file_error("write beside the encoded corpus", self._path, error) from error
+            target = self._path or self._folder
+            raise file_error("write beside the encoded corpus", target, error) from error
         self.counter = text.Counter(self._spool.fileno())
+        advice = "The environment variable TMPDIR names another folder"
+        if self._path is not None:
+            advice = "Another path may lie on another disk"
+        self._room = Room(self._folder, self.counter.in_memory(), advice)
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -168,43 +192,71 @@ class _Encoding:
 
     def _read_file(self, path: Path) -> None:
         try:
-            file = open(path, "rb")  # noqa: SIM115  only its errors are to be caught
+            file = PlainFile(path, patient=self._pattern is not None)
         except OSError as error:
             raise file_error("read the text file", path, error) from error
-        with file:
-            status = os.fstat(file.fileno())
-            size = status.st_size if S_ISREG(status.st_mode) else 0
+        with file, self._naming_files(path):
+            if self._strict:
+                check_is_text(path, file.peek(_BEGINNING))
+            self._room.expect(path, file, self._pattern)
             read = self._match_lines if self._pattern else self._split_lines
-            done = read(path, file, size)
+            done = read(path, file)
+            done = file.taken if file.compression else done
         if self._progress is not None:
-            self._progress(done, size)
-        if done < size:
+            self._progress(done, file.size)
+        if done < file.size:  # a file that grows meanwhile is read as far as it was seen
             raise TextFileError(
-                f"the text file {path} shrank from {size} to {done} bytes while it was read"
+                f"the text file {path} shrank from {file.size} to {done} bytes while it was read"
             )
 
-    def _split_lines(self, path: Path, file: BinaryIO, size: int) -> int:
+    def _split_lines(self, path: Path, file: PlainFile) -> int:
         """Words between white space, by the text core; returns the bytes that it read."""
-        progress = self._progress
-        report = None if progress is None else lambda done: progress(done, size)
-        threads = min(self._threads, size // CHUNK + 1) if size else self._threads
-        with self._naming_files(path):
-            done: int = self.counter.read_text(file.fileno(), threads, CHUNK, report)
+
+        def report(done: int) -> None:
+            self._room.taken(self.counter.spooled())
+            if self._progress is not None:
+                self._progress(file.taken if file.compression else done, file.size)
+
+        threads = self._threads
+        if file.size and not file.compression:
+            threads = min(threads, file.size // CHUNK + 1)
+        source, beginning = file.source
+        done: int
+        done, wrong = self.counter.read_text(
+            source, beginning, threads, CHUNK, self._strict, report
+        )
+        if wrong is not None:
+            byte, line, found = wrong
+            raise undecodable(path, line, byte, found, compressed=file.compression, remedy=_REMEDY)
         return done
 
-    def _match_lines(self, path: Path, file: BinaryIO, size: int) -> int:
+    def _match_lines(self, path: Path, file: PlainFile) -> int:
         """Words that the pattern matches; returns the bytes that were read."""
         assert self._pattern is not None
         done = 0
         for number, line in enumerate(_lines(path, file)):
+            start = done
             done += len(line)
-            if number == 0:
+            if number == 0 and line.startswith(codecs.BOM_UTF8):
                 line = line.removeprefix(codecs.BOM_UTF8)
-            found = self._pattern.finditer(line.decode("utf-8", "replace"))
-            with self._naming_files(path):
-                self.counter.add_sentence([match.group() for match in found if match.group()])
-            if self._progress is not None and number % _BETWEEN_REPORTS == 0:
-                self._progress(done, size)
+                start += len(codecs.BOM_UTF8)
+            try:
+                decoded = line.decode("utf-8", "strict" if self._strict else "replace")
+            except UnicodeDecodeError as error:
+                raise undecodable(
+                    path,
+                    number + 1,
+                    start + error.start,
+                    line[error.start : error.start + 4],
+                    compressed=file.compression,
+                    remedy=_REMEDY,
+                ) from error
+            found = self._pattern.finditer(decoded)
+            self.counter.add_sentence([match.group() for match in found if match.group()])
+            if number % _BETWEEN_REPORTS == 0:
+                self._room.taken(self.counter.spooled())
+                if self._progress is not None:
+                    self._progress(file.taken if file.compression else done, file.size)
         return done
 
     def _read_sentences(self, sentences: Iterable[Iterable[str]]) -> None:
@@ -218,22 +270,37 @@ class _Encoding:
                 )
             with self._naming_files(None):
                 self.counter.add_sentence(sentence)
-            if self._progress is not None and number % _BETWEEN_REPORTS == 0:
-                self._progress(number, total)
+            if number % _BETWEEN_REPORTS == 0:
+                self._room.taken(self.counter.spooled())
+                if self._progress is not None:
+                    self._progress(number, total)
         if self._progress is not None:
             self._progress(number + 1, total)
 
     def write(self) -> EncodedCorpus:
         """The encoded corpus."""
-        with whole_file(self._path, "the encoded corpus") as file, self._naming_files(None):
-            words, sentences, *sizes = self.counter.encode(file, self._max_sentence)
-        return EncodedCorpus(
-            self._path,
-            Sizes(*sizes),
-            temporary=self._temporary,
-            text_words=words,
-            text_sentences=sentences,
-        )
+        self._room.check_corpus(self.counter.known())
+        self._room.taken(2 * self.counter.spooled())
+        with self._corpus_file() as descriptor:
+            with self._naming_files(None):
+                words, sentences, *numbers = self.counter.encode(descriptor, self._max_sentence)
+            sizes = Sizes(*numbers)
+            tokens = map_tokens(descriptor, sizes.entries, self._path)
+        return EncodedCorpus(self._path, sizes, tokens, text_words=words, text_sentences=sentences)
+
+    @contextmanager
+    def _corpus_file(self) -> Iterator[int]:
+        """The descriptor of a new file, at `path` or without a name."""
+        if self._path is not None:
+            with whole_file(self._path, "the encoded corpus") as descriptor:
+                yield descriptor
+            return
+        try:
+            file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  only its own errors
+        except OSError as error:
+            raise self._unwritten(error) from error
+        with file:
+            yield file.fileno()
 
     @contextmanager
     def _naming_files(self, text: Path | None) -> Iterator[None]:
@@ -243,22 +310,29 @@ class _Encoding:
             yield
         except OSError as error:
             if error.filename in ("spool", "corpus"):
-                raise file_error("write the encoded corpus", self._path, error) from error
+                raise self._unwritten(error) from error
             if error.filename == "source" and text is not None:
                 raise file_error("read the text file", text, error) from error
             raise
 
+    def _unwritten(self, error: OSError) -> TextFileError:
+        target = f"in {self._folder}" if self._path is None else self._path
+        named = file_error("write the encoded corpus", target, error)
+        if error.errno in (ENOSPC, EDQUOT):
+            named.args = (f"{named}{self._room.full(self.counter.spooled())}",)
+        return named
 
-def _same_file(one: str | os.PathLike[str], other: Path) -> bool:
-    return os.path.exists(one) and other.exists() and os.path.samefile(one, other)
+
+def _same_file(source: Source, path: Path) -> bool:
+    if not isinstance(source, str | os.PathLike):
+        return False
+    return os.path.exists(source) and path.exists() and os.path.samefile(source, path)
 
 
-def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
+def _lines(path: Path, file: PlainFile) -> Iterator[bytes]:
     try:
-        yield from file
+        yield from file.stream
+    except TextFileError:
+        raise
     except OSError as error:
         raise file_error("read the text file", path, error) from error
-
-
-def _temporary_path() -> Path:
-    return Path(tempfile.gettempdir(), f"seqkern-{secrets.token_hex(8)}.ids")

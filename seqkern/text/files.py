@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 
 from seqkern import whole_files
@@ -21,11 +22,16 @@ class MissingTextFileError(TextFileError, FileNotFoundError):
     """A text or corpus file that is not there."""
 
 
+class TextFormatError(UserError, ValueError):
+    """A text that is no UTF-8, or a compressed one that was cut off or damaged or that nothing here
+    can decompress."""
+
+
 class CorpusFormatError(UserError, ValueError):
     """An encoded corpus that was cut off, changed, or is none."""
 
 
-def file_error(action: str, path: str | Path, error: OSError) -> TextFileError:
+def file_error(action: str, path: str | PathLike[str], error: OSError) -> TextFileError:
     """The error "cannot `action` `path`: reason" for what the system said."""
     kind = MissingTextFileError if isinstance(error, FileNotFoundError) else TextFileError
     named = kind(f"cannot {action} {path}: {error.strerror or error}")

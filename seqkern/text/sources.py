@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from seqkern.errors import UserError
+from seqkern.text.opening import PlainFile
 
 _LARGEST_SOURCE = 400_000  # bytes; longer Python files are generated tables
 _LONGEST_CHARACTER = 4  # bytes in UTF-8
 
 
 def read_text(path: str | Path, limit: int) -> str:
-    """Read the beginning of a UTF-8 text file.
+    """Read the beginning of a UTF-8 text file, compressed or not.
 
     Args:
         path: the file.
@@ -30,9 +31,9 @@ def read_text(path: str | Path, limit: int) -> str:
             which.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read(limit * _LONGEST_CHARACTER)
-            whole = not file.read(1)
+        with PlainFile(path) as file:
+            data = file.stream.read(limit * _LONGEST_CHARACTER)
+            whole = not file.stream.read(1)
     except OSError as error:
         raise UserError(f"cannot read the text file {path}: {error.strerror}") from error
     if not data:

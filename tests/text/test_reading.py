@@ -5,14 +5,23 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from seqkern.text import EncodedCorpus, Vocabulary, encode_corpus, encoding, read_corpus
+from seqkern.text import (
+    EncodedCorpus,
+    TextFormatError,
+    Vocabulary,
+    compression,
+    encode_corpus,
+    encoding,
+    read_corpus,
+)
 
 from .oracle import Expected, expected, sentences
 
@@ -22,9 +31,14 @@ KOREAN = "동해 물과 백두산이 마르고 닳도록\n하느님이 보우하
 
 def outcome(source: Any, **options: Any) -> Expected:
     """What seqkern makes of a source."""
-    vocabulary, corpus = read_corpus(source, **options)
+    with TemporaryDirectory() as folder:
+        return _outcome(source, Path(folder, "ids"), **options)
+
+
+def _outcome(source: Any, path: Path, **options: Any) -> Expected:
+    vocabulary, corpus = read_corpus(source, path=path, **options)
     with corpus:
-        again = EncodedCorpus.open(corpus.path, vocabulary_size=len(vocabulary))
+        again = EncodedCorpus.open(path, vocabulary_size=len(vocabulary))
         tokens: list[int] = corpus.tokens.tolist()
         assert again.tokens.tolist() == tokens
         ends = tokens.count(-1)
@@ -108,6 +122,14 @@ PIECES = st.one_of(
 )
 
 
+def is_no_archive(data: bytes) -> bool:
+    """Hypothesis tries the constants that it finds in the code."""
+    try:
+        return compression.compression_of("", data) is None
+    except TextFormatError:
+        return False
+
+
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     data=st.lists(PIECES, max_size=40).map(b"".join),
@@ -118,9 +140,21 @@ PIECES = st.one_of(
 )
 def test_random_bytes(tmp_path, monkeypatch, data, chunk, threads, min_count, max_sentence):
     monkeypatch.setattr(encoding, "CHUNK", chunk)
+    assume(is_no_archive(data))
     options = {"min_count": min_count, "max_sentence": max_sentence}
-    found = outcome(write(tmp_path, data), threads=threads, **options)
+    path = write(tmp_path, data)
+    found = outcome(path, threads=threads, errors="replace", **options)
     assert found == expected(sentences(data), **options)
+    try:
+        data.removeprefix(b"\xef\xbb\xbf").decode()
+    except UnicodeDecodeError as error:
+        at = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
+        line = data[:at].count(b"\n") + 1
+        with pytest.raises(TextFormatError, match=f": line {line}, byte {at}: 0x"):
+            read_corpus(path, threads=threads, **options)
+    else:
+        if data.count(0) < 8:  # else it might be UTF-16
+            assert outcome(path, threads=threads, **options) == found
 
 
 def test_threads_do_not_change_a_bit(tmp_path, monkeypatch):
@@ -183,7 +217,8 @@ def test_pattern(tmp_path, pattern):
         [m.group() for m in re.finditer(pattern, line.decode("utf-8", "replace")) if m.group()]
         for line in lines
     ]
-    assert outcome(write(tmp_path, data), pattern=pattern, min_count=1) == expected(want)
+    found = outcome(write(tmp_path, data), pattern=pattern, min_count=1, errors="replace")
+    assert found == expected(want)
 
 
 def test_encoding_with_a_given_vocabulary(tmp_path):
@@ -212,6 +247,7 @@ def test_progress(tmp_path):
         ({"max_vocab": 0}, "max_vocab should be None or at least 1; it is 0"),
         ({"max_sentence": 0}, "max_sentence should be at least 1; it is 0"),
         ({"threads": 0}, "threads should be None or from 1 to 1024; it is 0"),
+        ({"errors": "ignore"}, "errors should be 'strict' or 'replace'; it is 'ignore'"),
     ],
 )
 def test_arguments_out_of_range(tmp_path, options, message):

@@ -12,7 +12,7 @@ import torch
 
 from seqkern.embedding.training import Tally, train_
 from seqkern.text import EncodedCorpus
-from seqkern.text.corpus import HEADER_BYTES, Sizes
+from seqkern.text.corpus import HEADER_BYTES, Sizes, map_tokens
 from seqkern.word2vec.training import PIECE, Schedule, Training
 from tests.embedding.training_cases import noise
 
@@ -34,7 +34,9 @@ def corpus(tmp_path: Path) -> EncodedCorpus:
     if os.stat(path).st_blocks * 512 > 2**28:
         pytest.skip("the file system keeps no holes in files")
     sentences = TOKENS // PIECE + 1
-    return EncodedCorpus(path, Sizes(TOKENS, TOKENS - sentences, sentences, WORDS), temporary=False)
+    sizes = Sizes(TOKENS, TOKENS - sentences, sentences, WORDS)
+    with open(path, "rb") as file:
+        return EncodedCorpus(path, sizes, map_tokens(file.fileno(), TOKENS, path))
 
 
 def test_every_token_is_in_one_piece_and_the_rate_falls_to_the_end(corpus: EncodedCorpus) -> None:
