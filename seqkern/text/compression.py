@@ -23,10 +23,10 @@ _ARCHIVES = {
     b"PK\x03\x04": "a zip archive",
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
     b"Rar!\x1a\x07": "a rar archive",
-    b"LZIP\x01": "compressed with lzip",
-    b"\x04\x22\x4d\x18": "compressed with LZ4",
-    b"\x1f\x9d": "compressed with compress",
-    b"\x5d\x00\x00": "compressed with lzma",
+    b"LZIP\x01": "lzip",
+    b"\x04\x22\x4d\x18": "LZ4",
+    b"\x1f\x9d": "compress",
+    b"\x5d\x00\x00": "lzma",
 }
 
 
@@ -158,7 +158,9 @@ def compression_of(path: str | PathLike[str], beginning: bytes) -> Compression |
             return compression
     for magic, what in _ARCHIVES.items():
         if beginning.startswith(magic):
-            raise TextFormatError(f"cannot read {path}: it is {what}; unpack it first")
+            raise TextFormatError(
+                f"cannot read {path}: its first bytes are those of {what}; unpack it first"
+            )
     return None
 
 

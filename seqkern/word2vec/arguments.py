@@ -32,6 +32,13 @@ def flag(name: str, value: object) -> bool:
     return bool(value)
 
 
+def one_of(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """One of several words."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
 class Fixed(NamedTuple):
     """An argument of gensim's that has one possible value here."""
 

@@ -32,7 +32,10 @@ _WHOLE_NUMBERS = (
 def add_vectors_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``vectors``."""
     parser.add_argument(
-        "corpus", type=Path, metavar="CORPUS", help="UTF-8 text, one sentence a line"
+        "corpus",
+        type=Path,
+        metavar="CORPUS",
+        help="UTF-8 text, one sentence a line; gzip, bzip2, xz and zstd are decompressed",
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", required=True, help="where to write the vectors"
@@ -78,6 +81,12 @@ def add_vectors_arguments(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         metavar="DEVICE",
         help="where to train: cpu, or a CUDA GPU such as cuda or cuda:1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--errors",
+        choices=("strict", "replace"),
+        default="strict",
+        help="what to do with text that is no UTF-8: an error, or U+FFFD (default: %(default)s)",
     )
     parser.add_argument("--loss", action="store_true", help="show the loss; a little slower")
     parser.add_argument(
@@ -162,6 +171,7 @@ def _model(options: argparse.Namespace) -> Word2Vec:
         "compute_loss": options.loss,
         "deterministic": options.deterministic,
         "device": options.device,
+        "errors": options.errors,
         "progress": not options.no_progress,
     }
     return FastText(**settings) if options.fasttext else Word2Vec(**settings)
@@ -187,7 +197,7 @@ def add_nearest_arguments(parser: argparse.ArgumentParser) -> None:
         "vectors",
         type=Path,
         metavar="FILE",
-        help="word vectors in word2vec's text or binary format",
+        help="word vectors in word2vec's text or binary format, compressed or not",
     )
     parser.add_argument("words", nargs="+", metavar="WORD", help="whose neighbours to print")
     parser.add_argument(
@@ -219,6 +229,8 @@ def run_nearest(options: argparse.Namespace) -> int:
             no_header=options.no_header,
         )
     except OSError as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"cannot read {options.vectors}: {error.strerror}") from error
     for word in options.words:
         if word not in vectors:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from seqkern.text.opening import decoded_lines
 from seqkern.word2vec.correlation import Correlation, pearson, spearman
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def evaluate_word_pairs(
     judged: list[float] = []
     rows: list[tuple[int, int] | None] = []  # None: unknown, similarity 0
     unknown = 0
-    for number, line in enumerate(_lines(pairs, encoding), 1):
+    for number, line in enumerate(decoded_lines(pairs, encoding), 1):
         if line.startswith("#"):
             continue
         parts = line.split(delimiter)
@@ -136,7 +137,7 @@ def _questions(
     path: str | PathLike[str], case_insensitive: bool, sections: list[Section]
 ) -> Iterator[tuple[Section, Quadruple]]:
     """The questions of a file and the section of each; every section is put into `sections`."""
-    for number, line in enumerate(_lines(path, "utf8"), 1):
+    for number, line in enumerate(decoded_lines(path), 1):
         if line.startswith(": "):
             name = line.lstrip(": ").strip()
             sections.append({"section": name, "correct": [], "incorrect": []})
@@ -190,8 +191,3 @@ def _index(keys: Sequence[str], case_insensitive: bool) -> dict[str, int]:
 
 def _cased(words: list[str], case_insensitive: bool) -> list[str]:
     return [word.upper() for word in words] if case_insensitive else words
-
-
-def _lines(path: str | PathLike[str], encoding: str) -> Iterator[str]:
-    with open(path, encoding=encoding) as file:
-        yield from file

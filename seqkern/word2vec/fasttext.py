@@ -67,6 +67,7 @@ class FastText(Word2Vec):
         share_negatives: bool = True,
         deterministic: bool = False,
         device: torch.device | str = "cpu",
+        errors: str = "strict",
         progress: bool | Listener = False,
         **gensims_others: Any,
     ) -> None:
@@ -106,6 +107,7 @@ class FastText(Word2Vec):
             share_negatives=share_negatives,
             deterministic=deterministic,
             device=device,
+            errors=errors,
             progress=progress,
             **gensims_others,
         )

@@ -6,7 +6,8 @@ word. gensim, fastText (``.vec``), GloVe (text without the first line) and word2
 write these.
 
 A file is not trusted: what its first line promises is held against its size before memory is
-taken, and everything that does not fit is an error that says at which byte.
+taken (memory for a compressed one grows with what it holds), and everything that does not fit is an
+error that says at which byte.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import re
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from seqkern.errors import UserError
+from seqkern.text import TextFormatError
+from seqkern.text.opening import PlainFile
 from seqkern.whole_files import whole_file
 
 Path = str | PathLike[str]
@@ -30,9 +34,11 @@ LONGEST_WORD = 65_536  # bytes
 LONGEST_NUMBER = 64  # bytes; float32 takes 15, but other programs may write more digits
 _HEADER = re.compile(rb"[ \t]*(\d{1,18})[ \t]+(\d{1,18})[ \t]*\r?\n")
 _LONGEST_HEADER = 128  # bytes
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"PK": "zip"}
 _LONGEST_FIRST_LINE = 1 << 26  # bytes; where no header says how long a line may be
 _CHUNK = 1 << 22  # bytes
+# In a compressed file, whose length nobody knows before its end:
+_MOST_DIMENSIONS = 1 << 20
+_FIRST_NUMBERS = 1 << 22  # for which memory is taken before that many were seen
 _NUMBER = "%.9g"  # nine digits bring every float32 back exactly
 
 
@@ -111,7 +117,7 @@ def load(
     """Read word vectors.
 
     Args:
-        path: the file, in the format written above; a plain file, not compressed.
+        path: the file, in the format written above, compressed or not; no pipe.
         binary: the binary format.
         header: whether the file begins with the line "WORDS DIMENSIONS".
         limit: read no more than so many words, and nothing behind them.
@@ -122,7 +128,8 @@ def load(
         vector counts, with a warning.
 
     Raises:
-        FormatError: the file is damaged, cut off or something else; says at which byte.
+        FormatError: the file is damaged, cut off or something else; says at which byte (of a
+            compressed file: of what was decompressed).
         OSError: it cannot be read.
         ValueError: `limit` is negative, or `binary` without `header`.
     """
@@ -130,11 +137,11 @@ def load(
         raise ValueError(f"limit must be at least 0, got {limit}")
     if binary and not header:
         raise ValueError("no_header=True is for text files; a binary file needs its first line")
-    with open(path, "rb") as stream:
-        reader = _Reader(path, stream, unicode_errors)
+    with _open(path) as file:
+        reader = _Reader(path, file, unicode_errors)
         promised, size = reader.header(binary) if header else reader.count_lines()
         count = promised if limit is None else min(promised, limit)
-        vectors = np.empty((count, size), np.float32)
+        vectors = np.empty((reader.rows_at_once(count, size), size), np.float32)
         rows = reader.binary_rows(count, size) if binary else reader.text_rows(count, size)
         words: dict[str, None] = {}
         repeated = 0
@@ -142,6 +149,8 @@ def load(
             if word in words:
                 repeated += 1
                 continue
+            if len(words) == len(vectors):  # in place, where the system can move pages
+                vectors.resize((min(2 * len(vectors), count), size), refcheck=False)
             vectors[len(words)] = vector
             words[word] = None
         if count == promised:
@@ -162,8 +171,8 @@ def looks_binary(path: Path) -> bool:
     Raises:
         OSError: it cannot be read.
     """
-    with open(path, "rb") as stream:
-        beginning = stream.read(_CHUNK)
+    with _open(path) as file:
+        beginning = file.stream.read(_CHUNK)
     return any(byte in beginning for byte in set(range(32)) - set(b"\t\n\v\f\r"))
 
 
@@ -175,8 +184,8 @@ def load_counts(path: Path, unicode_errors: str = "strict") -> dict[str, int]:
         OSError: the file cannot be read.
     """
     counts = {}
-    with open(path, "rb") as stream:
-        reader = _Reader(path, stream, unicode_errors)
+    with _open(path) as file:
+        reader = _Reader(path, file, unicode_errors)
         while line := reader.line(LONGEST_WORD + LONGEST_NUMBER):
             parts = line.split()
             if len(parts) != 2 or not re.fullmatch(rb"\d{1,18}", parts[1]):
@@ -185,19 +194,31 @@ def load_counts(path: Path, unicode_errors: str = "strict") -> dict[str, int]:
     return counts
 
 
+@contextmanager
+def _open(path: Path) -> Iterator[PlainFile]:
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait for a writer
+        raise FormatError(f"cannot read the word vectors {path}: byte 0: it is no plain file")
+    try:
+        with PlainFile(path) as file:
+            yield file
+    except TextFormatError as error:  # of what is compressed
+        raise FormatError(str(error)) from error
+
+
 class _Reader:
     """Reads a file and knows where it is."""
 
-    def __init__(self, path: Path, stream: BinaryIO, unicode_errors: str) -> None:
+    def __init__(self, path: Path, file: PlainFile, unicode_errors: str) -> None:
         self._path = path
-        self._stream = stream
+        self._stream = file.stream
         self._unicode_errors = unicode_errors
         self.at = 0
         """Bytes taken so far."""
-        state = os.fstat(stream.fileno())
-        if not stat.S_ISREG(state.st_mode):
-            raise self.error("it is no plain file", 0)
-        self._size = state.st_size
+        self._rest = b""
+        """Bytes taken from the stream but not in `at`."""
+        self._size = None if file.compression else file.size
+        """None: nobody knows before the end."""
 
     def error(self, problem: str, at: int) -> FormatError:
         return FormatError(f"cannot read the word vectors {self._path}: byte {at}: {problem}")
@@ -225,9 +246,6 @@ class _Reader:
         line = self._stream.readline(_LONGEST_HEADER)
         match = _HEADER.fullmatch(line)
         if match is None:
-            kind = _COMPRESSED.get(line[:2])
-            if kind is not None:
-                raise self.error(f"it is compressed ({kind}); decompress it first", 0)
             raise self.error(
                 "it must begin with a line of two numbers, words and dimensions, not "
                 f"{line[:40]!r}",
@@ -237,16 +255,25 @@ class _Reader:
         words, size = int(match[1]), int(match[2])
         if words and not size:
             raise self.error("vectors of 0 dimensions", 0)
+        if self._size is None and size > _MOST_DIMENSIONS:
+            raise self.error(f"vectors of {size} dimensions", 0)
         # A word of one byte, a space, and in text at least a digit and a separator a number; the
         # last line feed may be missing.
         least = words * (2 + 4 * size if binary else 2 + 2 * size) - (not binary)
-        if least > self._size - self.at:
+        if self._size is not None and least > self._size - self.at:
             raise self.error(
                 f"{words} words of {size} dimensions take at least {least} bytes more, but the "
                 f"file ends after {self._size - self.at}",
                 self.at,
             )
         return words, size
+
+    def rows_at_once(self, count: int, size: int) -> int:
+        """For how many of `count` rows memory may be taken before they have been seen: all, if the
+        size of the file speaks for them."""
+        if self._size is not None:
+            return count
+        return min(count, max(1, _FIRST_NUMBERS // max(size, 1)))
 
     def count_lines(self) -> tuple[int, int]:
         """Number of words and of dimensions of a file without the first line, which is read twice
@@ -263,7 +290,7 @@ class _Reader:
             last = chunk[-1:]
         self._stream.seek(start)
         words += last != b"\n"
-        if words * (2 + 2 * size) - 1 > self._size:
+        if self._size is not None and words * (2 + 2 * size) - 1 > self._size:
             raise self.error(
                 f"{words} lines of {size} numbers do not fit into {self._size} bytes; are the "
                 "lines equally long?",
@@ -322,16 +349,18 @@ class _Reader:
             yield word, vector.view("<f4")
             self.at += space + 1 + length - place
             place = space + 1 + length
-        self._stream.seek(self.at)
+        self._rest = buffer[place:]
 
     def end(self) -> None:
         """Nothing but white space may follow."""
-        rest = self._stream.read(_LONGEST_HEADER)
+        rest = self._rest + self._stream.read(_LONGEST_HEADER)
         if rest.strip():
-            raise self.error(
-                f"{self._size - self.at} bytes follow the last word that the first line announces",
-                self.at,
+            follow = (
+                "something follows"
+                if self._size is None
+                else f"{self._size - self.at} bytes follow"
             )
+            raise self.error(f"{follow} the last word that the first line announces", self.at)
 
 
 def _encode(word: str) -> bytes:

@@ -359,8 +359,8 @@ class KeyedVectors:
         """Correlation of cosines with people's judgements of similarity.
 
         Args:
-            pairs: a file with lines of two words and a number, WordSim-353 for example; lines that
-                begin with # and lines of another kind are skipped.
+            pairs: a file with lines of two words and a number, WordSim-353 for example, compressed
+                or not; lines that begin with # and lines of another kind are skipped.
             delimiter: stands between the three.
             encoding: of the file.
             restrict_vocab: only the first, that is most frequent, so many words count as known.
@@ -374,7 +374,8 @@ class KeyedVectors:
             :mod:`seqkern.word2vec.correlation`), and the percentage of pairs with unknown words.
 
         Raises:
-            ValueError: no pair can be judged, or only one.
+            ValueError: no pair can be judged, or only one; or the file is in another encoding, or
+                damaged (a ``TextFormatError``).
             OSError: the file cannot be read.
         """
         return evaluation.evaluate_word_pairs(
@@ -393,7 +394,7 @@ class KeyedVectors:
 
         Args:
             analogies: a file with lines of four words, in sections that begin with ": NAME", such
-                as ``questions-words.txt``.
+                as ``questions-words.txt``; UTF-8, compressed or not.
             restrict_vocab: only the first, that is most frequent, so many words count as known and
                 as possible answers.
             case_insensitive: as in :meth:`evaluate_word_pairs`.
@@ -405,7 +406,8 @@ class KeyedVectors:
             together, a dict of its name and the lists ``correct`` and ``incorrect`` of questions.
 
         Raises:
-            ValueError: the file is empty or does not begin with a section.
+            ValueError: the file is empty or does not begin with a section; or it is no UTF-8, or
+                damaged (a ``TextFormatError``).
             OSError: the file cannot be read.
         """
         return evaluation.evaluate_word_analogies(
@@ -458,6 +460,9 @@ class KeyedVectors:
         no_header: bool = False,
     ) -> KeyedVectors:
         """Read vectors that word2vec, gensim, fastText (``.vec``) or GloVe wrote.
+
+        A file that gzip, bzip2, xz or zstd compressed is decompressed while it is read, whatever
+        its name (zstd by a package such as `zstandard`, or by Python 3.14).
 
         Args:
             fname: the file.

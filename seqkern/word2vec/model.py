@@ -23,7 +23,7 @@ from seqkern.text import (
     keep_probability,
 )
 from seqkern.word2vec import corpora, tables
-from seqkern.word2vec.arguments import flag, number, refuse_others, whole
+from seqkern.word2vec.arguments import flag, number, one_of, refuse_others, whole
 from seqkern.word2vec.corpora import Encoded, File, Sentences
 from seqkern.word2vec.keyed_vectors import KeyedVectors
 from seqkern.word2vec.placement import Placed, device_of
@@ -56,7 +56,8 @@ class Word2Vec:
     Args:
         sentences: an iterable of lists of words; read once, so a generator will do.
         corpus_file: path of a UTF-8 text instead, one sentence a line, words between white space;
-            the fastest way.
+            the fastest way. What gzip, bzip2, xz or zstd compressed is decompressed while it is
+            read (zstd by a package such as `zstandard`, or by Python 3.14).
         vector_size: dimensions of a vector.
         alpha: learning rate at the start.
         window: how far a context word may be from the word in the middle.
@@ -90,6 +91,8 @@ class Word2Vec:
             copied for the training and back; `workers` means nothing there. Its random numbers are
             others than the CPU's, and without `deterministic` no two trainings are alike. (Not yet
             measured on a GPU.)
+        errors: what to do with a `corpus_file` that is no UTF-8: "strict" raises an error that says
+            where; "replace" reads U+FFFD there.
         progress: True shows a progress bar (needs tqdm); a function is called now and then with a
             :class:`seqkern.word2vec.Progress`.
 
@@ -103,7 +106,9 @@ class Word2Vec:
         TypeError: both or neither of the sources where one is needed.
         NotImplementedError: an option of gensim's that is not supported.
         CorpusError: a ``ValueError``: no word of the corpus is frequent enough.
-        OSError: the corpus cannot be read.
+        OSError: the corpus cannot be read, or there is too little room in TMPDIR for it.
+        TextFormatError: a ``ValueError``: it is no UTF-8, or compressed and damaged.
+        DivergenceError: a ``FloatingPointError``: the vectors grow beyond all bounds.
     """
 
     wv: KeyedVectors
@@ -135,6 +140,7 @@ class Word2Vec:
         share_negatives: bool = True,
         deterministic: bool = False,
         device: torch.device | str = "cpu",
+        errors: str = "strict",
         progress: bool | Listener = False,
         **gensims_others: Any,
     ) -> None:
@@ -166,6 +172,7 @@ class Word2Vec:
         self.share_negatives = flag("share_negatives", share_negatives)
         self.deterministic = flag("deterministic", deterministic)
         self.device = device_of(device)
+        self.errors = one_of("errors", errors, ("strict", "replace"))
         self.progress = progress if callable(progress) else flag("progress", progress)
 
         self.corpus_count = 0
@@ -216,6 +223,7 @@ class Word2Vec:
             min_count=self.min_count,
             max_vocab=self.max_final_vocab,
             max_sentence=LONGEST_SENTENCE,
+            errors=self.errors,
         )
         self._encoded = encoded
         self.corpus_count = vocabulary.total_sentences
@@ -270,7 +278,9 @@ class Word2Vec:
             self.compute_loss = flag("compute_loss", compute_loss)
         self.epochs = passes
         if self._encoded is None or not self._encoded.is_of(corpus_file):
-            self._encoded = corpora.encode(source, self.vocabulary, max_sentence=LONGEST_SENTENCE)
+            self._encoded = corpora.encode(
+                source, self.vocabulary, max_sentence=LONGEST_SENTENCE, errors=self.errors
+            )
         share = 1.0
         if total_words is not None:
             share = self._encoded.words / total_words

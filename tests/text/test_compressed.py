@@ -232,19 +232,21 @@ def test_a_python_without_the_module(tmp_path, monkeypatch, module):
 @pytest.mark.parametrize(
     ("beginning", "message"),
     [
-        (b"PK\x03\x04\x14\0", "it is a zip archive"),
-        (b"7z\xbc\xaf\x27\x1c\0\x04", "it is a 7-Zip archive"),
-        (b"Rar!\x1a\x07\x01\0", "it is a rar archive"),
-        (b"LZIP\x01\x0c", "it is compressed with lzip"),
-        (b"\x04\x22\x4d\x18\x64", "it is compressed with LZ4"),
-        (b"\x1f\x9d\x90", "it is compressed with compress"),
-        (b"\x5d\0\0\x80\0\xff\xff", "it is compressed with lzma"),
+        (b"PK\x03\x04\x14\0", "a zip archive"),
+        (b"7z\xbc\xaf\x27\x1c\0\x04", "a 7-Zip archive"),
+        (b"Rar!\x1a\x07\x01\0", "a rar archive"),
+        (b"LZIP\x01\x0c", "lzip"),
+        (b"\x04\x22\x4d\x18\x64", "LZ4"),
+        (b"\x1f\x9d\x90", "compress"),
+        (b"\x5d\0\0\x80\0\xff\xff", "lzma"),
     ],
 )
 def test_what_is_not_read(tmp_path, beginning, message):
     path = write(tmp_path, beginning + b" words of a text" * 9)
     for errors in ("strict", "replace"):
-        with pytest.raises(TextFormatError, match=f"{message}; unpack it first"):
+        with pytest.raises(
+            TextFormatError, match=f"its first bytes are those of {message}; unpack it first"
+        ):
             read_corpus(path, errors=errors)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seqkern.text import TextFormatError, opening
 from seqkern.word2vec import KeyedVectors
+from tests.text.compressing import KINDS, compress
 from tests.word2vec.vectors import toward
 
 
@@ -122,3 +124,47 @@ class TestAnalogies:
             sums.evaluate_word_analogies(write(tmp_path, "r0 r0f r1 r1f\n"))
         with pytest.raises(ValueError, match="is empty"):
             sums.evaluate_word_analogies(write(tmp_path, ""))
+
+
+class TestFiles:
+    PAIRS = "\ufeffzero\tten\t9\r\nzero\tthirty\t8\rzero\tSIXTY\t2\nzero\tNinety\t3"
+    ANALOGIES = ": degrees\nzero thirty ten Sixty\n"
+
+    @pytest.mark.parametrize("kind", [None, *KINDS])
+    def test_compressed_or_not(self, tmp_path: Path, angles: KeyedVectors, kind: str) -> None:
+        """With a mark at the beginning and any ends of lines."""
+        path = tmp_path / "file"
+
+        def written(text: str) -> Path:
+            data = text.encode()
+            path.write_bytes(data if kind is None else compress(kind, data))
+            return path
+
+        assert angles.evaluate_word_pairs(written(self.PAIRS))[2] == 0
+        assert angles.evaluate_word_pairs(path)[1].statistic == pytest.approx(0.8)
+        _, sections = angles.evaluate_word_analogies(written(self.ANALOGIES))
+        questions = sections[-1]["correct"] + sections[-1]["incorrect"]
+        assert questions == [("ZERO", "THIRTY", "TEN", "SIXTY")]
+
+    def test_what_is_no_utf8(
+        self, tmp_path: Path, angles: KeyedVectors, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for chunk in (3, 2**18):
+            monkeypatch.setattr(opening, "_CHUNK", chunk)
+            path = tmp_path / "file"
+            path.write_bytes("ten\t낱\t9\n".encode() + "바다\t나무\t8\n".encode("cp949"))
+            message = rf"cannot read {path}: line 2, byte 10: 0xb9.* is no utf8"
+            with pytest.raises(TextFormatError, match=message):
+                angles.evaluate_word_pairs(path)
+            path.write_bytes(b": degrees\nzero t\xffn\n")
+            with pytest.raises(TextFormatError, match="line 2, byte 16: 0xff"):
+                angles.evaluate_word_analogies(path)
+
+    def test_another_encoding(self, tmp_path: Path, angles: KeyedVectors) -> None:
+        path = tmp_path / "file"
+        for encoding in ("utf-16", "cp949"):
+            path.write_bytes(self.PAIRS.removeprefix("\ufeff").encode(encoding))
+            assert angles.evaluate_word_pairs(path, encoding=encoding)[2] == 0
+        with pytest.raises(TextFormatError, match="byte 0: 0xff 0xfe.* begins as UTF-16 does"):
+            path.write_bytes(self.PAIRS.encode("utf-16"))
+            angles.evaluate_word_pairs(path)

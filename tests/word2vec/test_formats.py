@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from seqkern.errors import UserError
 from seqkern.word2vec import KeyedVectors, formats
 from seqkern.word2vec.formats import FormatError
+from tests.text.compressing import KINDS, compress
 from tests.word2vec.vectors import some_vectors
 
 WORDS = ["the", "단어", "naïve", "<s>", "🦊", "a_b", "nan"]
@@ -139,7 +140,8 @@ class TestFilesThatLie:
             (b"-1 2\n", "byte 0: it must begin"),
             (b"1 2 3\n", "byte 0: it must begin"),
             (b"9" * 500 + b" 1\n", "byte 0: it must begin"),
-            (b"\x1f\x8b\x08\x00rest", r"byte 0: it is compressed \(gzip\)"),
+            (b"\x1f\x8b\x08\x00rest", "its gzip data stop at byte 8, before their end"),
+            (b"PK\x03\x04rest", "its first bytes are those of a zip archive; unpack it first"),
             (b"1 0\na\n", "byte 0: vectors of 0 dimensions"),
             (b"999999999999 300\na 1\n", "byte 17: 999999999999 words of 300 dimensions take"),
             (b"1 999999999999999999\na 1\n", "byte 21: 1 words of 999999999999999999 dim"),
@@ -250,7 +252,7 @@ class TestFilesThatLie:
                 folder / "bad", binary=binary, no_header=not (binary or header)
             )
         except FormatError as error:
-            assert "byte " in str(error)
+            assert "byte" in str(error)
         except UserWarning:
             pass
         else:
@@ -266,7 +268,57 @@ class TestFilesThatLie:
         try:
             load(folder, content, binary, no_header=not (binary or header))
         except FormatError as error:
-            assert "byte " in str(error)
+            assert "byte" in str(error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestCompressed:
+    """Under any name."""
+
+    @pytest.mark.parametrize("form", ["text", "binary", "no header"])
+    def test_every_bit(
+        self, tmp_path: Path, kind: str, form: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also where memory for the vectors has to grow."""
+        monkeypatch.setattr(formats, "_FIRST_NUMBERS", 70)
+        before, path = some_vectors(300), tmp_path / "v"
+        binary, header = form == "binary", form != "no header"
+        before.save_word2vec_format(path, tmp_path / "c", binary=binary, write_header=header)
+        for file in (path, tmp_path / "c"):
+            file.write_bytes(compress(kind, file.read_bytes()))
+        for limit in (None, 7):
+            after = KeyedVectors.load_word2vec_format(
+                path, tmp_path / "c", binary=binary, no_header=not header, limit=limit
+            )
+            assert after.index_to_key == before.index_to_key[:limit]
+            np.testing.assert_array_equal(after.vectors, before.vectors[:limit])
+            assert after.get_vecattr(3, "count") == before.get_vecattr(3, "count")
+        if header:
+            assert formats.looks_binary(path) == binary
+
+    @pytest.mark.parametrize("binary", [False, True])
+    def test_files_that_lie(self, tmp_path: Path, kind: str, binary: bool) -> None:
+        word = b"a " + (vector(1) if binary else b"1\n")
+        for content, message in (
+            (b"3 1\n" + word, "byte .*: the file ends before word 2 of 3"),
+            (b"1 1\n" + word + b"rest", "byte .*: something follows the last word"),
+            (b"9999999999 1000\n" + word, "byte"),
+            (b"1 999999999999999999\n" + word, "byte 0: vectors of 999999999999999999 dim"),
+        ):
+            tracemalloc.start()
+            try:
+                with pytest.raises(FormatError, match=message):
+                    load(tmp_path, compress(kind, content), binary)
+                assert tracemalloc.get_traced_memory()[1] < 1 << 26
+            finally:
+                tracemalloc.stop()
+
+    def test_cut_off(self, tmp_path: Path, kind: str) -> None:
+        path = tmp_path / "v"
+        some_vectors(300).save_word2vec_format(path)
+        path.write_bytes(compress(kind, path.read_bytes())[:-9])
+        with pytest.raises(FormatError, match=f"cannot read {path}: its {kind} data stop at byte"):
+            KeyedVectors.load_word2vec_format(path)
 
 
 class TestWriting:
