@@ -84,6 +84,7 @@ FLOORS = (
     ("word2vec.arguments", "word2vec.correlation", "word2vec.progress"),
     ("word2vec.placement",),
     ("word2vec.corpora", "word2vec.evaluation", "word2vec.formats", "word2vec.tables"),
+    ("word2vec.divergence",),
     ("word2vec.keyed_vectors", "word2vec.training"),
     ("word2vec.subword_vectors", "word2vec.model"),
     ("word2vec.fasttext",),

@@ -120,7 +120,8 @@ def _entries(path: str | os.PathLike[str], file: PlainFile, pattern: Pattern | N
 def _decompressed(path: str | os.PathLike[str], size: int) -> tuple[list[bytes], int]:
     """The beginning of a compressed text, and about how many bytes of text there are in a file of
     `size` bytes."""
-    pieces, length = [], 0
+    pieces: list[bytes] = []
+    length = 0
     with PlainFile(path, piece=_PIECE) as file:
         while True:
             taken = file.taken

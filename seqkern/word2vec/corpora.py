@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -78,6 +78,8 @@ def read(source: Sentences | File, **options: Any) -> tuple[Vocabulary, Encoded]
     vocabulary, corpus = read_corpus(source, **options)
     if not len(vocabulary):
         corpus.close()
+        if not vocabulary.total_words:
+            raise CorpusError(_no_words(source))
         raise CorpusError(
             f"none of the {vocabulary.total_words} words of the text occurs "
             f"min_count={options['min_count']} times"
@@ -86,8 +88,32 @@ def read(source: Sentences | File, **options: Any) -> tuple[Vocabulary, Encoded]
 
 
 def encode(source: Sentences | File, vocabulary: Vocabulary, **options: Any) -> Encoded:
-    """Encode a text with a vocabulary; see :func:`seqkern.text.encode_corpus`."""
+    """Encode a text with a vocabulary; see :func:`seqkern.text.encode_corpus`.
+
+    Raises:
+        CorpusError: no word of it is in the vocabulary.
+    """
     state = FileState.of(source) if isinstance(source, str | PathLike) else None
     corpus = encode_corpus(source, vocabulary, **options)
     assert corpus.text_words is not None and corpus.text_sentences is not None
+    if not corpus.num_tokens:
+        corpus.close()
+        if corpus.text_words:
+            raise CorpusError(
+                f"none of the {corpus.text_words} words of the text is among the "
+                f"{len(vocabulary)} of the vocabulary"
+            )
+        raise CorpusError(_no_words(source))
     return Encoded(corpus, corpus.text_words, corpus.text_sentences, state)
+
+
+def _no_words(source: Sentences | File) -> str:
+    """What to say of a text without any."""
+    if isinstance(source, str | PathLike):
+        return f"the text {os.fspath(source)} holds no words"
+    if isinstance(source, Iterator):
+        return (
+            f"the sentences hold no words: {type(source).__name__} objects give theirs only once, "
+            "and this one has none left. Give a list, or an object that starts anew each time"
+        )
+    return "the sentences hold no words"

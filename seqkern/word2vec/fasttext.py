@@ -3,10 +3,13 @@ word vectors with subword information")."""
 
 from __future__ import annotations
 
+from binascii import crc32
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from seqkern.text import Subwords, Vocabulary
 from seqkern.word2vec import tables
@@ -130,6 +133,65 @@ class FastText(Word2Vec):
             vocabulary.counts.numpy(),
         )
 
+    @property
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        return self._input, self._output
+
     def _publish(self) -> None:
         self.wv.share(self._input.numpy())
         self.wv.compose(self._bags)
+        self._shown = self.wv.vectors
+        self._shown_sum = _checksum(self._shown)
+        self._shown_table = self.wv.table
+
+    def _held_by_wv(self) -> np.ndarray:
+        return self.wv.table
+
+    def _take_over(self) -> bool:
+        """As in Word2Vec, for the words' own vectors and for those of the buckets. Where a word's
+        mean is another one its own vector is changed, so that the mean becomes what was given."""
+        self._check_words()
+        vectors, table = self.wv.vectors, self.wv.table
+        means = None
+        if vectors is not self._shown or _checksum(vectors) != self._shown_sum:
+            means = self._trainable("wv.vectors", vectors, len(self.wv))
+        elif table is self._shown_table:
+            return False
+        if table is not self._shown_table:
+            self._fill(self._trainable("wv.table", table, len(self._input)))
+            self.wv.share(self._input.numpy())
+        if means is not None:
+            self._move_means(means)
+            self.wv.vectors = means
+        self._publish()
+        return True
+
+    def _check_words(self) -> None:
+        if not isinstance(self.wv, FastTextKeyedVectors):
+            raise TypeError(f"wv must be FastTextKeyedVectors, got {type(self.wv).__name__}")
+        super()._check_words()
+        wanted = self.min_n, self.max_n, self.bucket
+        given = self.wv.min_n, self.wv.max_n, len(self.wv.table) - len(self.wv.vectors_vocab)
+        if given != wanted:
+            raise ValueError(
+                f"wv must have the min_n, max_n and bucket of the model, {wanted}, got {given}"
+            )
+
+    def _move_means(self, means: np.ndarray) -> None:
+        """Change the words' own vectors where a word's mean is not what it should be."""
+        own = self.wv.vectors_vocab
+        now = self.wv.means(self._bags)
+        moved = np.flatnonzero((now != means[: len(own)]).any(axis=1))
+        sizes = np.ones((len(moved), 1))  # of the words' bags
+        if self._bags is not None:
+            sizes = self._bags.offsets.diff().numpy()[moved, None].astype(np.float64)
+        others = sizes * now[moved] - own[moved]
+        own[moved] = self._trainable(
+            "wv.vectors, each times the number of its word's n-grams,",
+            sizes * means[moved] - others,
+            len(moved),
+        )
+
+
+def _checksum(vectors: np.ndarray) -> int:
+    return crc32(np.ascontiguousarray(vectors).data)

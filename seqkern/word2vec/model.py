@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from seqkern.text import (
 from seqkern.word2vec import corpora, tables
 from seqkern.word2vec.arguments import flag, number, one_of, refuse_others, whole
 from seqkern.word2vec.corpora import Encoded, File, Sentences
+from seqkern.word2vec.divergence import LIMIT, DivergenceError, Watch
 from seqkern.word2vec.keyed_vectors import KeyedVectors
 from seqkern.word2vec.placement import Placed, device_of
 from seqkern.word2vec.progress import Bar, Listener
@@ -33,6 +35,7 @@ from seqkern.word2vec.training import (
     LONGEST_SENTENCE,
     Schedule,
     Training,
+    describe,
 )
 
 
@@ -244,6 +247,10 @@ class Word2Vec:
     ) -> tuple[int, int]:
         """Learn from a corpus. Interrupted (Ctrl-C), the vectors are as good as the training got.
 
+        Vectors that were assigned to ``wv.vectors``, before it or by a callback, are where it goes
+        on. Words that ``wv.add_vectors`` appended keep their vectors and are not trained, since
+        :meth:`build_vocab` chose others.
+
         Args:
             corpus_iterable: sentences, each a list of words; read once.
             corpus_file: or the path of a text.
@@ -261,7 +268,9 @@ class Word2Vec:
 
         Raises:
             RuntimeError: there is no vocabulary yet.
-            as the constructor.
+            ValueError: ``wv`` has other words than the vocabulary, or vectors of another shape.
+            as the constructor; a ``CorpusError`` also if no word of the corpus is in the
+            vocabulary, or an iterator is exhausted.
         """
         source = corpora.one_source("train", corpus_iterable, corpus_file)
         if self.vocabulary is None:
@@ -300,15 +309,22 @@ class Word2Vec:
         return self._loss
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the encoded corpus, which is a temporary file of this process, and the means of
-        showing progress."""
-        dropped = {"_encoded": None, "progress": False}
-        return {**self.__dict__, **dropped}
+        """All but the encoded corpus, which is a temporary file of this process, the means of
+        showing progress, and the table that `wv` holds, too."""
+        if self.vocabulary is not None:
+            self._take_over()
+        kept = {**self.__dict__, "_encoded": None, "progress": False}
+        for name in ("_input", "_shown", "_shown_table"):
+            kept.pop(name, None)
+        return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self.vocabulary is not None:
-            self._publish()  # numbers that were shared are copies now
+            held = self._held_by_wv()
+            self._input = tables.zeros(*held.shape)
+            self._input.copy_(torch.from_numpy(held))
+            self._publish()
 
     def _start(self, vocabulary: Vocabulary) -> None:
         """Tables at their start for a vocabulary."""
@@ -342,8 +358,64 @@ class Word2Vec:
 
     def _publish(self) -> None:
         """Let `wv` show what the tables hold."""
-        self.wv.vectors = self._input.numpy()  # the same memory
+        self._shown = self.wv.vectors = self._input.numpy()  # the same memory
         self.wv.forget_norms()
+
+    def _held_by_wv(self) -> np.ndarray:
+        """The array of `wv` that is trained, and whatever rows follow."""
+        return self.wv.vectors
+
+    def _take_over(self) -> bool:
+        """Let the tables hold what somebody has put into `wv`, after :meth:`_publish`, by assigning
+        other vectors or appending words. What is written into its array is in them already.
+
+        Returns:
+            Whether there was something.
+
+        Raises:
+            ValueError: it cannot be trained on; says why.
+        """
+        self._check_words()
+        if self.wv.vectors is self._shown:
+            return False
+        self._fill(self._trainable("wv.vectors", self.wv.vectors, len(self.wv)))
+        self._publish()
+        return True
+
+    def _check_words(self) -> None:
+        """`wv` begins with the words of the vocabulary."""
+        assert self.vocabulary is not None
+        if self.wv.index_to_key[: len(self.vocabulary)] != self.vocabulary.words:
+            raise ValueError(
+                f"wv must begin with the {len(self.vocabulary)} words that build_vocab chose, in "
+                f"their order; it is {self.wv}. To train other words call build_vocab"
+            )
+
+    def _trainable(self, name: str, given: object, rows: int) -> np.ndarray:
+        """A copy of given vectors as the tables hold them."""
+        with np.errstate(over="ignore"):  # beyond float32 lies infinity
+            vectors = np.array(given, np.float32, order="C")
+        if vectors.shape != (rows, self.vector_size):
+            raise ValueError(
+                f"{name} must be of shape ({rows}, {self.vector_size}), a row for each word, got "
+                f"{vectors.shape}"
+            )
+        # NaN is not less either.
+        if vectors.size and not max(-float(vectors.min()), float(vectors.max())) < LIMIT:
+            raise ValueError(f"{name} must hold finite numbers of less than {LIMIT:g}")
+        return vectors
+
+    def _fill(self, vectors: np.ndarray) -> None:
+        """Put vectors into the input table, which may get more rows by that."""
+        if vectors.shape != self._input.shape:
+            self._input = tables.zeros(*vectors.shape)
+        self._input.copy_(torch.from_numpy(vectors))
+
+    @property
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        """What is trained: words that were appended to `wv` are not."""
+        assert self.vocabulary is not None
+        return self._input[: len(self.vocabulary)], self._output
 
     def _sample_share(self, counts: Tensor) -> float:
         """`sample` as a share of the text."""
@@ -358,10 +430,17 @@ class Word2Vec:
         callbacks: Sequence[Any],
         share: float = 1.0,
     ) -> tuple[int, int]:
+        self._take_over()
         placed = Placed.on(
-            self.device, (self._input, self._output), self._keep, self._noise, self._paths,
-            self._bags,
-        )  # fmt: skip
+            self.device, self._tables, self._keep, self._noise, self._paths, self._bags
+        )
+        watch = Watch(placed)
+        largest = watch.all()
+        if not largest < LIMIT:
+            raise DivergenceError(
+                f"the vectors hold {describe(largest)}, from a training that diverged before; "
+                "start anew (build_vocab does), or from what you saved before, with a lower alpha"
+            )
         training = Training(
             encoded.corpus,
             encoded.words,
@@ -369,22 +448,35 @@ class Word2Vec:
             Schedule(self.alpha, self.min_alpha, epochs, share),
             (self.seed, self.train_count),
             None if placed.own is None else GPU_PIECE,
+            watch,
         )
         self._loss = None
         _call(callbacks, "on_train_begin", self)
         with contextlib.ExitStack() as stack:
-            stack.callback(self._finish, training, placed)
             listener: Listener | None = self.progress if callable(self.progress) else None
             if self.progress is True:
                 listener = stack.enter_context(Bar())
             for epoch in range(epochs):
                 _call(callbacks, "on_epoch_begin", self)
-                training.epoch(epoch, listener)
-                if callbacks:
+                if callbacks and (self._take_over() or placed.own is not None):
+                    placed.take(self._tables)
+                try:
+                    training.epoch(epoch, listener)
+                except BaseException:
+                    self._finish(training, placed)
+                    raise
+                if callbacks or epoch == epochs - 1:
                     self._finish(training, placed)
                 _call(callbacks, "on_epoch_end", self)
         self.train_count += 1
         _call(callbacks, "on_train_end", self)
+        if not training.pairs:
+            warnings.warn(
+                f"nothing was learnt: of {encoded.words} words {training.kept // epochs} are in "
+                "the vocabulary and left by subsampling, and none has another one near in its "
+                "sentence",
+                stacklevel=3,
+            )
         return training.kept, encoded.words * epochs
 
     def _finish(self, training: Training, placed: Placed) -> None:

@@ -84,6 +84,15 @@ class Placed:
             tables,
         )
 
+    def take(self, tables: tuple[Tensor, Tensor]) -> None:
+        """Goes on from these tables, of the same shapes."""
+        if self.own is None:
+            self.input_rows, self.output_rows = tables
+            return
+        self.own = tables
+        self.input_rows.copy_(tables[0])
+        self.output_rows.copy_(tables[1])
+
     def bring_back(self) -> None:
         """Writes what has been learnt into the model's tables."""
         if self.own is not None:

@@ -4,6 +4,7 @@ al. 2017, "Enriching word vectors with subword information")."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +30,12 @@ class FastTextKeyedVectors(KeyedVectors):
         max_n: characters of the longest n-grams.
         counts: of the words.
 
+    Words that :meth:`add_vectors` appends have no n-grams, only the vector that is given.
+
     Attributes:
         vectors: the means, float32, shape (words, dimensions); :meth:`compose` computes them anew.
-        vectors_vocab: the words' own vectors, the beginning of `table`.
+        vectors_vocab: the words' own vectors, the beginning of `table`. Words that were appended
+            have none.
         vectors_ngrams: those of the buckets, the rest of it.
     """
 
@@ -49,6 +53,7 @@ class FastTextKeyedVectors(KeyedVectors):
         self.counts = counts
         self.min_n = min_n
         self.max_n = max_n
+        self._composed_words = len(self.index_to_key)
         self.share(table)
 
     @property
@@ -61,28 +66,69 @@ class FastTextKeyedVectors(KeyedVectors):
         """Number of buckets."""
         return len(self.vectors_ngrams)
 
+    @property
+    def table(self) -> np.ndarray:
+        """The words' own vectors and those of the buckets, float32, shape (words + buckets,
+        dimensions). Not a copy, unless `vectors_vocab` or `vectors_ngrams` was replaced."""
+        if self.vectors_vocab is not self._parts[0] or self.vectors_ngrams is not self._parts[1]:
+            parts = [np.asarray(self.vectors_vocab), np.asarray(self.vectors_ngrams)]
+            for name, part, own in zip(("vocab", "ngrams"), parts, self._parts, strict=True):
+                if part.shape != own.shape:
+                    raise ValueError(
+                        f"vectors_{name} must be of shape {own.shape}, got {part.shape}"
+                    )
+            self.share(np.concatenate(parts).astype(np.float32, copy=False))
+        return self._table
+
     def share(self, table: np.ndarray) -> None:
         """Look at this table from now on; :meth:`compose` should follow."""
-        self.vectors_vocab = table[: len(self)]
-        self.vectors_ngrams = table[len(self) :]
+        self.vectors_vocab = table[: self._composed_words]
+        self.vectors_ngrams = table[self._composed_words :]
+        self._parts = self.vectors_vocab, self.vectors_ngrams
         self._table = table
 
     def compose(self, bags: Bags | None = None) -> None:
-        """Compute the words' vectors from the table.
+        """Compute the words' vectors from the table; words that were appended keep theirs.
 
         Args:
             bags: the rows of each word, if they are at hand; else they are looked up.
         """
-        if self.bucket == 0:
-            self.vectors = self.vectors_vocab
-        else:
-            if bags is None:
-                bags = self.subwords.bags(self.index_to_key, len(self))
-            table, words = torch.from_numpy(self._table), torch.arange(len(self))
-            # Files and trained models alike lie on the CPU, whatever backend modules are to take.
-            with use_backend("auto"):
-                self.vectors = bag_sum(table, bags.offsets, bags.rows, words).numpy()
+        means = self.means(bags)
+        appended = self.vectors[self._composed_words : len(self)]
+        self.vectors = means if len(self) == len(means) else np.concatenate([means, appended])
         self.forget_norms()
+
+    def means(self, bags: Bags | None = None) -> np.ndarray:
+        """What the words' vectors are by the table, but for words that were appended. With no
+        buckets not a copy."""
+        table = self.table
+        if self.bucket == 0:
+            return self.vectors_vocab
+        if bags is None:
+            known = self.index_to_key[: self._composed_words]
+            bags = self.subwords.bags(known, len(known))
+        # Files and trained models alike lie on the CPU, whatever backend modules are to take.
+        with use_backend("auto"):
+            words = torch.arange(self._composed_words)
+            means: np.ndarray = bag_sum(
+                torch.from_numpy(table), bags.offsets, bags.rows, words
+            ).numpy()
+        return means
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The table once, and the vectors unless they are part of it."""
+        table = self.table
+        vectors = None if self.vectors is self.vectors_vocab else self.vectors
+        kept = {**self.__dict__, "_table": table, "vectors": vectors, "_norms": None}
+        for name in ("vectors_vocab", "vectors_ngrams", "_parts"):
+            del kept[name]
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.share(self._table)
+        if state["vectors"] is None:
+            self.vectors = self.vectors_vocab
 
     def __contains__(self, key: object) -> bool:
         return self.has_index_for(key) or (isinstance(key, str) and self.bucket > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 
 from seqkern.embedding.training import Tally
 from seqkern.text import EncodedCorpus
+from seqkern.word2vec.divergence import LIMIT, DivergenceError, Watch
 from seqkern.word2vec.progress import Listener, Progress
 
 PIECE = 1 << 20
@@ -58,6 +60,7 @@ class Training:
         schedule: of the learning rate.
         seed: of everything random; each piece gets a seed of its own.
         piece: tokens of a piece; None: PIECE.
+        watch: looks at what is trained; None: nobody does.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Training:
         schedule: Schedule,
         seed: tuple[int, ...],
         piece: int | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._tokens = corpus.tokens
         self._raw_words = raw_words
@@ -75,27 +79,37 @@ class Training:
         self._schedule = schedule
         self._seed = seed
         self._piece = piece or PIECE
+        self._watch = watch
         self._started = time.perf_counter()
         self.kept = 0
         """Words that were trained on, after those that subsampling left out."""
+        self.pairs = 0
+        """Predictions that were made."""
         self.loss: float | None = None
         """Mean over the pairs of the latest epoch, as far as it got; None without any."""
 
     def epoch(self, number: int, listener: Listener | None) -> None:
-        """One pass over the corpus."""
+        """One pass over the corpus.
+
+        Raises:
+            DivergenceError: a number has grown too much. Those of frequent words are looked at
+                after each piece, all of them at the end.
+        """
         total = len(self._tokens)
         pairs, loss = 0, 0.0
         for piece, (start, end) in enumerate(pieces(self._tokens, self._piece)):
             lr, final_lr = (self._schedule.at(number, at / total) for at in (start, end))
             seed = _seed(*self._seed, number, piece)
             tally = self._step(self._tokens[start:end], lr, final_lr, seed)
+            words = round(self._raw_words * (number + end / total))
+            self._check(number, words, (lr, final_lr), last=end == total)
             self.kept += tally.kept
+            self.pairs += tally.pairs
             if tally.loss is not None and tally.pairs:
                 pairs += tally.pairs
                 loss += tally.loss * tally.pairs
                 self.loss = loss / pairs
             if listener is not None:
-                words = round(self._raw_words * (number + end / total))
                 listener(
                     Progress(
                         epoch=number,
@@ -107,6 +121,28 @@ class Training:
                         loss=self.loss,
                     )
                 )
+
+    def _check(self, epoch: int, words: int, rates: tuple[float, float], last: bool) -> None:
+        if self._watch is None:
+            return
+        largest = self._watch.all() if last else self._watch.frequent()
+        if largest < LIMIT:
+            return
+        epochs, start = self._schedule.epochs, self._schedule.start
+        raise DivergenceError(
+            f"training diverged in epoch {epoch + 1} of {epochs}, before word {words:,} of "
+            f"{self._raw_words * epochs:,}, where the learning rate fell from {rates[0]:.4g} to "
+            f"{rates[1]:.4g}: the vectors hold {describe(largest)} and are lost. Start anew "
+            "(build_vocab does), or from what you saved before, with a lower alpha. It was "
+            f"{start:g}; usual are 0.025 (skip-gram) and 0.05 (CBOW)"
+        )
+
+
+def describe(largest: float) -> str:
+    """A number that no table should hold."""
+    if math.isnan(largest):
+        return "NaN"
+    return "infinity" if math.isinf(largest) else f"numbers as large as {largest:.3g}"
 
 
 def pieces(tokens: torch.Tensor, size: int) -> Iterator[tuple[int, int]]:

@@ -11,6 +11,7 @@ from seqkern import cli
 from seqkern.word2vec import KeyedVectors, Word2Vec, formats
 from seqkern.word2vec.commands import describe
 from seqkern.word2vec.placement import Placed
+from tests.text.compressing import KINDS, compress
 from tests.word2vec.corpora import TOPICS, as_text, topic_sentences
 from tests.word2vec.test_model import closeness
 from tests.word2vec.vectors import some_vectors
@@ -100,6 +101,51 @@ def test_the_same_seed_gives_the_same_file(text: Path) -> None:
     assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_compressed_files(text: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    out = text.with_name("out")
+    text.write_bytes(compress(kind, text.read_bytes()))
+    words = ["vectors", str(text), "--out", str(out), "--no-progress", *WORDS]
+    assert cli.main(words) == 0
+    assert "24,000 words in 1,500 sentences, 30 different" in capsys.readouterr().out
+    for binary in (False, True):
+        KeyedVectors.load_word2vec_format(out).save_word2vec_format(
+            text.with_name("again"), binary=binary
+        )
+        again = text.with_name("again")
+        again.write_bytes(compress(kind, again.read_bytes()))
+        assert cli.main(["nearest", str(again), "ship", "--top", "2"]) == 0
+        shown = capsys.readouterr().out
+        assert {line.split()[1] for line in shown.splitlines()[1:]} <= set(TOPICS["sea"])
+
+
+def test_text_that_is_no_utf8(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = text.with_name("out")
+    text.write_bytes(text.read_bytes() + "바다 나무\n".encode("cp949") * 9)
+    words = ["vectors", str(text), "--out", str(out), "--no-progress", *WORDS]
+    assert cli.main(words) == 1
+    shown = capsys.readouterr().err
+    assert f"seqkern vectors: cannot read {text}: line 1501, byte " in shown
+    assert shown.count("\n") == 1 and not out.exists()
+    assert cli.main([*words, "--errors", "replace"]) == 0
+    assert len(KeyedVectors.load_word2vec_format(out)) == 32
+
+
+@pytest.mark.parametrize("kind", [(), ("--fasttext",)], ids=" ".join)
+def test_a_training_that_diverges(
+    text: Path, capsys: pytest.CaptureFixture[str], kind: tuple[str, ...]
+) -> None:
+    """What was there before stays."""
+    out = text.with_name("out")
+    out.write_text("of an earlier training")
+    words = ["vectors", str(text), "--out", str(out), "--no-progress", *WORDS, "--alpha", "1"]
+    assert cli.main([*words, *kind]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("seqkern vectors: training diverged in epoch 1 of 3, before word ")
+    assert "lower alpha" in shown and shown.count("\n") == 1
+    assert out.read_text() == "of an earlier training"
+
+
 @pytest.mark.parametrize("binary", [False, True])
 def test_nearest(text: Path, capsys: pytest.CaptureFixture[str], binary: bool) -> None:
     out = text.with_name("out")
@@ -131,6 +177,7 @@ def test_nearest(text: Path, capsys: pytest.CaptureFixture[str], binary: bool) -
         (["{text}", "--out", "{folder}/no/file"], "lies in a folder that does not exist"),
         (["{text}", "--out", "{out}", "--counts", "{folder}"], "--counts: {folder} is a folder"),
         (["{text}", "--out", "{out}", "--min-count", "99999"], "occurs min_count=99999 times"),
+        (["/dev/null", "--out", "{out}"], "the text /dev/null holds no words"),
     ],
 )
 def test_vectors_fails_in_one_sentence(

@@ -17,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import seqkern
+from seqkern.text import TextFormatError
 from seqkern.word2vec import Progress, Word2Vec, corpora, training
+from tests.text.compressing import KINDS, compress
 from tests.word2vec.corpora import TOPICS, as_text, topic_sentences
 
 SENTENCES = topic_sentences()
@@ -409,6 +411,7 @@ class TestErrors:
             ({"epochs": 0}, "epochs must be a whole number from 1"),
             ({"max_final_vocab": 0}, "max_final_vocab must be a whole number from 1"),
             ({"progress": "loud"}, "progress must be 0, 1"),
+            ({"errors": "ignore"}, "errors must be 'strict' or 'replace', got 'ignore'"),
             ({"callbacks": [object()]}, "callbacks are for a training"),
         ],
     )
@@ -462,19 +465,78 @@ class TestErrors:
     def test_nothing_to_learn_from(self, tmp_path: Path) -> None:
         empty = tmp_path / "empty"
         empty.write_text("")
-        for arguments in ({"sentences": []}, {"sentences": [["a"]] * 4}, {"corpus_file": empty}):
-            with pytest.raises(corpora.CorpusError, match="occurs min_count=5 times"):
+        spent = iter([["a"]])
+        list(spent)
+        for arguments, message in (
+            ({"sentences": []}, "the sentences hold no words$"),
+            ({"sentences": [[], []]}, "the sentences hold no words$"),
+            ({"sentences": spent}, "list_iterator objects give theirs only once, and this one has"),
+            ({"sentences": [["a"]] * 4}, "none of the 4 words of the text occurs min_count=5 time"),
+            ({"corpus_file": empty}, f"the text {empty} holds no words"),
+        ):
+            with pytest.raises(corpora.CorpusError, match=message):
                 Word2Vec(**arguments)
 
     def test_no_vocabulary(self) -> None:
         with pytest.raises(RuntimeError, match="call build_vocab first"):
             Word2Vec().train(SENTENCES)
 
-    def test_no_known_word_in_a_later_text(self) -> None:
-        model = Word2Vec(SENTENCES, **SMALL)
+    @pytest.mark.parametrize("kind", [Word2Vec, seqkern.FastText])
+    def test_nothing_in_a_later_text(self, kind: Any, tmp_path: Path) -> None:
+        small = {**SMALL, "bucket": 50} if kind is seqkern.FastText else SMALL
+        model = kind(SENTENCES, **small)
         before = model.wv.vectors.copy()
-        assert model.train([["unheard", "words"]], epochs=2) == (0, 4)
-        np.testing.assert_array_equal(model.wv.vectors, before)
+        once = iter(SENTENCES)
+        model.train(once)
+        after = model.wv.vectors.copy()
+        assert (after != before).any()
+        unheard, empty = tmp_path / "unheard", tmp_path / "empty"
+        unheard.write_text("unheard words\n")
+        empty.write_text("\n\n")
+        for arguments, message in (
+            ({"corpus_iterable": once}, "list_iterator objects give theirs only once, and this"),
+            ({"corpus_iterable": (s for s in ())}, "generator objects give theirs only once"),
+            ({"corpus_iterable": []}, "the sentences hold no words$"),
+            ({"corpus_iterable": [["unheard", "words"]]}, "none of the 2 words .* the 30 of the"),
+            ({"corpus_file": unheard}, "none of the 2 words of the text is among the 30 of the"),
+            ({"corpus_file": empty}, f"the text {empty} holds no words"),
+        ):
+            with pytest.raises(corpora.CorpusError, match=message) as caught:
+                model.train(**arguments, epochs=2)
+            assert isinstance(caught.value, ValueError)
+        np.testing.assert_array_equal(model.wv.vectors, after)
+        model.train(SENTENCES)
+        assert (model.wv.vectors != after).any()
+
+    def test_a_text_without_any_neighbours(self) -> None:
+        """Each sentence is one word: there is nothing to predict."""
+        model = Word2Vec(**SMALL)
+        model.build_vocab([["alone"], ["lonely"]] * 5)
+        with pytest.warns(UserWarning, match="nothing was learnt: of 10 words 10 are in the voc"):
+            assert model.train([["alone"], ["lonely"]] * 5) == (50, 50)
+
+    def test_a_text_that_is_no_utf8(self, tmp_path: Path) -> None:
+        path = tmp_path / "text"
+        words = "바다".encode("cp949"), "나무".encode("cp949")
+        path.write_bytes((b" ".join(words) + b"\n") * 9)
+        with pytest.raises(TextFormatError, match=f"cannot read {path}: line 1, byte 0: 0xb9"):
+            Word2Vec(corpus_file=path, **SMALL)
+        model = Word2Vec(corpus_file=path, errors="replace", **SMALL)
+        assert model.wv.index_to_key == [b.decode("utf-8", "replace") for b in words]
+        model.errors = "strict"
+        model.build_vocab(SENTENCES)
+        with pytest.raises(TextFormatError, match="line 1, byte 0"):
+            model.train(corpus_file=path)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_compressed_text(self, text: Path, kind: str) -> None:
+        plain = Word2Vec(corpus_file=text, **SMALL)
+        text.write_bytes(compress(kind, text.read_bytes()))
+        model = Word2Vec(corpus_file=text, **SMALL)
+        np.testing.assert_array_equal(model.wv.vectors, plain.wv.vectors)
+        for one in (model, plain):
+            one.train(corpus_file=text, epochs=1)
+        np.testing.assert_array_equal(model.wv.vectors, plain.wv.vectors)
 
     def test_wrong_totals(self) -> None:
         model = Word2Vec(SENTENCES, **SMALL)
