@@ -15,8 +15,8 @@ LIMIT = 1e4
 """No number of a table is larger while it learns: a prediction is settled by products of about 10,
 and what the vectors of a training are made of stays below 100."""
 
-_LOOKED_AT = 1 << 20  # numbers at the beginning and at the end of a table
-_GATHERED = 1 << 14  # rows at once
+_LOOKED_AT = 1 << 18  # numbers at the beginning and at the end of a table
+_CHUNK = 1 << 15  # numbers: so few that torch takes one thread, and none waits for a busy core
 
 
 class DivergenceError(UserError, FloatingPointError):
@@ -27,35 +27,43 @@ class Watch:
     """Looks at the tables of a training.
 
     What has grown too much makes more such numbers wherever it meets other rows, so that within
-    some thousand words the most frequent ones have them. Their rows are looked at often, all rows
-    now and then.
+    some thousand words the most frequent ones have them. Their rows are looked at often, those of
+    all words now and then. The buckets of n-grams are not: whatever they gain from a word its own
+    row gains, too; the words' means show the rest.
 
     Args:
         placed: the tables. They may be replaced meanwhile.
+        words: how many of the input rows are words'.
     """
 
-    def __init__(self, placed: Placed) -> None:
+    def __init__(self, placed: Placed, words: int) -> None:
         self._placed = placed
-        self._used: Tensor | None = None
-        """The rows of `input_rows` that training can touch, if they are few."""
-        bags = placed.bags
-        if bags is not None and 8 * len(bags.rows) < len(placed.input_rows):
-            self._used = torch.unique(bags.rows)
+        self._words = words
+
+    @property
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        return self._placed.input_rows[: self._words], self._placed.output_rows
 
     def frequent(self) -> float:
         """The largest absolute number among the most frequent words; NaN if there is one."""
-        return _largest(
-            part
-            for table in (self._placed.input_rows, self._placed.output_rows)
-            for part in _ends(_flat(table))
-        )
+        return largest(part for table in self._tables for part in _ends(_flat(table)))
 
     def all(self) -> float:
-        """The same of all rows that training can touch."""
-        inputs = [_flat(self._placed.input_rows)]
-        if self._used is not None:
-            inputs = [self._placed.input_rows[rows] for rows in self._used.split(_GATHERED)]
-        return _largest([*inputs, _flat(self._placed.output_rows)])
+        """The same of all words."""
+        return largest(_flat(table) for table in self._tables)
+
+
+def largest(parts: Iterable[Tensor]) -> float:
+    """The largest absolute number; NaN if there is one."""
+    found = 0.0
+    for part in parts:
+        for numbers in part.reshape(-1).split(_CHUNK) if part.device.type == "cpu" else (part,):
+            if numbers.numel():
+                low, high = (float(bound) for bound in torch.aminmax(numbers))
+                if math.isnan(low):
+                    return low
+                found = max(found, -low, high)
+    return found
 
 
 def _flat(table: Tensor) -> Tensor:
@@ -71,14 +79,3 @@ def _ends(numbers: Tensor) -> tuple[Tensor, ...]:
     if len(numbers) <= 2 * _LOOKED_AT:
         return (numbers,)
     return numbers[:_LOOKED_AT], numbers[-_LOOKED_AT:]
-
-
-def _largest(parts: Iterable[Tensor]) -> float:
-    largest = 0.0
-    for part in parts:
-        if part.numel():
-            low, high = (float(bound) for bound in torch.aminmax(part))
-            if math.isnan(low):
-                return low
-            largest = max(largest, -low, high)
-    return largest

@@ -26,7 +26,7 @@ from seqkern.text import (
 from seqkern.word2vec import corpora, tables
 from seqkern.word2vec.arguments import flag, number, one_of, refuse_others, whole
 from seqkern.word2vec.corpora import Encoded, File, Sentences
-from seqkern.word2vec.divergence import LIMIT, DivergenceError, Watch
+from seqkern.word2vec.divergence import LIMIT, DivergenceError, Watch, largest
 from seqkern.word2vec.keyed_vectors import KeyedVectors
 from seqkern.word2vec.placement import Placed, device_of
 from seqkern.word2vec.progress import Bar, Listener
@@ -430,15 +430,16 @@ class Word2Vec:
         callbacks: Sequence[Any],
         share: float = 1.0,
     ) -> tuple[int, int]:
+        assert self.vocabulary is not None
         self._take_over()
         placed = Placed.on(
             self.device, self._tables, self._keep, self._noise, self._paths, self._bags
         )
-        watch = Watch(placed)
-        largest = watch.all()
-        if not largest < LIMIT:
+        watch = Watch(placed, len(self.vocabulary))
+        found = watch.all()
+        if not found < LIMIT:
             raise DivergenceError(
-                f"the vectors hold {describe(largest)}, from a training that diverged before; "
+                f"the vectors hold {describe(found)}, from a training that diverged before; "
                 "start anew (build_vocab does), or from what you saved before, with a lower alpha"
             )
         training = Training(
@@ -467,6 +468,8 @@ class Word2Vec:
                     raise
                 if callbacks or epoch == epochs - 1:
                     self._finish(training, placed)
+                    if self._bags is not None:
+                        training.refuse(largest([torch.from_numpy(self.wv.vectors)]))
                 _call(callbacks, "on_epoch_end", self)
         self.train_count += 1
         _call(callbacks, "on_train_end", self)

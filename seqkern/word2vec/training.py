@@ -81,6 +81,7 @@ class Training:
         self._piece = piece or PIECE
         self._watch = watch
         self._started = time.perf_counter()
+        self._reached = 0, 0, (schedule.start, schedule.start)
         self.kept = 0
         """Words that were trained on, after those that subsampling left out."""
         self.pairs = 0
@@ -102,7 +103,9 @@ class Training:
             seed = _seed(*self._seed, number, piece)
             tally = self._step(self._tokens[start:end], lr, final_lr, seed)
             words = round(self._raw_words * (number + end / total))
-            self._check(number, words, (lr, final_lr), last=end == total)
+            self._reached = number, words, (lr, final_lr)
+            if self._watch is not None:
+                self.refuse(self._watch.all() if end == total else self._watch.frequent())
             self.kept += tally.kept
             self.pairs += tally.pairs
             if tally.loss is not None and tally.pairs:
@@ -122,12 +125,15 @@ class Training:
                     )
                 )
 
-    def _check(self, epoch: int, words: int, rates: tuple[float, float], last: bool) -> None:
-        if self._watch is None:
-            return
-        largest = self._watch.all() if last else self._watch.frequent()
+    def refuse(self, largest: float) -> None:
+        """Raise if this is too large to be in a table, as far as training got.
+
+        Raises:
+            DivergenceError: it is.
+        """
         if largest < LIMIT:
             return
+        epoch, words, rates = self._reached
         epochs, start = self._schedule.epochs, self._schedule.start
         raise DivergenceError(
             f"training diverged in epoch {epoch + 1} of {epochs}, before word {words:,} of "
