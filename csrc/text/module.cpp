@@ -75,8 +75,8 @@ std::vector<T> to_vector(const py::array_t<T, py::array::c_style>& array) {
   return std::vector<T>(array.data(), array.data() + array.size());
 }
 
-// A Python object with `readinto`, which a decompressing stream has. It is asked under the GIL; what
-// it raises passes through the text core. None says that there is nothing yet.
+// A Python object with `readinto`, which a decompressing stream has. It is asked under the GIL;
+// what it raises passes through the text core. None says that there is nothing yet.
 class PythonSource : public Source {
  public:
   explicit PythonSource(py::object stream) : readinto_(stream.attr("readinto")) {}

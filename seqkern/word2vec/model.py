@@ -439,8 +439,8 @@ class Word2Vec:
         found = watch.all()
         if not found < LIMIT:
             raise DivergenceError(
-                f"the vectors hold {describe(found)}, from a training that diverged before; "
-                "start anew (build_vocab does), or from what you saved before, with a lower alpha"
+                f"the vectors hold {describe(found)}: they were given so, or an earlier training "
+                "diverged. Start anew (build_vocab does), or from what you saved before that"
             )
         training = Training(
             encoded.corpus,

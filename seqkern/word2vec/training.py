@@ -137,7 +137,7 @@ class Training:
         epochs, start = self._schedule.epochs, self._schedule.start
         raise DivergenceError(
             f"training diverged in epoch {epoch + 1} of {epochs}, before word {words:,} of "
-            f"{self._raw_words * epochs:,}, where the learning rate fell from {rates[0]:.4g} to "
+            f"{self._raw_words * epochs:,}, where the learning rate went from {rates[0]:.4g} to "
             f"{rates[1]:.4g}: the vectors hold {describe(largest)} and are lost. Start anew "
             "(build_vocab does), or from what you saved before, with a lower alpha. It was "
             f"{start:g}; usual are 0.025 (skip-gram) and 0.05 (CBOW)"

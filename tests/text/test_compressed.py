@@ -186,8 +186,7 @@ def test_interrupt_while_a_compressed_pipe_is_silent(tmp_path):
     with open(pipe, "wb") as writer:
         writer.write(compress("gzip", TEXT)[:1000])
         writer.flush()
-        while reader.stdout.readline() != "1000\n":
-            pass
+        assert any(line == "1000\n" for line in reader.stdout)
         reader.send_signal(signal.SIGINT)
         assert reader.communicate(timeout=60)[0].splitlines()[-1] == "interrupted"
 
