@@ -214,8 +214,11 @@ def check_is_text(path: Path, beginning: bytes) -> None:
     if beginning[257:262] == b"ustar":
         raise TextFormatError(f"cannot read {path}: it is a tar archive; unpack it first")
     zeros = beginning.count(0)
-    if zeros >= 8 and zeros * 8 >= len(beginning):
+    marked = beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # no UTF-8 anyway
+    if zeros >= 8 and zeros * 8 >= len(beginning) and not marked:
+        first = beginning.index(0)
         raise TextFormatError(
-            f"cannot read {path}: {zeros} of its first {len(beginning)} bytes are zero; it is no "
-            "UTF-8 text (UTF-16, or a binary file?). Convert it first, with iconv say"
+            f"cannot read {path}: line {beginning[:first].count(10) + 1}, byte {first}: the first "
+            f"of {zeros} zeros in {len(beginning)} bytes; it is no UTF-8 text (UTF-16, or a binary "
+            "file?). Convert it first, with iconv say"
         )

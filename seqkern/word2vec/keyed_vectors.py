@@ -25,8 +25,9 @@ File = str | PathLike[str]
 class KeyedVectors:
     """Words and their vectors.
 
-    A word's vector is a read-only view of its row in `vectors`; copy it before changing it. After
-    writing into `vectors` itself call :meth:`forget_norms`.
+    A word's vector is a read-only view of its row in `vectors`; copy it before changing it. Other
+    vectors may be assigned to `vectors`; after writing into the array itself call
+    :meth:`forget_norms`.
 
     Args:
         vector_size: number of dimensions.
@@ -46,7 +47,7 @@ class KeyedVectors:
         self.key_to_index: dict[str, int] = {}
         self.vectors = np.empty((0, self.vector_size), np.float32)
         self.counts: np.ndarray | None = None
-        self._norms: np.ndarray | None = None
+        self._norms: tuple[np.ndarray, np.ndarray] | None = None  # of which vectors, and theirs
 
     @classmethod
     def from_arrays(
@@ -144,12 +145,12 @@ class KeyedVectors:
     @property
     def norms(self) -> np.ndarray:
         """The lengths of the vectors, float32, shape (words,)."""
-        if self._norms is None:
-            self._norms = np.linalg.norm(self.vectors, axis=1)
-        return self._norms
+        if self._norms is None or self._norms[0] is not self.vectors:
+            self._norms = self.vectors, np.linalg.norm(self.vectors, axis=1)
+        return self._norms[1]
 
     def forget_norms(self) -> None:
-        """Have the lengths computed anew, because `vectors` has changed."""
+        """Have the lengths computed anew, because numbers in `vectors` have changed."""
         self._norms = None
 
     def get_normed_vectors(self) -> np.ndarray:

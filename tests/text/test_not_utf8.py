@@ -33,6 +33,7 @@ def refused(path, **options):
         (SENTENCE.encode("cp949"), "line 1, byte 0: 0xb3 0xaa 0xb4 0xc2 is no UTF-8"),
         (b"one two\n\nthree\n" + SENTENCE.encode("cp949"), "line 4, byte 15: 0xb3 0xaa"),
         (SENTENCE.encode("utf-16"), "line 1, byte 0: 0xff 0xfe 0x98 0xb0 .* begins as UTF-16"),
+        (("english\n" * 9).encode("utf-16"), "line 1, byte 0: 0xff 0xfe 0x65 0x00 .*UTF-16"),
         (BINARY, "line 2, byte 128: 0x80 0x81"),
         ("naïve café".encode("latin-1"), "line 1, byte 2: 0xef 0x76"),
         (b"\xef\xbb\xbfa\nb \xff", "line 2, byte 7: 0xff is"),
@@ -96,7 +97,9 @@ def test_wide_characters_without_a_mark(tmp_path, name, pattern):
     """English in UTF-16 is valid UTF-8 with a zero after each letter."""
     path = write(tmp_path, ("the cat sat on the mat\n" * 9).encode(name))
     message = refused(path, pattern=pattern)
-    assert "are zero; it is no UTF-8 text (UTF-16, or a binary file?)" in message
+    first = 0 if name.endswith("be") else 1
+    assert f"line 1, byte {first}: the first of " in message
+    assert "zeros in " in message and "no UTF-8 text (UTF-16, or a binary file?)" in message
     outcome(path, errors="replace", pattern=pattern)
 
 

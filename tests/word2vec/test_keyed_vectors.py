@@ -98,6 +98,14 @@ class TestLookingUp:
             KeyedVectors(size)  # type: ignore[arg-type]
 
 
+def test_other_vectors_may_be_assigned(compass: KeyedVectors) -> None:
+    """Lengths that were computed of the ones before are forgotten."""
+    before = compass.most_similar("north")
+    compass.vectors = compass.vectors * np.linspace(1, 9, 5, dtype=np.float32)[:, None]
+    assert compass.most_similar("north") == [(w, pytest.approx(c, abs=1e-6)) for w, c in before]
+    np.testing.assert_allclose(compass.norms, np.linalg.norm(compass.vectors, axis=1))
+
+
 class TestAdding:
     def test_words_are_appended(self, compass: KeyedVectors) -> None:
         compass.norms  # noqa: B018
