@@ -4,7 +4,8 @@ On a GPU all of them cast everything to the lower precision. On the CPU PyTorch'
 three sorts. The Elman network casts everything. GRU, the cells and the LSTM outside oneDNN's fused
 path compute their products in the lower precision and then carry their state in the dtype in which
 it came, float32 unless the caller passes something else. The fused LSTM carries everything in the
-lower precision. A projected hidden state is a product, so it has the lower precision whatever its
+lower precision; in float16 only on processors with arithmetic for it, on others PyTorch raises and
+here the dtype is the same one nevertheless. A projected hidden state is a product, so it has the lower precision whatever its
 cell state has.
 """
 
@@ -19,6 +20,11 @@ from seqkern.recurrent.checks import dtype_name
 from seqkern.recurrent.kinds import Kind
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
+# What PyTorch asks about the processor before it gives oneDNN an input that comes in this dtype.
+_PROCESSOR_HAS = {
+    torch.bfloat16: _HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    torch.float16: _HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+}
 
 
 def autocast_dtype(
@@ -32,7 +38,7 @@ def autocast_dtype(
 
     Args:
         carried: the state that PyTorch carries through time (c0 of an LSTM, otherwise h0).
-        fused: whether PyTorch would take the fused LSTM for these shapes.
+        fused: whether PyTorch would take the fused LSTM, see :func:`fused_lstm`.
 
     Raises:
         RuntimeError: float64 mixed with other dtypes, which autocast leaves alone.
@@ -52,7 +58,7 @@ def autocast_dtype(
         )
     if device == "cuda" or kind.name.startswith("rnn"):
         return lower
-    if fused and lower == torch.bfloat16 and input.dtype in (torch.float32, torch.bfloat16):
+    if fused:
         return lower
     return torch.promote_types(lower, input.dtype if carried is None else carried.dtype)
 
@@ -63,6 +69,8 @@ def fused_lstm(kind: Kind, input: Tensor, batch_sizes: Tensor | None, projected:
         return False
     if not _HAS_ONEDNN:
         return False
+    if not _onednn_takes(input.dtype):
+        return False
     # The compiler cannot trace the switch `torch.backends.mkldnn.flags`; take it as on.
     if not torch.compiler.is_compiling() and not torch._C._get_mkldnn_enabled():
         return False
@@ -70,3 +78,10 @@ def fused_lstm(kind: Kind, input: Tensor, batch_sizes: Tensor | None, projected:
         return True
     # Sequences of equal length; the compiler does not know the numbers in a tensor.
     return not torch.compiler.is_compiling() and bool(batch_sizes[0] == batch_sizes[-1])
+
+
+def _onednn_takes(dtype: torch.dtype) -> bool:
+    """Whether an input that comes in this dtype may go to oneDNN; autocast casts only after that."""
+    if dtype == torch.float16:
+        return _PROCESSOR_HAS[dtype] and not torch.is_grad_enabled()
+    return dtype == torch.float32 or _PROCESSOR_HAS.get(dtype, False)
