@@ -5,8 +5,8 @@ three sorts. The Elman network casts everything. GRU, the cells and the LSTM out
 path compute their products in the lower precision and then carry their state in the dtype in which
 it came, float32 unless the caller passes something else. The fused LSTM carries everything in the
 lower precision; in float16 only on processors with arithmetic for it, on others PyTorch raises and
-here the dtype is the same one nevertheless. A projected hidden state is a product, so it has the lower precision whatever its
-cell state has.
+here the dtype is the same one nevertheless. A projected hidden state is a product, so it has the
+lower precision whatever its cell state has.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def fused_lstm(kind: Kind, input: Tensor, batch_sizes: Tensor | None, projected:
 
 
 def _onednn_takes(dtype: torch.dtype) -> bool:
-    """Whether an input that comes in this dtype may go to oneDNN; autocast casts only after that."""
+    """Whether an input of this dtype may go to oneDNN; autocast casts only after that."""
     if dtype == torch.float16:
         return _PROCESSOR_HAS[dtype] and not torch.is_grad_enabled()
     return dtype == torch.float32 or _PROCESSOR_HAS.get(dtype, False)
