@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from seqkern.attention import autograd, checks, choice, nested
+from seqkern.attention import autograd, causal_bias, checks, choice, nested, overrides
 from seqkern.attention.folding import folded
 from seqkern.attention.ops import attention, lowered, widened, without_equal
 from seqkern.attention.seeds import draw_seed
+from seqkern.attention.torch_backend import merged, torch_attention
 from seqkern.dispatch import without_autocast
 
 _runs_directly = choice.runs_directly
 _kernel = autograd.attention
+_somebody_looks = overrides.somebody_looks
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def scaled_dot_product_attention(
@@ -48,6 +52,8 @@ def scaled_dot_product_attention(
         key: (..., H, M, D), value: (..., H, M, Dv). Leading dimensions broadcast as in PyTorch.
         attn_mask: broadcastable to (..., H, N, M). Boolean: True takes part. Floating (query's
             dtype or float32): added to the scores; its gradient is computed if it requires one.
+            `causal_upper_left` and `causal_lower_right` of `torch.nn.attention.bias` are
+            causal="top_left" and "bottom_right", and computed as such.
         dropout_p: probability to drop a weight, always applied; from torch's CPU generator.
         is_causal: query i looks at keys 0 to i, aligned at the top left. Given together with
             attn_mask or `window`, both take part.
@@ -75,12 +81,27 @@ def scaled_dot_product_attention(
         RuntimeError, IndexError, TypeError: what PyTorch raises for arguments that do not fit
             together, in its words; RuntimeError also where no backend, or not the one chosen with
             `seqkern.use_backend`, can run the call.
-        ValueError: `causal`, `window` or `softcap` is not what it can be; for nested tensors also
-            what PyTorch raises, for an attn_mask for instance.
+        ValueError: `causal`, `window` or `softcap` is not what it can be, or a causal mask of
+            `torch.nn.attention.bias` is given together with `is_causal` or `causal`; for nested
+            tensors also what PyTorch raises, for an attn_mask for instance.
+
+    A TorchFunctionMode, and an argument whose type overrides `__torch_function__`, sees the call as
+    one of PyTorch's function; with an argument that only ours has, as one of this function.
 
     >>> q = torch.randn(2, 8, 100, 64)  # doctest: +SKIP
     >>> output = scaled_dot_product_attention(q, q, q, is_causal=True)  # doctest: +SKIP
     """
+    if _somebody_looks(query, key, value, attn_mask, alibi_slopes, sinks):
+        options = _given(
+            attn_mask=attn_mask, dropout_p=dropout_p or None, is_causal=is_causal or None,
+            scale=scale, enable_gqa=enable_gqa or None,
+        )  # fmt: skip
+        extras = _given(
+            causal=causal, window=window, softcap=softcap, alibi_slopes=alibi_slopes,
+            return_lse=return_lse or None, sinks=sinks,
+        )  # fmt: skip
+        tensors = (query, key, value)
+        return overrides.shown(_OURS, scaled_dot_product_attention, tensors, options, extras)
     if (
         isinstance(query, Tensor)
         and _runs_directly(query)
@@ -114,32 +135,58 @@ def scaled_dot_product_attention(
     )  # fmt: skip
 
 
+def shown_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+) -> Tensor:
+    """`ops.attention` for a module's call that somebody wants to see: as a call of the function."""
+    attn_mask, is_causal = merged(query, key, mask, bias, is_causal)
+    result = scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal)
+    assert isinstance(result, Tensor)  # there is no lse
+    return result
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def _fits(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> bool:
     """Whether the tensors are what the kernel takes, as they are. `query` is on the CPU."""
-    if query.dim() != 4 or query.is_nested or not isinstance(key, Tensor):
+    if (
+        not isinstance(key, Tensor)
+        or not isinstance(value, Tensor)
+        or query.is_nested
+        or key.is_nested
+        or value.is_nested
+        or not query.dtype is key.dtype is value.dtype
+        or not key.is_cpu
+        or not value.is_cpu
+    ):
         return False
-    batch, heads, _, width = query.shape
-    shape = key.shape
+    shape, keys, values = query.shape, key.shape, value.shape
+    if len(shape) != 4 or shape[3] == 0:
+        return False
+    if shape == keys == values:
+        return True
+    batch, heads, _, width = shape
     return (
-        len(shape) == 4
-        and shape[0] == batch
-        and shape[3] == width
-        and width != 0
-        and (shape[1] == heads or (enable_gqa and shape[1] != 0 and heads % shape[1] == 0))
-        and isinstance(value, Tensor)
-        and value.dim() == 4
-        and value.shape[:3] == shape[:3]
-        and query.dtype == key.dtype == value.dtype
-        and key.is_cpu
-        and value.is_cpu
-        and not key.is_nested
-        and not value.is_nested
+        len(keys) == 4
+        and keys[0] == batch
+        and keys[3] == width
+        and (keys[1] == heads or (enable_gqa and keys[1] != 0 and heads % keys[1] == 0))
+        and len(values) == 4
+        and values[:3] == keys[:3]
     )
 
 
 def _mask_fits(query: Tensor, key: Tensor, mask: Tensor) -> bool:
     """The same for a mask of four dimensions or fewer."""
-    if not isinstance(mask, Tensor) or mask.is_nested or not mask.is_cpu:
+    if type(mask) not in _PLAIN or mask.is_nested or not mask.is_cpu:
         return False
     shape, full = mask.shape, (*query.shape[:3], key.shape[2])
     return (
@@ -153,24 +200,32 @@ def _any_call(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attn_mask: Tensor | None,
-    dropout_p: float,
-    is_causal: bool,
-    scale: float | None,
-    enable_gqa: bool,
-    causal: str | None,
-    window: tuple[int, int] | None,
-    softcap: float | None,
-    alibi_slopes: Tensor | None,
-    return_lse: bool,
-    sinks: Tensor | None,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    causal: str | None = None,
+    window: tuple[int, int] | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    return_lse: bool = False,
+    sinks: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """All other calls: any rank, broadcasting, other backends, autocast, nested tensors."""
     checks.types(
         "scaled_dot_product_attention", query=query, key=key, value=value, attn_mask=attn_mask
     )
+    nests = query.is_nested or key.is_nested or value.is_nested
+    aligned = None
+    if causal_bias.is_causal_bias(attn_mask) and not nests:
+        _check_no_other_causal(is_causal, causal)
+        checks.inputs(query, key, value, None)
+        aligned = causal_bias.alignment(attn_mask, query.shape[-2], key.shape[-2])
+        attn_mask = None
+        is_causal = aligned == causal_bias.TOP_LEFT
     is_causal, sides, cap = checks.options(dropout_p, is_causal, causal, window, softcap)
-    if query.is_nested or key.is_nested or value.is_nested:
+    if nests:
         if attn_mask is None and nested.ragged_batch(query, key, value):
             result = _any_call(
                 query.values(), key.values(), value.values(), None, dropout_p, is_causal, scale,
@@ -185,8 +240,15 @@ def _any_call(
         )  # fmt: skip
     extras = without_equal(alibi_slopes, sinks, cap, sides, return_lse)
     tensors = (key, value, attn_mask, alibi_slopes, sinks)
-    if choice.choose(query, tensors, extras) == "torch":
-        return F.scaled_dot_product_attention(
+    backend = choice.choose(query, tensors, extras)
+    if aligned == causal_bias.BOTTOM_RIGHT:
+        if backend == "torch":
+            queries, keys = query.shape[-2], key.shape[-2]
+            attn_mask = causal_bias.allowed(aligned, queries, keys, query.device)
+        else:
+            sides = (sides[0], 0)
+    if backend == "torch":
+        return torch_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     boolean = attn_mask is not None and attn_mask.dtype == torch.bool
@@ -212,3 +274,15 @@ def _any_call(
         )
     output = call.unfolded(output)
     return (output, call.unfolded(lse)) if return_lse else output
+
+
+def _check_no_other_causal(is_causal: bool, causal: str | None) -> None:
+    if is_causal:
+        raise ValueError("CausalBias should not be used with causal=True")
+    if causal is not None:
+        raise ValueError(
+            f"attn_mask is a CausalBias, which is causal by itself: give it or causal={causal!r}"
+        )
+
+
+_OURS = overrides.InPlaceOfTorchs(_any_call)

@@ -51,10 +51,18 @@ def folded(
 ) -> Folded:
     """Folds a call that `checks.inputs` has passed.
 
+    Where a leading dimension is 0 there is nothing to look at, whatever the others are: PyTorch
+    gives query's leading dimensions and zeros.
+
     Raises:
         RuntimeError, IndexError: the leading dimensions or the mask do not broadcast, or the heads
             of key and value do not divide those of query; in PyTorch's words.
     """
+    if 0 in (*query.shape[:-2], *key.shape[:-2], *value.shape[:-2]):
+        key, value = (
+            t[..., :0, :].reshape(*query.shape[:-2], 0, t.shape[-1]) for t in (key, value)
+        )
+        attn_mask = None
     if enable_gqa:
         checks.grouped_heads(query, key, value)
         heads = query.shape[-3]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqkern.attention import checks, choice, masks
+from seqkern.attention import causal_bias, checks, choice, masks, overrides
+from seqkern.attention.dense import shown_attention
 from seqkern.attention.ops import attention
 from seqkern.attention.packing import occupied, packed, padded
 from seqkern.attention.seeds import draw_seed
@@ -69,7 +70,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     `seqkern.nn.functional.scaled_dot_product_attention`. Asking for the
     weights leaves the output on its fast path and costs one more product and B x H x N x M
     exponentials; `need_weights=False` saves that. With `is_causal=True` attn_mask has to be the
-    causal mask: where no weights are wanted the hint is believed, as in PyTorch.
+    causal mask: where no weights are wanted the hint is believed, as in PyTorch. attn_mask may also
+    be a causal mask of `torch.nn.attention.bias` for (N, M), which says itself what it is.
     """
 
     def forward(
@@ -102,15 +104,24 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
                     "key_padding_mask or attn_mask: its lengths say what is there"
                 )
             return self._nested(query, key, value, need_weights, average_attn_weights, is_causal)
+        declared, aligned = attn_mask, None
+        if causal_bias.is_causal_bias(attn_mask):
+            attn_mask = None
         masks.warn_of_mixed_types(key_padding_mask, attn_mask)
         masks.check_ranks(query, key, value, key_padding_mask, attn_mask)
-        if is_causal and attn_mask is None:
+        if is_causal and declared is None:
             raise RuntimeError(
                 "Need attn_mask if specifying the is_causal hint. You may use the Transformer "
                 "module method `generate_square_subsequent_mask` to create this mask."
             )
         sizes = self._sizes(query, key, value)
-        trusted = bool(is_causal) and not need_weights
+        trusted = bool(is_causal) and not need_weights and attn_mask is declared
+        if attn_mask is not declared:
+            aligned = causal_bias.alignment(declared, sizes.queries, sizes.keys)
+            # Added keys are seen by every query, and weights and PyTorch want a mask of numbers.
+            if need_weights or self._adds_keys() or not choice.runs_directly(query):
+                allowed = causal_bias.allowed(aligned, sizes.queries, sizes.keys, query.device)
+                attn_mask, aligned = ~allowed, None
         if trusted and key_padding_mask is None:
             attn_mask = None  # as in PyTorch: the hint takes its place, whatever its shape
         if attn_mask is not None:
@@ -127,10 +138,18 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         )
         if bias is not None:
             checks.mask_dtype(q, bias)
-        causal = trusted and attn_mask is None
+        causal = aligned == causal_bias.TOP_LEFT or (trusted and attn_mask is None)
+        if not need_weights and overrides.somebody_looks(q, k, v, mask, bias):
+            if aligned == causal_bias.BOTTOM_RIGHT:
+                allowed = causal_bias.allowed(aligned, sizes.queries, sizes.keys, query.device)
+                mask = allowed[None, None] if mask is None else mask & allowed
+            output = shown_attention(q, k, v, mask, bias, self._dropout_probability(), causal)
+            return self._projected_out(_heads_merged(output, sizes)), None
         dropout_p, seed = self._dropout(query.device)
         weights = None
-        if need_weights and _runs_on_torch(q, k, v, bias):
+        if need_weights and (
+            _runs_on_torch(q, k, v, bias) or overrides.overriding((q, k, v, mask, bias))
+        ):
             output, weights = by_torch(q, k, v, mask, bias, dropout_p, average_attn_weights)
         else:
             output, lse = attention(
@@ -141,6 +160,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
                 bias=bias,
                 dropout_p=dropout_p,
                 is_causal=causal,
+                window=(-1, 0) if aligned == causal_bias.BOTTOM_RIGHT else (-1, -1),
                 seed=seed,
                 need_lse=need_weights,
             )
@@ -237,13 +257,17 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
 
     def _dropout(self, device: torch.device) -> tuple[float, Tensor | None]:
         """The probability, and the seed where there is one."""
+        dropout_p = self._dropout_probability()
+        return dropout_p, draw_seed(device) if dropout_p else None
+
+    def _dropout_probability(self) -> float:
         if not self.training or self.dropout == 0:
-            return 0.0, None
+            return 0.0
         if not 0 <= self.dropout <= 1:
             raise ValueError(
                 f"dropout probability has to be between 0 and 1, but got {self.dropout}"
             )
-        return self.dropout, draw_seed(device)
+        return self.dropout
 
     def _adds_keys(self) -> bool:
         return self.bias_k is not None or self.bias_v is not None or self.add_zero_attn

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+# PyTorch's own function, whatever others (seqkern's users, for one) have put in its place in
+# torch.nn.functional, and whenever they do.
+torch_attention = torch._C._nn.scaled_dot_product_attention
 
 
 def attention(
@@ -19,6 +22,23 @@ def attention(
 ) -> Tensor:
     """The output (B, H, N, Dv) for the arguments of `ops.attention`; PyTorch gives no lse, and
     raises its own errors."""
+    attn_mask, is_causal = merged(query, key, mask, bias, is_causal)
+    return torch_attention(
+        query,
+        key,
+        value,
+        attn_mask,
+        dropout_p,
+        is_causal,
+        scale=scale,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+
+
+def merged(
+    query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None, is_causal: bool
+) -> tuple[Tensor | None, bool]:
+    """attn_mask and is_causal for PyTorch's function, which takes one of them."""
     if mask is None:
         attn_mask = bias
     elif bias is None:
@@ -33,13 +53,4 @@ def attention(
         else:
             attn_mask = attn_mask.masked_fill(~causal, -torch.inf)
         is_causal = False
-    return F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask,
-        dropout_p,
-        is_causal,
-        scale=scale,
-        enable_gqa=key.shape[1] != query.shape[1],
-    )
+    return attn_mask, is_causal

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
-from seqkern.attention import autograd, checks, choice, reference
+from seqkern.attention import autograd, checks, choice, overrides, reference
 from seqkern.attention.ops import default_scale, lowered, widened
 from seqkern.attention.seeds import draw_seed
 from seqkern.dispatch import without_autocast
@@ -57,7 +58,17 @@ def varlen_attention(
             elsewhere than the tensors; max_seqlen is less than the longest sequence; the backend
             chosen with `seqkern.use_backend` cannot run the call.
         ValueError: `causal`, `window` or `softcap` is not what it can be.
+
+    A TorchFunctionMode, and an argument whose type overrides `__torch_function__`, sees the call.
     """
+    tensors = (query, key, value, cu_seqlens_q, cu_seqlens_k, alibi_slopes, sinks)
+    if overrides.somebody_looks(*tensors):
+        return handle_torch_function(
+            varlen_attention, overrides.overriding(tensors),
+            query, key, value, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
+            dropout_p=dropout_p, is_causal=is_causal, scale=scale, causal=causal, window=window,
+            softcap=softcap, alibi_slopes=alibi_slopes, sinks=sinks, return_lse=return_lse,
+        )  # fmt: skip
     checks.types(
         "varlen_attention",
         query=query,

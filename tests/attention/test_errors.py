@@ -85,12 +85,40 @@ def test_lengths_of_key_and_value(backend):
         sdpa(Q, K, K[:, :, :6], **GQA)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_heads_of_nobody(backend):
-    """Here PyTorch's fused kernel divides by zero heads and gives anything."""
-    none = K[:, :0]
-    with seqkern.use_backend(backend), pytest.raises(RuntimeError, match="must divide the number"):
-        sdpa(Q, none, none, **GQA)
+NOTHING = [
+    ((2, 4, 5, 8), (2, 0, 7, 8), True),
+    ((2, 4, 5, 8), (2, 0, 7, 8), False),
+    ((2, 1, 5, 8), (2, 0, 7, 8), False),
+    ((2, 0, 5, 8), (2, 2, 7, 8), True),
+    ((2, 0, 5, 8), (2, 0, 7, 8), True),
+    ((2, 4, 5, 8), (0, 4, 7, 8), False),
+    ((1, 4, 5, 8), (0, 4, 7, 8), False),
+    ((0, 4, 5, 8), (0, 3, 7, 8), True),
+    ((4, 5, 8), (0, 7, 8), True),
+    ((4, 5, 8), (0, 7, 8), False),
+    ((3, 2, 4, 5, 8), (3, 2, 0, 7, 8), True),
+]
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"dropout_p": 0.5}], ids=str)
+@pytest.mark.parametrize(("query", "key", "grouped"), NOTHING, ids=str)
+def test_heads_of_nobody(query, key, grouped, options, backend):
+    """Key and value without heads, or without a batch: zeros in query's shape, as PyTorch gives."""
+    value = (*key[:-1], 6)
+    results = []
+    for function in (sdpa, torch.nn.functional.scaled_dot_product_attention):
+        inputs = [torch.randn(shape, requires_grad=True) for shape in (query, key, value)]
+        mask = {} if options else {"attn_mask": torch.ones(5, 7, dtype=torch.bool)}
+        with seqkern.use_backend(backend):
+            output = function(*inputs, enable_gqa=grouped, **options, **mask)
+        output.sum().backward()
+        results.append([output, *(t.grad for t in inputs)])
+    for mine, theirs in zip(*results, strict=True):
+        assert mine.shape == theirs.shape and torch.equal(mine, theirs)
+    with seqkern.use_backend(backend):
+        _, lse = sdpa(*inputs, enable_gqa=grouped, return_lse=True, **options)
+    assert lse.shape == query[:-1] and bool((lse == -torch.inf).all())
 
 
 def test_slopes_of_folded_heads():
