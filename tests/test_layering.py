@@ -26,7 +26,12 @@ FLOORS = (
     ("library", "backends", "triton_support", "tuning"),
     ("dispatch", "triton_operators", "fx_leaf"),
     ("second_order", "saving"),
-    ("attention.philox", "attention.seeds", "recurrent.device_operators"),
+    (
+        "attention.philox",
+        "attention.seeds",
+        "attention.recomputation",
+        "recurrent.device_operators",
+    ),
     ("embedding.device_operators",),
     (
         "recurrent.triton_kernels_cells",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from seqkern import library, triton_support
 from seqkern.attention import fake, reference  # noqa: F401  (fake registers its kernels)
+from seqkern.attention.recomputation import check_implementation
 from seqkern.saving import direct, kept, traced
 from seqkern.second_order import differentiable_backward, reference_gradients
 
@@ -71,6 +72,8 @@ def attention(
     Raises:
         RuntimeError: the operator refuses the arguments; it knows only its own names for them.
     """
+    if dropout_p:
+        check_implementation(backend)
     if _grad_enabled() and (
         query.requires_grad
         or key.requires_grad

@@ -11,7 +11,7 @@ from seqkern.attention import autograd, causal_bias, checks, choice, nested, ove
 from seqkern.attention.folding import folded
 from seqkern.attention.ops import attention, lowered, widened, without_equal
 from seqkern.attention.seeds import draw_seed
-from seqkern.attention.torch_backend import merged, torch_attention
+from seqkern.attention.torch_backend import call_torch, merged
 from seqkern.dispatch import without_autocast
 
 _runs_directly = choice.runs_directly
@@ -248,7 +248,7 @@ def _any_call(
         else:
             sides = (sides[0], 0)
     if backend == "torch":
-        return torch_attention(
+        return call_torch(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     boolean = attn_mask is not None and attn_mask.dtype == torch.bool

@@ -16,7 +16,7 @@ from seqkern.attention import choice
 from seqkern.attention.ops import without_equal
 from seqkern.attention.packing import Packed, ragged_dim, sequences
 from seqkern.attention.seeds import draw_seed
-from seqkern.attention.torch_backend import torch_attention
+from seqkern.attention.torch_backend import call_torch
 from seqkern.attention.varlen import attention_varlen
 
 
@@ -44,7 +44,7 @@ def scaled_dot_product_attention(
     _check(query, key, value, attn_mask)
     extras = without_equal(alibi_slopes, sinks, softcap, window, return_lse)
     if choice.choose(query, (key, value, alibi_slopes, sinks), extras) == "torch":
-        return torch_attention(
+        return call_torch(
             query, key, value, None, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     options: dict[str, Any] = {

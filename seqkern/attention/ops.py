@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seqkern.attention import autograd, checks, choice, reference, torch_backend
+from seqkern.attention.recomputation import check_implementation
 from seqkern.dispatch import without_autocast
 
 _runs_directly = choice.runs_directly
@@ -84,6 +85,8 @@ def attention(
     checks.four_dimensional(query, key, value, mask, bias, alibi_slopes, sinks)
     alibi_slopes, sinks = widened(query, alibi_slopes), widened(query, sinks)
     if backend == "reference":
+        if dropout_p:
+            check_implementation(backend)
         with without_autocast(query.device.type):
             return reference.attention(
                 query,

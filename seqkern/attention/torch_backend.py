@@ -5,9 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seqkern.attention.recomputation import check_implementation
+
 # PyTorch's own function, whatever others (seqkern's users, for one) have put in its place in
 # torch.nn.functional, and whenever they do.
 torch_attention = torch._C._nn.scaled_dot_product_attention
+
+
+def call_torch(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """`torch_attention`, for calls that a checkpoint may recompute."""
+    if dropout_p:
+        check_implementation("torch")
+    return torch_attention(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )
 
 
 def attention(
@@ -23,7 +44,7 @@ def attention(
     """The output (B, H, N, Dv) for the arguments of `ops.attention`; PyTorch gives no lse, and
     raises its own errors."""
     attn_mask, is_causal = merged(query, key, mask, bias, is_causal)
-    return torch_attention(
+    return call_torch(
         query,
         key,
         value,

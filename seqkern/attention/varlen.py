@@ -8,6 +8,7 @@ from torch.overrides import handle_torch_function
 
 from seqkern.attention import autograd, checks, choice, overrides, reference
 from seqkern.attention.ops import default_scale, lowered, widened
+from seqkern.attention.recomputation import check_implementation
 from seqkern.attention.seeds import draw_seed
 from seqkern.dispatch import without_autocast
 
@@ -144,6 +145,8 @@ def attention_varlen(
     checks.varlen(query, key, value, cu_seqlens_q, cu_seqlens_k, alibi_slopes, sinks)
     alibi_slopes, sinks = widened(query, alibi_slopes), widened(query, sinks)
     if backend == "reference":
+        if dropout_p:
+            check_implementation(backend)
         with without_autocast(query.device.type):
             return reference.varlen_attention(
                 query,

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from seqkern.attention import choice
 from seqkern.attention.philox import kept
+from seqkern.attention.recomputation import check_implementation
 from seqkern.dispatch import without_autocast
 
 _BLOCK = 1 << 19  # scores that are worked on at a time, 2 MiB of float32
@@ -162,6 +163,8 @@ def by_torch(
 ) -> tuple[Tensor, Tensor]:
     """Output (B, H, N, D) and weights (B, H, N, M), or (B, N, M) if averaged, by the operators that
     torch.nn.MultiheadAttention uses. Arguments as in `attention_weights`, value (B, H, M, D)."""
+    if dropout_p:
+        check_implementation("torch")
     scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)
     if bias is not None:
         scores = scores + bias
