@@ -29,8 +29,10 @@ def check_implementation(backend: str) -> None:
     Raises:
         RuntimeError: another backend ran the call the first time.
     """
+    if _compiling():  # the compiler keeps what it has traced, random state included
+        return
     recomputing = _graph_task() != -1
-    if _compiling() or (_grad_enabled() and not recomputing):
+    if _grad_enabled() and not recomputing:
         return
     for ctx in _checkpoints(recomputing):
         noted: set[str] = ctx.__dict__.setdefault("seqkern_backends", set())
