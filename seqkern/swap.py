@@ -15,10 +15,11 @@ from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
 from seqkern.class_exchange import SWAPS, NoCounterpart, base_of, counterpart, name_of, original
 from seqkern.recurrent.freeze import unfreeze_
-from seqkern.verify import Verification, check_exchange
+from seqkern.verify import Verification, check_exchange, direct_attention_calls
 
 # Modules of these families that SWAPS does not name are worth a line in the report.
 _FAMILIES = (*SWAPS, RNNBase, RNNCellBase)
+_OURS = tuple(SWAPS.values())
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,19 @@ class SwapReport:
         swapped: the modules that changed their class, in the order of ``named_modules``.
         left: the recurrent and attention modules that were left alone, each with the reason.
         verification: what the verification measured, where one was asked for.
+        attention_calls: with example inputs, how often a forward pass calls PyTorch's
+            ``scaled_dot_product_attention`` outside of the modules that were swapped, by the path
+            of the module that does; PyTorch serves these calls.
     """
 
     swapped: list[Swapped] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     verification: Verification | None = None
+    attention_calls: dict[str, int] | None = None
 
     def __str__(self) -> str:
         if not self.swapped and not self.left:
-            return "nothing changed: the model holds no module to swap"
+            return "\n".join(["nothing changed: the model holds no module to swap", *self._calls()])
         rows = [
             (entry.path or "(the model)", name_of(entry.old), f"-> {name_of(entry.new)}")
             for entry in self.swapped
@@ -68,9 +73,27 @@ class SwapReport:
         width = [max(len(row[column]) for row in rows) for column in (0, 1)]
         lines = [f"{len(self.swapped)} swapped, {len(self.left)} left"]
         lines += [f"  {path:<{width[0]}}  {old:<{width[1]}}  {new}" for path, old, new in rows]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._calls()])
 
     __repr__ = __str__
+
+    def _calls(self) -> list[str]:
+        """What is to be said of attention that the model calls by itself."""
+        if self.attention_calls is None:
+            asked = "" if self.swapped else "swap(model, verify=inputs) says whether it calls "
+            return [f"{asked}torch.nn.functional.scaled_dot_product_attention by itself"] * (
+                not self.swapped
+            )
+        if not self.attention_calls:
+            return []
+        calls, paths = sum(self.attention_calls.values()), list(self.attention_calls)
+        named = ", ".join(path or "the model" for path in paths[:4])
+        more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
+        return [
+            f"{calls} calls of torch.nn.functional.scaled_dot_product_attention in a forward pass "
+            f"(in {named}{more}) are served by PyTorch's own operator, which swap does not "
+            "replace; seqkern.nn.functional.scaled_dot_product_attention takes the same arguments"
+        ]
 
 
 def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
@@ -88,9 +111,11 @@ def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
         model: the model, or a single module.
         verify: example inputs: one argument, a tuple or list of positional arguments, or a dict of
             keyword arguments. With them, the model runs forward and backward before and after the
-            swap, with dropout off; the largest deviation and the speed ratio are printed. Weights,
-            gradients, buffers, attributes and random generators are afterwards as they were. See
-            :mod:`seqkern.comparison` for what counts as agreement.
+            swap, with dropout off; the largest deviation and the speed ratio are printed, which
+            module is slower than before and what would help, and what serves the attention that
+            the model calls by itself. Weights, gradients, buffers, attributes and random
+            generators are afterwards as they were. See :mod:`seqkern.comparison` for what counts as
+            agreement.
 
     Returns:
         A report of what was swapped and what was left and why.
@@ -125,15 +150,18 @@ def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
     if verify is None:
         exchange()
     elif not report.swapped:
-        print("nothing was swapped, so there is nothing to verify")
+        report.attention_calls = direct_attention_calls(model, verify, _OURS)
+        print("\n".join(["nothing was swapped, so there is nothing to verify", *report._calls()]))
     else:
         try:  # whatever stops the verification, an interrupt included, leaves the model as it was
-            report.verification = check_exchange(model, verify, exchange, restore)
+            exchanged = {entry.path: modules[entry.path] for entry in report.swapped}
+            report.verification = check_exchange(model, verify, exchange, restore, exchanged)
+            exchange()
+            report.attention_calls = direct_attention_calls(model, verify, _OURS)
         except BaseException:
             restore()
             raise
-        exchange()
-        print(report.verification)
+        print("\n".join([str(report.verification), *report._calls()]))
     return report
 
 

@@ -7,6 +7,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -41,6 +42,73 @@ def timed(run: Callable[[], object]) -> float:
     run()
     synchronize()
     return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Shortest:
+    """The shortest of several rounds of two contestants in turn, in seconds."""
+
+    first: float
+    second: float
+    first_cpu: float
+    """Processor time of all threads."""
+    second_cpu: float
+    busy: bool
+    """Whether rounds of the same work took so unequally long that others use the machine too."""
+
+    @property
+    def ratio(self) -> float:
+        """The second over the first, by processor time where the machine is busy."""
+        return self.second_cpu / self.first_cpu if self.busy else self.second / self.first
+
+
+BUSY = 1.3
+"""The median round of a contestant over its shortest, from which on the machine counts as busy."""
+
+
+def shortest(times: PairTimes, cpu: PairTimes) -> Shortest:
+    """What the rounds come to, by the clock and by processor time."""
+    spreads = [statistics.median(rounds) / min(rounds) for rounds in times]
+    first, second, first_cpu, second_cpu = (max(min(rounds), 1e-9) for rounds in (*times, *cpu))
+    return Shortest(first, second, first_cpu, second_cpu, busy=min(spreads) > BUSY)
+
+
+def interleave_cpu(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    seconds: float,
+    *,
+    prepare_first: Callable[[], object] | None = None,
+    prepare_second: Callable[[], object] | None = None,
+) -> Shortest:
+    """`interleave` for about so many seconds, 3 to 50 rounds, with the processor's time beside the
+    clock's."""
+    cpu = PairTimes([], [])
+
+    def measured(run: Callable[[], object], record: list[float]) -> Callable[[], object]:
+        def call() -> None:
+            start = time.process_time()
+            run()
+            record.append(time.process_time() - start)
+
+        return call
+
+    def prepared(prepare: Callable[[], object] | None) -> None:
+        if prepare is not None:
+            prepare()
+
+    prepared(prepare_second)
+    second()  # warm
+    prepared(prepare_first)
+    guess = timed(first)
+    times = interleave(
+        measured(first, cpu.first),
+        measured(second, cpu.second),
+        rounds=max(3, min(50, round(seconds / (2 * max(guess, 1e-6))))),
+        prepare_first=prepare_first,
+        prepare_second=prepare_second,
+    )
+    return shortest(times, cpu)
 
 
 def interleave(

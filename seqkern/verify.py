@@ -13,17 +13,14 @@ import torch
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_map
 
-from seqkern.comparison import (
-    Disagreement,
-    Results,
-    largest_deviation,
-    named_tensors,
-    tolerance_for,
-)
+from seqkern.comparison import Disagreement, largest_deviation, tolerance_for
+from seqkern.direct_calls import attention_calls
+from seqkern.example_run import Run
+from seqkern.module_timing import Slower, captured_calls, outermost, slower_modules
+from seqkern.repeatability import changing_parametrizations
 from seqkern.snapshot import Snapshot
-from seqkern.timing import interleave, timed
+from seqkern.timing import Shortest, interleave_cpu
 
 SECONDS_TO_TIME = 2.0
 """Roughly how long the two versions are timed against each other."""
@@ -35,7 +32,8 @@ class VerificationError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """What a successful verification measured. Printing it gives one sentence."""
+    """What a successful verification measured. Printing it gives a sentence, and a line for each
+    thing that a user should know beside it."""
 
     deviation: float
     """The largest relative error of all outputs and gradients."""
@@ -43,26 +41,54 @@ class Verification:
     """The tensor that has it."""
     tolerance: float
     """What would have been allowed."""
-    seconds_before: float
-    """Shortest time of the model before the exchange."""
-    seconds_after: float
-    """Shortest time after it."""
+    times: Shortest
+    """Of the model before (first) and after the exchange (second)."""
     backward: bool
     """Whether the backward pass took part. It does, unless nothing requires a gradient or the
     model is on a GPU in eval mode, where cuDNN's recurrent layers have none."""
+    slower: tuple[Slower, ...] = ()
+    """The exchanged modules that take longer than before, the worst first."""
+    held: tuple[str, ...] = ()
+    """Parametrized tensors that are another each time they are read; for the comparison they were
+    computed once a forward."""
+
+    @property
+    def seconds_before(self) -> float:
+        """Shortest time of the model before the exchange."""
+        return self.times.first
+
+    @property
+    def seconds_after(self) -> float:
+        """Shortest time after it."""
+        return self.times.second
 
     @property
     def speedup(self) -> float:
-        """Time before the exchange over time after it."""
-        return self.seconds_before / self.seconds_after
+        """Time before the exchange over time after it, processor time where the machine is busy."""
+        return 1 / self.times.ratio
 
     def __str__(self) -> str:
         passes = "forward and backward" if self.backward else "forward only"
-        return (
+        lines = [
             f"verified {passes}: largest deviation {self.deviation:.1e} in {self.where} "
             f"(allowed {self.tolerance:.0e}); {self.seconds_before * 1e3:.2f} ms before, "
             f"{self.seconds_after * 1e3:.2f} ms after, {self.speedup:.2f} times as fast"
-        )
+        ]
+        if self.times.busy:
+            lines[0] += " by processor time"
+            lines.append(
+                "the machine is busy with other work: the same round took unequally long, so the "
+                f"ratio is that of the processor's time, {self.times.first_cpu * 1e3:.2f} ms "
+                f"before and {self.times.second_cpu * 1e3:.2f} ms after"
+            )
+        if self.held:
+            lines.append(
+                f"{', '.join(self.held)}: a parametrization that is another value each time it is "
+                "read, and torch.nn reads it more often than seqkern; here it was computed once a "
+                "forward, for both"
+            )
+        lines += map(str, self.slower)
+        return "\n".join(lines)
 
 
 def check_exchange(
@@ -70,6 +96,7 @@ def check_exchange(
     example_inputs: Any,
     exchange: Callable[[], object],
     restore: Callable[[], object],
+    exchanged: Mapping[str, torch.nn.Module],
 ) -> Verification:
     """Compare a model with itself after ``exchange()``; ``restore()`` takes that back.
 
@@ -85,6 +112,7 @@ def check_exchange(
             arguments. Their ``requires_grad`` is honoured.
         exchange: changes the model; called several times, in turn with ``restore``.
         restore: undoes ``exchange``. Which of the two was called last is left open.
+        exchanged: by its path each module that ``exchange`` changes.
 
     Returns:
         The largest deviation and the times.
@@ -98,9 +126,12 @@ def check_exchange(
     if any(is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()]):
         raise ValueError("the model has lazy parameters; run it once before verifying a swap")
     snapshot = Snapshot(model)
+    held = changing_parametrizations(model)
+    snapshot.restore()
     on_cuda = any(parameter.is_cuda for parameter in model.parameters())
     # cuDNN's recurrent layers, which the original may use, have no backward in eval mode.
-    run = _Run(model, example_inputs, backward=model.training or not on_cuda)
+    backward = model.training or not on_cuda
+    run = Run(model, example_inputs, backward, hold=bool(held))
 
     def prepare(change: Callable[[], object]) -> None:
         change()
@@ -123,21 +154,45 @@ def check_exchange(
         try:
             deviation, where = largest_deviation(before, after, tolerance)
         except Disagreement as error:
-            raise VerificationError(f"the swap was undone: {error}") from None
+            why = (
+                f"; but {', '.join(held)} is a parametrization that does not repeat its value, so "
+                "that nothing follows for the kernels: verify without it"
+            )
+            raise VerificationError(f"the swap was undone: {error}{why if held else ''}") from None
 
-        seconds = timed(run)  # warm by now, and a fair guess for both
-        times = interleave(
-            run,
-            run,
-            rounds=max(3, min(50, round(SECONDS_TO_TIME / (2 * seconds)))),
-            prepare_first=lambda: prepare(restore),
-            prepare_second=lambda: prepare(exchange),
+        turns: dict[str, Any] = {
+            "prepare_first": lambda: prepare(restore),
+            "prepare_second": lambda: prepare(exchange),
+        }
+        times = interleave_cpu(run, run, SECONDS_TO_TIME, **turns)
+        prepare(restore)
+        modules = {path: exchanged[path] for path in outermost(list(exchanged))}
+        slower = slower_modules(
+            modules,
+            captured_calls(modules, lambda: run.forward(run.arguments())),
+            backward=bool(before.gradients),
+            hold=bool(held),
+            prepare_before=turns["prepare_first"],
+            prepare_after=turns["prepare_second"],
         )
     finally:
         snapshot.restore()
     return Verification(
-        deviation, where, tolerance, min(times.first), min(times.second), bool(before.gradients)
+        deviation, where, tolerance, times, bool(before.gradients), tuple(slower), tuple(held)
     )
+
+
+def direct_attention_calls(
+    model: torch.nn.Module, example_inputs: Any, ours: tuple[type[torch.nn.Module], ...]
+) -> dict[str, int]:
+    """How often each module of a model calls PyTorch's attention by itself, by its path; the model
+    is afterwards as it was."""
+    model = _unwrapped(model)
+    snapshot = Snapshot(model)
+    try:
+        return attention_calls(model, Run(model, example_inputs, backward=False), ours)
+    finally:
+        snapshot.restore()
 
 
 def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
@@ -153,62 +208,3 @@ def _switch_dropout_off(model: torch.nn.Module) -> None:
             module.p = 0.0
         elif isinstance(vars(module).get("dropout"), float):  # recurrent and attention layers
             vars(module)["dropout"] = 0.0
-
-
-class _Run:
-    """Runs the model, and its backward for a fixed random weighting of its outputs."""
-
-    def __init__(self, model: torch.nn.Module, example_inputs: Any, backward: bool) -> None:
-        self._model = model
-        self._example_inputs = example_inputs
-        self._backward = backward
-        self._weights: dict[str, torch.Tensor] = {}  # by output; drawn once, they cost time
-
-    def __call__(self) -> Results:
-        arguments = tree_map(_copy, self._example_inputs)
-        with torch.enable_grad():
-            outputs = dict(named_tensors(self._call(arguments), "output"))
-        inputs = named_tensors(arguments, "the input")
-        sources = {
-            f"the gradient of {name}": tensor
-            for name, tensor in [*self._model.named_parameters(), *inputs]
-            if tensor.requires_grad
-        }
-        ends = {name: tensor for name, tensor in outputs.items() if tensor.requires_grad}
-        gradients = {}
-        if self._backward and sources and ends:
-            # torch.autograd.grad, and not backward(), so that .grad and the hooks on it rest.
-            values = torch.autograd.grad(
-                list(ends.values()),
-                list(sources.values()),
-                [self._weight(name, end) for name, end in ends.items()],
-                allow_unused=True,
-            )
-            gradients = {
-                name: torch.zeros_like(source) if value is None else value.to_dense()
-                for (name, source), value in zip(sources.items(), values, strict=True)
-            }
-        return Results({name: value.detach() for name, value in outputs.items()}, gradients)
-
-    def _call(self, arguments: Any) -> Any:
-        if isinstance(arguments, Mapping):
-            return self._model(**arguments)
-        if type(arguments) in (tuple, list):  # not a PackedSequence, which is one argument
-            return self._model(*arguments)
-        return self._model(arguments)
-
-    def _weight(self, name: str, output: torch.Tensor) -> torch.Tensor:
-        """The gradient to send into an output: random, but 0 where the output is infinite."""
-        weight = self._weights.get(name)
-        if weight is None or (weight.shape, weight.dtype) != (output.shape, output.dtype):
-            generator = torch.Generator().manual_seed(0)
-            weight = torch.randn(output.shape, generator=generator).to(output.device, output.dtype)
-            self._weights[name] = weight.masked_fill_(~output.detach().isfinite(), 0)
-        return self._weights[name]
-
-
-def _copy(leaf: Any) -> Any:
-    """A copy of a tensor that requires a gradient if the original does; others as they are."""
-    if isinstance(leaf, torch.Tensor):
-        return leaf.detach().clone().requires_grad_(leaf.requires_grad)
-    return leaf
