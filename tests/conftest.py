@@ -31,8 +31,6 @@ def pytest_configure() -> None:
 @pytest.hookimpl(trylast=True)  # after -k and -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     triton_device.select(config, items)
-    # What one process has to run alone comes first, or it would still run when others are done.
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

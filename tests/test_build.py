@@ -23,8 +23,6 @@ import seqkern
 from build_tools.compiler import host_compiler
 from build_tools.cuda import find_nvcc
 
-pytestmark = pytest.mark.xdist_group("build")
-
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORM = sysconfig.get_platform()
 

@@ -9,8 +9,6 @@ import pytest
 from build_tools.cuda import find_nvcc
 from tests.cuda_resources import RECORD, Table, measure, nvcc_release, parse
 
-pytestmark = pytest.mark.xdist_group("build")
-
 RECORDED = json.loads(RECORD.read_text())
 REPORT = """
 ptxas info    : 28 bytes gmem, 224 bytes cmem[4]

@@ -19,8 +19,6 @@ from bench import recurrent_gpu_cases as recurrent
 from bench.targets import GPU_GOALS, QUANTITIES
 from seqkern import library
 
-pytestmark = pytest.mark.xdist_group("GPU benchmark")
-
 CPU = torch.device("cpu")
 META = torch.device("meta")
 

@@ -11,8 +11,6 @@ import torch
 from seqkern.nn.functional import scaled_dot_product_attention as sdpa
 from seqkern.nn.functional import varlen_attention
 
-pytestmark = pytest.mark.xdist_group("gigabytes")
-
 FAR = 2**30 + 2**10 + 1
 ROWS = 5
 

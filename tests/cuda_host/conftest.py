@@ -23,15 +23,6 @@ CSRC = HERE.parent.parent / "csrc"
 COMPILER = shlex.split(os.environ.get("CXX", "c++"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is built for these tests, is built by one process for all."""
-    for item in items:
-        if HERE in item.path.parents:
-            layers = "emulated_layers" in getattr(item, "fixturenames", ())
-            group = "layers on the emulator" if layers else "emulator"
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def emulator_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The emulator, to link kernels with."""

@@ -10,8 +10,6 @@ import torch
 
 import seqkern
 
-pytestmark = pytest.mark.xdist_group("gigabytes")
-
 # The input repeats after 41 steps, so that numbers taken from 2048 steps off are other numbers.
 PERIOD = 41
 STEPS = 51 * PERIOD

@@ -16,8 +16,6 @@ from seqkern.text.corpus import HEADER_BYTES, Sizes, map_tokens
 from seqkern.word2vec.training import PIECE, Schedule, Training
 from tests.embedding.training_cases import noise
 
-pytestmark = pytest.mark.xdist_group("gigabytes")
-
 TAIL = torch.tensor([1, 2, 3, 1, 2, -1], dtype=torch.int32)
 TOKENS = 2**31 + PIECE + len(TAIL)
 WORDS = 5
