@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.*
 VENV ?= .venv
 ARGS ?=
 BENCH ?=
+JOBS ?= $(shell nproc)
 OUT ?= build/bench-gpu.json
 
 PY := $(VENV)/bin/python
@@ -19,9 +20,11 @@ SANITIZED := tests/test_matmul.py tests/text \
 	$(patsubst %,tests/embedding/test_%.py,parity operators bags update training training_calls sparse_adam)
 # What the benchmark writes: build/bench.json, or build/bench-DOMAIN.json with BENCH=DOMAIN.
 MEASURED = build/bench$(addprefix -,$(BENCH)).json
+# In JOBS processes; what ARGS says comes later and holds, -n0 or -m '' too.
+TESTS = $(PY) -m pytest -n $(JOBS) --dist loadgroup
 CXX_SOURCES = $(shell find csrc tests/cuda_host -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test gpu-test gpu-bench resources bench lint format sanitize build wheel clean
+.PHONY: help demo test test-slow gpu-test gpu-bench resources bench lint format sanitize build wheel clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -33,9 +36,15 @@ help: ## list the commands
 demo: build ## train a language model and word vectors, with PyTorch or gensim beside seqkern
 	$(PY) -m seqkern demo $(ARGS)
 
-test: build ## run the tests
-	$(PY) -m pytest $(ARGS)
-	TRITON_INTERPRET=1 $(PY) -m pytest $(ARGS)
+# Both halves run, whether the first passes or not; only an interrupt ends both.
+test: build ## run the tests but the slow ones, in JOBS=... processes (default: all cores)
+	@trap 'exit 130' INT; status=0; set -x; \
+	$(TESTS) -m 'not slow' $(ARGS) || status=1; \
+	TRITON_INTERPRET=1 $(TESTS) -m 'not slow' $(ARGS) || status=1; \
+	{ set +x; } 2>/dev/null; exit $$status
+
+test-slow: build ## run the slow tests: those that build a wheel, compile CUDA, or take minutes or gigabytes
+	$(TESTS) -m slow $(ARGS)
 
 gpu-test: build ## run the tests of the GPU kernels on the GPU
 	$(PY) -m tests.gpu
@@ -74,7 +83,7 @@ sanitize: $(INSTALLED) ## run the kernels' parity tests and the text core's with
 	export LD_PRELOAD="$$($$compiler -print-file-name=libasan.so) $$($$compiler -print-file-name=libstdc++.so)" && \
 	export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 SEQKERN_CPU_LIBRARY=$$built/_cpu.so && \
 	export SEQKERN_TEXT_MODULE=$$built/_text.so && \
-	$(PY) -m pytest --capture=sys $(SANITIZED) $(ARGS)
+	$(PY) -m pytest -p no:xdist --capture=sys $(SANITIZED) $(ARGS)
 
 build: $(INSTALLED) ## bring the compiled libraries up to date
 	@$(PY) setup.py -q build_ext --inplace

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from seqkern import library, use_backend
 from seqkern.backends import requested
-from tests import triton_device, triton_rounding
+from tests import triton_device, triton_rounding, workers
 
 
 @pytest.fixture(autouse=True)
@@ -24,13 +25,23 @@ def _same_start() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    workers.configure(config)
     triton_rounding.mend_the_interpreter()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    workers.group(item)
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     triton_device.select(config, items)
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_testnodedown(node: Any) -> None:
+    triton_device.hear(node.config, node)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

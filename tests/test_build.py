@@ -84,7 +84,7 @@ def toy(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources with their objects, whose times are kept: nothing is compiled again."""
     root = tmp_path_factory.mktemp("tree")
     for name in ("bench", "build_tools", "csrc", "seqkern", "tests", f"build/{PLATFORM}"):
@@ -280,7 +280,7 @@ def test_text_core_without_pybind11(toy, bare_python):
 
 
 @pytest.mark.slow
-def test_wheel(tree, tmp_path):
+def test_wheel(built_tree, tmp_path):
     pip = [sys.executable, "-m", "pip", "wheel", ".", "--no-build-isolation", "--no-deps"]
     done = run(*pip, "-w", tmp_path, cwd=tree, SEQKERN_BUILD_CUDA="0")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -309,7 +309,7 @@ def test_wheel(tree, tmp_path):
     assert loaded.stdout.split() == expected
 
 
-def test_sdist_holds_all_that_the_build_needs(tree, tmp_path):
+def test_sdist_holds_all_that_the_build_needs(built_tree, tmp_path):
     program = f"import setuptools.build_meta as b; b.build_sdist({str(tmp_path)!r})"
     done = run(sys.executable, "-c", program, cwd=tree)
     assert done.returncode == 0, done.stderr
@@ -325,7 +325,7 @@ def test_sdist_holds_all_that_the_build_needs(tree, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed")
-def test_cuda_library_is_built_against_any_torch(tree):
+def test_cuda_library_is_built_against_any_torch(built_tree):
     environment = {"SEQKERN_BUILD_CUDA": "1", "SEQKERN_CUDA_ARCHS": "80"}
     done = build_in_place(tree, **environment)
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,8 @@
 A test marked `pytest.mark.triton` runs kernels. Triton decides between interpreter and GPU when a
 kernel is defined, so these tests run in a process of their own, and conftest.py selects them:
 
-- `make test` runs `pytest` (all other tests) and then `TRITON_INTERPRET=1 pytest` (only these);
+- `make test` runs `pytest` (all other tests) and then `TRITON_INTERPRET=1 pytest` (only these),
+  each in several processes (`tests.workers`);
 - `make gpu-test` runs `SEQKERN_TEST_DEVICE=cuda pytest` (only these, on the GPU), in several
   processes (`tests.gpu`).
 
@@ -29,6 +30,7 @@ import os
 import pytest
 
 from seqkern import triton_support
+from tests import workers
 
 DEVICE = os.environ.get("SEQKERN_TEST_DEVICE") or "cpu"
 RUNS_KERNELS = triton_support.INTERPRETED or DEVICE != "cpu"
@@ -47,6 +49,12 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
         config.hook.pytest_deselected(items=others)
         items[:] = chosen
     config.stash[_NOTHING_LEFT] = bool(others) and not chosen
+    workers.tell_nothing_left(config, config.stash[_NOTHING_LEFT])
+
+
+def hear(config: pytest.Config, node: object) -> None:
+    """What `select` found in a worker. All have the same tests."""
+    config.stash[_NOTHING_LEFT] = workers.nothing_left(node)
 
 
 def _belongs_here(item: pytest.Item) -> bool:

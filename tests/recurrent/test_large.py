@@ -47,6 +47,7 @@ def periodic(batch: int, width: int) -> torch.Tensor:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("gigabytes")
 @needs_memory(6)
 @pytest.mark.parametrize("width, hidden", [(1, 16), (16, 1)], ids=["output", "input"])
 def test_inference(width, hidden):
@@ -65,6 +66,7 @@ def test_inference(width, hidden):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("gigabytes")
 @needs_memory(16)
 @pytest.mark.skipif(
     os.environ.get("SEQKERN_TEST_LARGE") != "1",

@@ -31,7 +31,7 @@ def question_words() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def both(question_words: list[str]) -> tuple[KeyedVectors, Any]:
+def both_sides(question_words: list[str]) -> tuple[KeyedVectors, Any]:
     """The same vectors here and in gensim; they have some structure, so that some questions are
     answered."""
     rng = np.random.default_rng(0)
@@ -55,17 +55,17 @@ def both(question_words: list[str]) -> tuple[KeyedVectors, Any]:
 )
 class TestEvaluation:
     @pytest.mark.parametrize("name", ["wordsim353.tsv", "simlex999.txt"])
-    def test_pairs(self, both: tuple[KeyedVectors, Any], name: str, options: dict) -> None:
-        ours, theirs = (side.evaluate_word_pairs(datapath(name), **options) for side in both)
+    def test_pairs(self, both_sides: tuple[KeyedVectors, Any], name: str, options: dict) -> None:
+        ours, theirs = (side.evaluate_word_pairs(datapath(name), **options) for side in both_sides)
         for mine, other in zip(ours[:2], theirs[:2], strict=True):
             assert mine.statistic == pytest.approx(other.statistic, abs=1e-6)
             assert mine.pvalue == pytest.approx(other.pvalue, rel=1e-4)
         assert ours[2] == theirs[2]
 
-    def test_analogies(self, both: tuple[KeyedVectors, Any], options: dict) -> None:
+    def test_analogies(self, both_sides: tuple[KeyedVectors, Any], options: dict) -> None:
         name = datapath("questions-words.txt")
         (score, sections), (expected, expected_sections) = (
-            side.evaluate_word_analogies(name, **options) for side in both
+            side.evaluate_word_analogies(name, **options) for side in both_sides
         )
         assert score == expected > 0
         for mine, other in zip(sections, expected_sections, strict=True):
@@ -76,28 +76,28 @@ class TestEvaluation:
 
 
 class TestQueries:
-    def test_neighbours(self, both: tuple[KeyedVectors, Any]) -> None:
+    def test_neighbours(self, both_sides: tuple[KeyedVectors, Any]) -> None:
         for arguments in (
             {"positive": "Athens"},
             {"positive": ["Athens", "Greece"], "negative": ["Baghdad"]},
             {"positive": [("Athens", 0.5), "Oslo"], "topn": 3},
-            {"positive": both[0]["Oslo"] * 3, "topn": 30},
+            {"positive": both_sides[0]["Oslo"] * 3, "topn": 30},
             {"positive": "Athens", "restrict_vocab": 100},
         ):
             arguments = {
-                key: [w for w in value if w[0] in both[0] or w in both[0]]
+                key: [w for w in value if w[0] in both_sides[0] or w in both_sides[0]]
                 if isinstance(value, list)
                 else value
                 for key, value in arguments.items()
             }
-            ours, theirs = (side.most_similar(**arguments) for side in both)
+            ours, theirs = (side.most_similar(**arguments) for side in both_sides)
             assert [word for word, _ in ours] == [word for word, _ in theirs]
             assert [cosine for _, cosine in ours] == pytest.approx(
                 [cosine for _, cosine in theirs], abs=1e-5
             )
 
-    def test_the_rest(self, both: tuple[KeyedVectors, Any]) -> None:
-        words = both[0].index_to_key[:6]
+    def test_the_rest(self, both_sides: tuple[KeyedVectors, Any]) -> None:
+        words = both_sides[0].index_to_key[:6]
         for ask in (
             lambda side: side.similarity(words[0], words[1]),
             lambda side: side.distance(words[0], words[1]),
@@ -106,26 +106,26 @@ class TestQueries:
             lambda side: side.get_vector(words[0], norm=True),
             lambda side: [cosine for cosine, _ in side.rank_by_centrality(words)],
         ):
-            ours, theirs = (ask(side) for side in both)
+            ours, theirs = (ask(side) for side in both_sides)
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-        assert both[0].doesnt_match(words) == both[1].doesnt_match(words)
+        assert both_sides[0].doesnt_match(words) == both_sides[1].doesnt_match(words)
 
 
 @pytest.mark.parametrize("binary", [False, True])
 class TestFiles:
     def test_gensim_reads_ours(
-        self, tmp_path: Path, both: tuple[KeyedVectors, Any], binary: bool
+        self, tmp_path: Path, both_sides: tuple[KeyedVectors, Any], binary: bool
     ) -> None:
-        ours, _ = both
+        ours, _ = both_sides
         ours.save_word2vec_format(tmp_path / "v", binary=binary)
         theirs = gensim_models.KeyedVectors.load_word2vec_format(str(tmp_path / "v"), binary=binary)
         assert theirs.index_to_key == ours.index_to_key
         np.testing.assert_array_equal(theirs.vectors, ours.vectors)
 
     def test_we_read_gensims(
-        self, tmp_path: Path, both: tuple[KeyedVectors, Any], binary: bool
+        self, tmp_path: Path, both_sides: tuple[KeyedVectors, Any], binary: bool
     ) -> None:
-        _, theirs = both
+        _, theirs = both_sides
         theirs.save_word2vec_format(str(tmp_path / "v"), binary=binary)
         ours = KeyedVectors.load_word2vec_format(tmp_path / "v", binary=binary)
         assert ours.index_to_key == theirs.index_to_key
