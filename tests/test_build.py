@@ -282,7 +282,7 @@ def test_text_core_without_pybind11(toy, bare_python):
 @pytest.mark.slow
 def test_wheel(built_tree, tmp_path):
     pip = [sys.executable, "-m", "pip", "wheel", ".", "--no-build-isolation", "--no-deps"]
-    done = run(*pip, "-w", tmp_path, cwd=tree, SEQKERN_BUILD_CUDA="0")
+    done = run(*pip, "-w", tmp_path, cwd=built_tree, SEQKERN_BUILD_CUDA="0")
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     # The operator libraries do not depend on Python, but the text core does.
@@ -311,14 +311,16 @@ def test_wheel(built_tree, tmp_path):
 
 def test_sdist_holds_all_that_the_build_needs(built_tree, tmp_path):
     program = f"import setuptools.build_meta as b; b.build_sdist({str(tmp_path)!r})"
-    done = run(sys.executable, "-c", program, cwd=tree)
+    done = run(sys.executable, "-c", program, cwd=built_tree)
     assert done.returncode == 0, done.stderr
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     for folder in ("csrc", "build_tools", "tests"):
-        sources = {p for p in (tree / folder).rglob("*") if p.is_file() and p.suffix != ".pyc"}
-        assert {str(path.relative_to(tree)) for path in sources} <= names
+        sources = {
+            p for p in (built_tree / folder).rglob("*") if p.is_file() and p.suffix != ".pyc"
+        }
+        assert {str(path.relative_to(built_tree)) for path in sources} <= names
     assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "seqkern/py.typed"} <= names
     assert not [name for name in names if name.endswith(".so")]
 
@@ -327,9 +329,9 @@ def test_sdist_holds_all_that_the_build_needs(built_tree, tmp_path):
 @pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed")
 def test_cuda_library_is_built_against_any_torch(built_tree):
     environment = {"SEQKERN_BUILD_CUDA": "1", "SEQKERN_CUDA_ARCHS": "80"}
-    done = build_in_place(tree, **environment)
+    done = build_in_place(built_tree, **environment)
     assert done.returncode == 0, done.stderr
-    library = tree / "seqkern" / "_cuda.so"
+    library = built_tree / "seqkern" / "_cuda.so"
     assert_stable(library)  # so neither libcudart nor anything of ATen or c10
     assert "aoti_torch_get_current_cuda_stream" in undefined_symbols(library)
     assert b"forward_loop_kernel" in library.read_bytes()
