@@ -44,7 +44,8 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     # `tests.gpu` runs the tests in several processes, each with a part of them.
     part, parts = (int(n) for n in os.environ.get("SEQKERN_TEST_PART", "0/1").split("/"))
     chosen = chosen[part::parts]
-    others = [item for item in items if item not in set(chosen)]
+    kept = set(chosen)
+    others = [item for item in items if item not in kept]
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = chosen

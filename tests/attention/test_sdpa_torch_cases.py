@@ -65,7 +65,7 @@ def assert_near(found, expected, others, truth) -> None:
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-@pytest.mark.parametrize("dtype", INFO.dtypes, ids=str)
+@pytest.mark.parametrize("dtype", sorted(INFO.dtypes, key=str), ids=str)
 def test_every_sample_input(dtype, backend):
     count = dropped = 0
     for sample in INFO.sample_inputs("cpu", dtype, requires_grad=True):

@@ -55,11 +55,25 @@ class TestLearning:
     @pytest.mark.parametrize("workers", [1, 2])
     @pytest.mark.parametrize("name", MODELS)
     def test_words_of_a_topic_come_together(self, name: str, workers: int) -> None:
-        model = Word2Vec(SENTENCES, **{**SMALL, **MODELS[name], "workers": workers})
+        # Two threads without locks learn as much, but not the same each time: for a check of what
+        # is learnt they take turns.
+        options = {"workers": workers, "deterministic": workers > 1}
+        model = Word2Vec(SENTENCES, **{**SMALL, **MODELS[name], **options})
         # Sums of many vectors need only a small part of each to tell the topics apart.
         assert closeness(model.wv) > (0.01 if name == "CBOW sum" else 0.3)
         nearest = {word for word, _ in model.wv.most_similar("ship", topn=3)}
         assert nearest <= set(TOPICS["sea"])
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_two_threads_without_locks_reach_every_word(self, name: str) -> None:
+        """However their steps mingle."""
+        model = Word2Vec(**{**SMALL, **MODELS[name], "workers": 2, "min_count": 1})
+        model.build_vocab(SENTENCES)
+        before = model.wv.vectors.copy()
+        trained, raw = model.train(SENTENCES)
+        assert trained == raw == model.epochs * sum(map(len, SENTENCES))
+        assert np.isfinite(model.wv.vectors).all()
+        assert (model.wv.vectors != before).any(axis=1).all()
 
     def test_an_untrained_model_knows_nothing(self) -> None:
         model = Word2Vec(**SMALL)
