@@ -84,9 +84,9 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
   m.def(
       "attention_backward(Tensor grad_output, Tensor? grad_lse, Tensor query, Tensor key, Tensor "
       "value, Tensor output, Tensor lse, Tensor? mask, Tensor? bias, Tensor? alibi_slopes, Tensor? "
-      "cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seed, float scale, float softcap, float "
-      "dropout_p, bool is_causal, int window_left, int window_right, int needs) -> (Tensor "
-      "grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias, Tensor "
+      "sinks, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seed, float scale, float "
+      "softcap, float dropout_p, bool is_causal, int window_left, int window_right, int needs) -> "
+      "(Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias, Tensor "
       "grad_alibi_slopes)");
   m.def(
       "attention_dropout_mask(Tensor seed, float dropout_p, int batch, int heads, int queries, int "

@@ -8,10 +8,14 @@
 // round r of a block it works with every members-th tile of queries from the (member + r)-th on. So
 // in a round no two members add to the same dQ, dK or dV, and the order of every sum is fixed by
 // the size of the team.
+//
+// The lse and delta above are the forward's, unless few queries or few keys make it cheap to have
+// them better: see row_sums.h.
 #pragma once
 
 #include "attention/backward_operands.h"
 #include "attention/exp2.h"
+#include "attention/wide_scores.h"
 
 namespace seqkern {
 namespace SEQKERN_ISA {
@@ -30,13 +34,18 @@ struct BackwardScratch {
     bias = carve.template take<C>(p.bias.data ? kTile : 0);
     gradients = carve.template take<char>(T::gradient_bytes());
     rows = carve.template take<C>(kQueries * larger(p.dim, p.value_dim));
+    row_sums = carve.template take<C>(RowSums<C>::kCount);
+    grad_query = carve.template take<C>(T::padded_features(p.dim) * kQueries);
+    if constexpr (__is_same(typename T::Storage, float))
+      wide = carve.template take<double>(wide_scores_count(larger(p.dim, p.value_dim)));
     allowed = carve.template take<uint64_t>(T::kGradientKeys);
     keep = carve.template take<uint64_t>(T::kGradientKeys + 3);
     bytes = carve.taken();
   }
 
   KeyTileMemory<T> keys;
-  C *scores, *grad, *slope, *bias, *rows;
+  C *scores, *grad, *slope, *bias, *rows, *row_sums, *grad_query;
+  double* wide = nullptr;
   char* gradients;
   uint64_t *allowed, *keep;
   int64_t bytes;
@@ -59,7 +68,8 @@ class Backward {
         extent_(extent_of(p_, b)),
         place_(place),
         scratch_(p_, place.own),
-        operands_(call, b, kv_head, extent_, place) {}
+        sums_(sums_of(extent_)),
+        operands_(call, b, kv_head, extent_, sums_ != Sums::kForward, place) {}
 
   void run() {
     Barrier& barrier = place_.team.barrier;
@@ -69,6 +79,7 @@ class Backward {
     for (int64_t first = 0; first < tiles; first += block) {
       const int64_t end = smaller(first + block, tiles);
       operands_.take_block(first);
+      if (sums_ == Sums::kFirstPass) sum_rows(first, end);
       for (int round = 0; round < members; ++round) {
         for (int m = place_.members.begin; m < place_.members.end; ++m)
           run_round(m, first, end, (m + round) % members);
@@ -83,6 +94,56 @@ class Backward {
   }
 
  private:
+  // Where softmax and delta come from: the forward; a pass over the keys before the others; or,
+  // where one tile holds all keys, the tile itself.
+  enum class Sums { kForward, kFirstPass, kTile };
+
+  // A decoded call has summed its scores in another order. Where storage is narrower than the
+  // compute type, the output was rounded: small sequences can afford the tenth that a tile's sums
+  // cost.
+  static Sums sums_of(const Extent& extent) {
+    constexpr int64_t kSmall = 64;
+    const bool small = extent.queries <= kSmall && extent.keys <= kSmall;
+    const bool few = are_few(extent), rounds = !__is_same(S, C);
+    if ((few && extent.keys <= T::kGradientKeys) || (small && rounds)) return Sums::kTile;
+    return few ? Sums::kFirstPass : Sums::kForward;
+  }
+  static bool are_few(const Extent& extent) { return extent.queries <= kMostDecodedQueries; }
+
+  // The softmax and delta of the tiles [first, end), by all keys; the team meets at its end.
+  void sum_rows(int64_t first, int64_t end) {
+    Barrier& barrier = place_.team.barrier;
+    const int members = place_.team.members;
+    const int64_t key_tiles = ceil_div(extent_.keys, T::kGradientKeys);
+    for (int m = place_.members.begin; m < place_.members.end; ++m) {
+      for (int64_t i = first; i < end; ++i) operands_.row_sums(m, i).clear();
+      for (int64_t j = m; j < key_tiles; j += members) {
+        const int64_t first_key = j * T::kGradientKeys;
+        const int64_t end_key = smaller<int64_t>(extent_.keys, first_key + T::kGradientKeys);
+        const KeyTile<T> keys =
+            operands_.key_tile(first_key, end_key, Operands::kScores, scratch_.keys);
+        for (int64_t i = first; i < end; ++i) {
+          const GradientTile<T> tile = operands_.tile(i);
+          const Rules<S> rules(p_, b_, tile.head, extent_);
+          Pairs pairs;
+          if (!take_pairs(rules, tile, first_key, end_key, pairs)) continue;
+          take_scores(rules, tile, keys, nullptr, pairs);
+          if (Operands::keeps_scores(p_)) copy_scores<true>(i, pairs);
+          add_sums(rules, tile, pairs, operands_.row_sums(m, i));
+        }
+      }
+    }
+    barrier.wait(place_.members.count());
+    share(place_, end - first, 1, [&](int64_t from, int64_t to) {
+      for (int64_t i = first + from; i < first + to; ++i) {
+        const RowSums<C> sums = operands_.row_sums(0, i);
+        for (int m = 1; m < members; ++m) merge_row_sums(sums, operands_.row_sums(m, i));
+        operands_.finish_rows(i, sums);
+      }
+    });
+    barrier.wait(place_.members.count());
+  }
+
   // The member's keys with those query tiles of [first, end) that leave the rest `residue` when
   // counted from the first.
   void run_round(int member, int64_t first, int64_t end, int residue) {
@@ -102,41 +163,122 @@ class Backward {
         int64_t i = larger(first, g * of_head + range.begin / kQueries);
         i += (residue + members - (i - first) % members) % members;
         if (i >= last) continue;
-        const KeyTile<T> keys = operands_.key_tile(first_key, end_key, scratch_.keys);
-        for (; i < last; i += members)
-          run_tile(rules, operands_.tile(i), keys, first_key, end_key, slope_sum);
+        const int use = Operands::kGradQuery | (has_scores() ? 0 : Operands::kScores);
+        const KeyTile<T> keys = operands_.key_tile(first_key, end_key, use, scratch_.keys);
+        for (; i < last; i += members) run_tile(rules, i, keys, first_key, end_key, slope_sum);
       }
       if (call_.grad_slopes) operands_.slope_sum(member, g) += slope_sum;
     }
   }
 
-  void run_tile(const Rules<S>& rules, const GradientTile<T>& tile, const KeyTile<T>& key_tile,
-                int64_t first_key, int64_t end, double& slope_sum) {
+  // The pairs of a tile of queries and a tile of keys that count.
+  struct Pairs {
+    Rectangle r;
+    int first_in_tile, vectors;
+    Tile kind;
+    const uint64_t* keep;  // of dropout; null without
+  };
+
+  // False if there is nothing to look at.
+  bool take_pairs(const Rules<S>& rules, const GradientTile<T>& tile, int64_t first_key,
+                  int64_t end, Pairs& pairs) {
     // Of the keys only those that some query of the tile may see.
     const Range seen = rules.keys_for(tile.first, tile.first + tile.queries);
     const int64_t begin = larger(first_key, seen.begin / T::kKeyStep * T::kKeyStep);
     end = smaller(end, seen.end);
-    if (begin >= end) return;
-    const int keys = static_cast<int>(end - begin), in_tile = static_cast<int>(begin - first_key);
+    if (begin >= end) return false;
+    const Rectangle r{tile.first, tile.queries, begin, static_cast<int>(end - begin)};
     const int vectors = static_cast<int>(ceil_div(tile.queries, T::kLanes));
-    const Rectangle r{tile.first, tile.queries, begin, keys};
     const Tile kind = rules.classify(r, scratch_.allowed);
-    if (kind == Tile::kSkip) return;
-
-    C *scores = scratch_.scores, *grad = scratch_.grad;
-    T::scores(key_tile.key, in_tile, keys, p_.dim, tile.query, 0, vectors, scores);
-    C* slope = p_.softcap != 0 ? scratch_.slope : nullptr;
-    if (rules.transforms()) rules.transform(r, vectors, scores, scratch_.bias, slope);
-    if (kind == Tile::kMixed) Rules<S>::exclude(scratch_.allowed, keys, vectors, scores);
-    T::scores(key_tile.value, in_tile, keys, p_.value_dim, tile.grad_output, 0, vectors, grad);
-
+    if (kind == Tile::kSkip) return false;
     const uint64_t* keep = nullptr;
     if (p_.dropout.probability > 0)
       keep = keep_bits(p_.dropout, static_cast<uint32_t>(b_ * p_.heads + tile.head), r.first_query,
                        r.queries, r.first_key, r.keys, scratch_.keep);
+    pairs = {r, static_cast<int>(begin - first_key), vectors, kind, keep};
+    return true;
+  }
+
+  // Fills scores, dP and, where it is not null, softcap's derivative.
+  void take_scores(const Rules<S>& rules, const GradientTile<T>& tile, const KeyTile<T>& key_tile,
+                   C* slope, const Pairs& pairs) {
+    const auto& [r, in_tile, vectors, kind, keep] = pairs;
+    C *scores = scratch_.scores, *grad = scratch_.grad;
+    multiply(key_tile.key, in_tile, r.keys, p_.dim, tile.query, vectors, scores);
+    if (rules.transforms()) rules.transform(r, vectors, scores, scratch_.bias, slope);
+    if (kind == Tile::kMixed) Rules<S>::exclude(scratch_.allowed, r.keys, vectors, scores);
+    multiply(key_tile.value, in_tile, r.keys, p_.value_dim, tile.grad_output, vectors, grad);
+  }
+
+  // Whether scores and dP of the first pass were kept.
+  bool has_scores() const { return sums_ == Sums::kFirstPass && Operands::keeps_scores(p_); }
+
+  // Keeps scores and dP of tile i, or takes what was kept.
+  template <bool kKeeps>
+  void copy_scores(int64_t i, const Pairs& pairs) {
+    for (int j = 0; j < pairs.r.keys; ++j) {
+      C* const kept = operands_.kept_scores(i, pairs.r.first_key + j);
+      copy_row<kKeeps>(scratch_.scores + j * kQueries, kept, pairs.vectors);
+      copy_row<kKeeps>(scratch_.grad + j * kQueries, kept + Operands::kFewColumns, pairs.vectors);
+    }
+  }
+  template <bool kKeeps>
+  static void copy_row(C* row, C* kept, int vectors) {
+    for (int column = 0; column < vectors * T::kLanes; column += T::kLanes)
+      if (kKeeps)
+        store(kept + column, load(row + column));
+      else
+        store(row + column, load(kept + column));
+  }
+
+  // out (keys, kQueries) = rows [first, first + keys) x right, for so many vectors of queries.
+  void multiply(const typename T::Left& rows, int first, int keys, int64_t depth, const char* right,
+                int vectors, C* out) {
+    if constexpr (__is_same(S, float)) {
+      if (are_few(extent_)) {
+        const float* queries = reinterpret_cast<const float*>(right);
+        wide_scores(rows.data + first * rows.stride, rows.stride, keys, depth, queries,
+                    vectors * T::kLanes, scratch_.wide, out);
+        return;
+      }
+    }
+    T::scores(rows, first, keys, depth, right, 0, vectors, out);
+  }
+
+  // What dropout multiplies the probabilities with that it keeps.
+  C kept_scale() const {
+    const double probability = p_.dropout.probability;
+    return static_cast<C>(probability < 1 ? 1 / (1 - probability) : 0);
+  }
+
+  void add_sums(const Rules<S>& rules, const GradientTile<T>& tile, const Pairs& pairs,
+                const RowSums<C>& sums) {
+    add_row_sums<T>(scratch_.scores, scratch_.grad, pairs.r.keys, pairs.vectors, rules.factors(),
+                    pairs.keep, kept_scale(), tile.reference, sums);
+  }
+
+  void run_tile(const Rules<S>& rules, int64_t i, const KeyTile<T>& key_tile, int64_t first_key,
+                int64_t end, double& slope_sum) {
+    const GradientTile<T> tile = operands_.tile(i);
+    Pairs pairs;
+    if (!take_pairs(rules, tile, first_key, end, pairs)) return;
+    if (has_scores())
+      copy_scores<false>(i, pairs);
+    else
+      take_scores(rules, tile, key_tile, p_.softcap != 0 ? scratch_.slope : nullptr, pairs);
+    const auto& [r, in_tile, vectors, kind, keep] = pairs;
+    if (sums_ == Sums::kTile) {
+      const RowSums<C> sums(scratch_.row_sums);
+      sums.clear();
+      add_sums(rules, tile, pairs, sums);
+      operands_.finish_rows(i, sums);
+    }
+    const int64_t begin = r.first_key;
+    const int keys = r.keys;
+    C *scores = scratch_.scores, *grad = scratch_.grad;
     const auto gradients = T::gradients(scores, grad, scratch_.gradients);
-    differentiate(rules, r, tile, keep, kind == Tile::kMixed || rules.has_bias(), gradients,
-                  slope_sum);
+    const bool excludes = kind == Tile::kMixed || rules.has_bias() || sums_ == Sums::kTile;
+    differentiate(rules, r, tile, keep, excludes, gradients, slope_sum);
 
     if (call_.grad_value.data)
       T::add_p(gradients, keys, tile.queries, tile.grad_output_rows, p_.value_dim,
@@ -145,24 +287,37 @@ class Backward {
       T::add_ds(gradients, keys, tile.queries, tile.query_rows, p_.dim, operands_.grad_key(begin),
                 operands_.grad_key_stride());
     if (call_.grad_query.data) {
-      T::accumulate(key_tile.key_transposed, in_tile, keys, p_.dim, T::ds_probability(gradients),
-                    vectors, tile.grad_query, true);
+      add_grad_query(key_tile.key_transposed, in_tile, keys, T::ds_probability(gradients), vectors,
+                     tile.grad_query);
       if (operands_.has_wild())
         operands_.add_wild(r, kind == Tile::kMixed ? scratch_.allowed : nullptr, rules,
                            T::ds_probability(gradients), tile.grad_query);
     }
   }
 
-  // Scores to P, and grad P to dS. excludes: a score may be minus infinity, and then P and dS are 0
-  // whatever dP is.
+  // Of few queries each tile of keys gets a sum of its own: one chain of additions over all keys
+  // would lose more than PyTorch's product of a vector does.
+  void add_grad_query(const typename T::Transposed& keys_transposed, int first, int keys,
+                      const typename T::Probability* ds, int vectors, C* grad_query) {
+    if (!are_few(extent_))
+      return T::accumulate(keys_transposed, first, keys, p_.dim, ds, vectors, grad_query, true);
+    T::accumulate(keys_transposed, first, keys, p_.dim, ds, vectors, scratch_.grad_query, false);
+    for (int64_t f = 0; f < p_.dim; ++f)
+      for (int column = 0; column < vectors * T::kLanes; column += T::kLanes) {
+        C* to = grad_query + f * kQueries + column;
+        store(to, load(to) + load(scratch_.grad_query + f * kQueries + column));
+      }
+  }
+
+  // Scores, or the exponentials that add_row_sums() left, to P, and grad P to dS. excludes: a score
+  // may be minus infinity, and then P and dS are 0 whatever dP is.
   void differentiate(const Rules<S>& rules, const Rectangle& r, const GradientTile<T>& tile,
                      const uint64_t* keep, bool excludes, const typename T::Gradients& gradients,
                      double& slope_sum) {
     const Factors<C> factors = rules.factors();
     const V factor(factors.log2), minus_infinity(-kInfinity<C>);
     const typename V::raw zero = {};
-    const double dropped = p_.dropout.probability;
-    const V kept_scale(static_cast<C>(dropped < 1 ? 1 / (1 - dropped) : 0));
+    const V kept(kept_scale());
     const bool plain = !call_.grad_bias.data && !call_.grad_slopes && p_.softcap == 0;
     const int padded = static_cast<int>(round_up(r.keys, T::kRowStep));
     const int vectors = static_cast<int>(ceil_div(r.queries, T::kLanes));
@@ -171,6 +326,9 @@ class Backward {
     for (int v = 0; v < vectors; ++v) {
       const int column = v * T::kLanes;
       const V lse = load(tile.lse + column), delta = load(tile.delta + column);
+      V inverse, reference;
+      if (sums_ != Sums::kForward)
+        inverse = load(tile.inverse + column), reference = load(tile.reference + column);
       const bool huge = any_huge(lse);
       const bool partial = column + T::kLanes > r.queries;
       const uint64_t lanes = partial ? (uint64_t(1) << (r.queries - column)) - 1 : 0;
@@ -184,11 +342,18 @@ class Backward {
           const int64_t at = (j + i) * kQueries + column;
           const V score = load(scratch_.scores + at);
           V dp = load(scratch_.grad + at);
-          p[i] =
-              huge ? huge_probability(score, factors, tile, column) : T::exp2(score * factor - lse);
-          if (keep) dp = where_bits(keep[j + i] >> column, dp * kept_scale, C(0));
+          if (sums_ == Sums::kTile) {
+            p[i] = score * inverse;
+          } else if (sums_ == Sums::kFirstPass) {
+            dp = dropped(dp, keep, j + i, column, kept) - reference;
+            p[i] = T::exp2(below_maximum(score, factor, lse, huge)) * inverse;
+          } else {
+            dp = dropped(dp, keep, j + i, column, kept);
+            p[i] = huge ? huge_probability(score, factors, tile, column)
+                        : T::exp2(score * factor - lse);
+          }
           ds[i] = p[i] * (dp - delta);
-          if (keep) p[i] = where_bits(keep[j + i] >> column, p[i] * kept_scale, C(0));
+          p[i] = dropped(p[i], keep, j + i, column, kept);
           if (excludes) {
             // Whatever dP, the log-sum-exp or softcap's derivative are: they may hold a NaN.
             const auto excluded = score.v == minus_infinity.v;
@@ -324,6 +489,7 @@ class Backward {
   Extent extent_;
   const Place& place_;
   BackwardScratch<T> scratch_;
+  Sums sums_;
   Operands operands_;
 };
 

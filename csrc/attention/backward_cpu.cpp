@@ -50,24 +50,14 @@ FiveTensors attention_backward(const Tensor& grad_output, const OptionalTensor& 
                                const Tensor& query, const Tensor& key, const Tensor& value,
                                const Tensor& output, const Tensor& lse, const OptionalTensor& mask,
                                const OptionalTensor& bias, const OptionalTensor& alibi_slopes,
-                               const OptionalTensor& cu_seqlens_q,
+                               const OptionalTensor& sinks, const OptionalTensor& cu_seqlens_q,
                                const OptionalTensor& cu_seqlens_k, const OptionalTensor& seed,
                                double scale, double softcap, double dropout_p, bool is_causal,
                                int64_t window_left, int64_t window_right, int64_t needs) {
-  const AttentionArguments arguments(query, key, value,
-                                     {mask,
-                                      bias,
-                                      alibi_slopes,
-                                      {},
-                                      cu_seqlens_q,
-                                      cu_seqlens_k,
-                                      seed,
-                                      scale,
-                                      softcap,
-                                      dropout_p,
-                                      is_causal,
-                                      window_left,
-                                      window_right});
+  const AttentionArguments arguments(
+      query, key, value,
+      {mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed, scale, softcap, dropout_p,
+       is_causal, window_left, window_right});
   const Problem& p = arguments.problem;
   const Tensor out = arguments.checked_output("output", output);
   const Tensor grad = arguments.checked_output("grad_output", grad_output);

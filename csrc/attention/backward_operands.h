@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/operands.h"
+#include "attention/row_sums.h"
 
 namespace seqkern {
 namespace SEQKERN_ISA {
@@ -15,8 +16,11 @@ struct GradientTile {
   int queries;
   const char *query, *grad_output;                 // Q^T and dO^T
   typename T::Right query_rows, grad_output_rows;  // Q and dO
-  C *lse, *natural_lse, *delta;  // lse in units of log2; infinity where nothing was seen
-  C* grad_query;                 // dQ^T (dim, kQueries), without scale
+  // P = exp(S - lse) and dS = P * (dP - delta), with lse in units of log2, infinity where nothing
+  // was seen. Where the rows are summed anew (row_sums.h), P = exp(S - lse) * inverse, with the
+  // greatest score in the place of lse, and dS = P * (dP - reference - delta).
+  C *lse, *natural_lse, *inverse, *reference, *delta;
+  C* grad_query;  // dQ^T (dim, kQueries), without scale
 };
 
 // A tile of keys and values as operands, made for one callback: rows count from the tile's first.
@@ -49,14 +53,16 @@ class BackwardOperands {
   using S = typename T::Storage;
   using C = typename T::C;
 
+  // sums_rows: softmax and delta come from sum_rows() and not from the forward.
   BackwardOperands(const BackwardCall& call, int64_t b, int64_t kv_head, const Extent& extent,
-                   const Place& place)
+                   bool sums_rows, const Place& place)
       : call_(call),
         p_(call.problem),
         b_(b),
         kv_head_(kv_head),
         tiles_of_head_(ceil_div(extent.queries, kQueries)),
         extent_(extent),
+        sums_rows_(sums_rows),
         place_(place),
         memory_(p_, place.team.members, place.shared),
         keys_{rows_of<S>(p_.key, b, kv_head, extent.first_key), p_.key.row, extent.keys, p_.dim},
@@ -116,13 +122,39 @@ class BackwardOperands {
                 memory_.grad_output_rows + at * memory_.grad_output_rows_bytes);
     t.lse = memory_.lse + at * kQueries;
     t.natural_lse = memory_.natural_lse + at * kQueries;
+    t.inverse = memory_.inverse + at * kQueries;
+    t.reference = memory_.reference + at * kQueries;
     t.delta = memory_.delta + at * kQueries;
     t.grad_query = memory_.grad_query + at * T::padded_features(p_.dim) * kQueries;
     return t;
   }
 
-  // The operands of keys [begin, end), at most kGradientKeys of them from a multiple of that on.
-  KeyTile<T> key_tile(int64_t begin, int64_t end, const KeyTileMemory<T>& memory) const {
+  // The sums over a member's keys for tile i, which is in the block.
+  RowSums<C> row_sums(int member, int64_t i) const {
+    const int64_t at = member * memory_.block + i - first_tile_;
+    return RowSums<C>(memory_.row_sums + at * RowSums<C>::kCount);
+  }
+  // Softmax and delta of tile i from its sums.
+  void finish_rows(int64_t i, const RowSums<C>& sums) const {
+    const GradientTile<T> t = tile(i);
+    const C* sink = p_.sinks ? static_cast<const C*>(p_.sinks) + t.head : nullptr;
+    finish_row_sums(sums, sink, t.reference, t.lse, t.inverse, t.delta);
+  }
+
+  // Whether what the sums over rows were made of may be kept until it is needed again.
+  static bool keeps_scores(const Problem& p) {
+    return p.queries <= kMostDecodedQueries && p.softcap == 0;
+  }
+  // The scores of tile i for a key, and its dP behind them: kFewColumns of each.
+  C* kept_scores(int64_t i, int64_t key) const {
+    return memory_.kept_scores + ((i - first_tile_) * p_.keys + key) * 2 * kFewColumns;
+  }
+  static constexpr int kFewColumns = larger(T::kLanes, static_cast<int>(kMostDecodedQueries));
+
+  // The operands of keys [begin, end), at most kGradientKeys of them from a multiple of that on:
+  // those of the scores and dP, those of dQ, or both.
+  enum KeyTileUse { kScores = 1, kGradQuery = 2 };
+  KeyTile<T> key_tile(int64_t begin, int64_t end, int use, const KeyTileMemory<T>& memory) const {
     bool wild = false;
     if (has_wild_)
       for (int64_t j = begin; j < end; ++j) wild |= wild_.rows[j] != 0;
@@ -131,13 +163,17 @@ class BackwardOperands {
             *value = values_.rows + begin * values_.stride;
     if constexpr (T::kInPlace) {
       const auto in_place = T::in_place(key, keys_.stride);
+      wild = wild && use & kGradQuery;
       if (wild) T::fill_transposed(key, keys_.stride, 0, keys, p_.dim, true, memory.key_transposed);
       return {in_place, T::in_place(value, values_.stride),
               wild ? T::transposed(memory.key_transposed, keys, p_.dim) : in_place};
     } else {
-      T::fill_left(key, keys_.stride, 0, keys, p_.dim, memory.key);
-      T::fill_left(value, values_.stride, 0, keys, p_.value_dim, memory.value);
-      T::fill_transposed(key, keys_.stride, 0, keys, p_.dim, wild, memory.key_transposed);
+      if (use & kScores) {
+        T::fill_left(key, keys_.stride, 0, keys, p_.dim, memory.key);
+        T::fill_left(value, values_.stride, 0, keys, p_.value_dim, memory.value);
+      }
+      if (use & kGradQuery)
+        T::fill_transposed(key, keys_.stride, 0, keys, p_.dim, wild, memory.key_transposed);
       return {T::left(memory.key, keys, p_.dim), T::left(memory.value, keys, p_.value_dim),
               T::transposed(memory.key_transposed, keys, p_.dim)};
     }
@@ -188,7 +224,11 @@ class BackwardOperands {
       grad_output_rows = carve.template take<char>(block * grad_output_rows_bytes);
       lse = carve.template take<C>(block * kQueries);
       natural_lse = carve.template take<C>(block * kQueries);
+      inverse = carve.template take<C>(block * kQueries);
+      reference = carve.template take<C>(block * kQueries);
       delta = carve.template take<C>(block * kQueries);
+      row_sums = carve.template take<C>(members * block * RowSums<C>::kCount);
+      kept_scores = carve.template take<C>(keeps_scores(p) ? block * p.keys * 2 * kFewColumns : 0);
       grad_query = carve.template take<C>(block * grad_query_count);
       grad_key = carve.template take<C>(keys * T::padded_features(p.dim));
       grad_value = carve.template take<C>(keys * T::padded_features(p.value_dim));
@@ -199,7 +239,8 @@ class BackwardOperands {
     uint8_t* wild;
     char *query, *grad_output, *query_rows, *grad_output_rows;
     int64_t query_bytes, grad_output_bytes, query_rows_bytes, grad_output_rows_bytes;
-    C *lse, *natural_lse, *delta, *grad_query, *grad_key, *grad_value;
+    C *lse, *natural_lse, *inverse, *reference, *delta, *row_sums, *kept_scores, *grad_query,
+        *grad_key, *grad_value;
     int64_t block;  // tiles
     int64_t bytes;
   };
@@ -225,10 +266,11 @@ class BackwardOperands {
       const bool unseen = q >= t.queries || lse[q] == -kInfinity<C>;
       t.natural_lse[q] = unseen ? kInfinity<C> : lse[q];
       t.lse[q] = t.natural_lse[q] * static_cast<C>(kLog2e);
-      t.delta[q] = C(0);
+      t.delta[q] = t.reference[q] = C(0);
     }
     for (int q = 0; q < t.queries; ++q) {
-      t.delta[q] = dot(grad + q * call_.grad_output.row, output + q * call_.output.row);
+      (sums_rows_ ? t.reference : t.delta)[q] =
+          dot(grad + q * call_.grad_output.row, output + q * call_.output.row);
       if (call_.grad_lse) t.delta[q] -= static_cast<const C*>(call_.grad_lse)[lse_at + q];
     }
   }
@@ -247,6 +289,7 @@ class BackwardOperands {
   const Problem& p_;
   int64_t b_, kv_head_, tiles_of_head_;
   Extent extent_;
+  bool sums_rows_;
   const Place& place_;
   Memory memory_;
   int64_t first_tile_ = 0;  // of the block

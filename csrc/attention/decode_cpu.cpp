@@ -16,8 +16,7 @@ namespace {
 // mostly for nothing, and each head reads the keys again. Measured, AVX2 to AMX, with 64 to 4096
 // keys: with one query of a head decoding is 1.4 to 7 times as fast (several heads a key/value
 // head: 2 to 30), with 8 queries 0.7 to 3 times (1.4 in the mean), with 16 queries 0.6 to 1.7 times
-// (0.9).
-constexpr int64_t kMostQueries = 8;
+// (0.9). Hence kMostDecodedQueries.
 
 // One key/value head of one sequence, and which of the call's pieces are its.
 struct Unit {
@@ -154,7 +153,7 @@ class Decoding {
 }  // namespace
 
 bool decodes(const Problem& p) {
-  return p.queries <= kMostQueries && p.dropout.probability == 0 && p.kv_heads > 0;
+  return p.queries <= kMostDecodedQueries && p.dropout.probability == 0 && p.kv_heads > 0;
 }
 
 void decode(const ForwardCall& call, Storage storage) {

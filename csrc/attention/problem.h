@@ -49,6 +49,9 @@ struct Problem {
   bool packed() const { return query_starts != nullptr; }
 };
 
+// So few queries are decoded, unless there is dropout: see decode_cpu.cpp.
+constexpr int64_t kMostDecodedQueries = 8;
+
 // The part of a call that belongs to one sequence.
 struct Extent {
   int64_t queries, keys, first_query, first_key;

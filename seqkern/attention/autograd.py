@@ -144,7 +144,7 @@ class _Attention(torch.autograd.Function):
         if needs:
             d_query, d_key, d_value, d_bias, d_slopes = _backward[ctx.backend](
                 grad_output, grad_lse, query, key, value, output, lse, mask, bias, slopes,
-                cu_q, cu_k, seed, *ctx.options, needs,
+                sinks, cu_q, cu_k, seed, *ctx.options, needs,
             )  # fmt: skip
         if d_slopes is not None and need[4] and slopes.dim() == 1:
             d_slopes = d_slopes.sum(0)

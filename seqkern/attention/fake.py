@@ -70,6 +70,7 @@ def attention_backward(
     mask: Tensor | None,
     bias: Tensor | None,
     alibi_slopes: Tensor | None,
+    sinks: Tensor | None,
     cu_seqlens_q: Tensor | None,
     cu_seqlens_k: Tensor | None,
     seed: Tensor | None,

@@ -385,6 +385,7 @@ def backward(
     mask: Tensor | None,
     bias: Tensor | None,
     alibi_slopes: Tensor | None,
+    sinks: Tensor | None,
     cu_seqlens_q: Tensor | None,
     cu_seqlens_k: Tensor | None,
     seed: Tensor | None,
@@ -407,7 +408,7 @@ def backward(
     )
     found = fake.attention_backward(
         grad_output, grad_lse, query, key, value, output, lse, mask, bias, alibi_slopes,
-        cu_seqlens_q, cu_seqlens_k, seed, *options, needs,
+        sinks, cu_seqlens_q, cu_seqlens_k, seed, *options, needs,
     )  # fmt: skip
     lse = lse.contiguous()
     with triton_support.on_device_of(query):

@@ -207,8 +207,9 @@ def test_operators(name, dtype, positions):
     every_test = ALL if full else QUICK
     opcheck(ops.attention_forward.default, (*tensors, *rest), test_utils=every_test)
     output, lse = ops.attention_forward(*tensors, *rest)
-    query, key, value, mask, bias, slopes, _, cu_q, cu_k, seed = tensors
-    fixed = [query, key, value, output, lse, mask, bias, slopes, cu_q, cu_k, seed, *rest]
+    query, key, value, *others = tensors
+    bias, slopes = others[1:3]
+    fixed = [query, key, value, output, lse, *others, *rest]
     every = 7 | (8 if bias is not None else 0) | (16 if slopes is not None else 0)
     grads = torch.randn_like(output), torch.randn_like(lse)
     backward = ops.attention_backward.default
@@ -232,7 +233,7 @@ def test_operators_on_rows_that_are_not_contiguous(order):
     fixed = [None] * 7, [0.4, 0.0, 0.0, True, -1, -1]
     opcheck(ops.attention_forward.default, (q, k, v, *fixed[0], *fixed[1]), test_utils=QUICK)
     output, lse = ops.attention_forward(q, k, v, *fixed[0], *fixed[1])
-    saved = (torch.ones_like(output), None, q, k, v, output, lse, *[None] * 6, *fixed[1], 7)
+    saved = (torch.ones_like(output), None, q, k, v, output, lse, *[None] * 7, *fixed[1], 7)
     opcheck(ops.attention_backward.default, saved, test_utils=QUICK)
 
 
@@ -247,5 +248,5 @@ def test_varlen_operators(dtype):
     output, lse = ops.attention_forward(*forward)
     grads = torch.randn_like(output), torch.randn_like(lse)
     for needs in (7 | 16, 1, 6):
-        fixed = (q, k, v, output, lse, None, None, slopes, cu, cu, None, *rest, needs)
+        fixed = (q, k, v, output, lse, None, None, slopes, None, cu, cu, None, *rest, needs)
         opcheck(ops.attention_backward.default, (*grads, *fixed), test_utils=QUICK)
