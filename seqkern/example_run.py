@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map
 
 from seqkern.comparison import Results, named_tensors
+from seqkern.repeatability import Held, holding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,26 +29,31 @@ class Run:
         example_inputs: one argument, a tuple or list of positional ones, a dict of keyword ones, or
             a `Call`.
         backward: whether the backward pass takes part, where something requires a gradient.
-        hold: whether a parametrization is computed once a forward, however often it is asked for.
+        held: by their names the parametrized tensors that keep one value; their gradients are taken
+            with respect to that value.
     """
 
     def __init__(
-        self, model: torch.nn.Module, example_inputs: Any, backward: bool, hold: bool = False
+        self,
+        model: torch.nn.Module,
+        example_inputs: Any,
+        backward: bool,
+        held: Mapping[str, Held] | None = None,
     ) -> None:
         self._model = model
         self._example_inputs = example_inputs
         self._backward = backward
-        self._hold = parametrize.cached if hold else nullcontext
+        self._held = held or {}
         self._weights: dict[str, torch.Tensor] = {}  # by output; drawn once, they cost time
 
     def __call__(self) -> Results:
         arguments = self.arguments()
-        with torch.enable_grad(), self._hold():
+        with torch.enable_grad(), holding(self._held) as leaves:
             outputs = dict(named_tensors(self.forward(arguments), "output"))
         inputs = named_tensors(arguments, "the input")
         sources = {
             f"the gradient of {name}": tensor
-            for name, tensor in [*self._model.named_parameters(), *inputs]
+            for name, tensor in [*self._model.named_parameters(), *leaves.items(), *inputs]
             if tensor.requires_grad
         }
         ends = {name: tensor for name, tensor in outputs.items() if tensor.requires_grad}

@@ -52,16 +52,20 @@ class SwapReport:
         attention_calls: with example inputs, how often a forward pass calls PyTorch's
             ``scaled_dot_product_attention`` outside of the modules that were swapped, by the path
             of the module that does; PyTorch serves these calls.
+        hint: how to learn what serves attention that is no module, where nothing was swapped and
+            no inputs were given.
     """
 
     swapped: list[Swapped] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     verification: Verification | None = None
     attention_calls: dict[str, int] | None = None
+    hint: str = ""
 
     def __str__(self) -> str:
         if not self.swapped and not self.left:
-            return "\n".join(["nothing changed: the model holds no module to swap", *self._calls()])
+            first = f"nothing changed: the model holds no module to swap{self.hint}"
+            return "\n".join([first, *self._calls()])
         rows = [
             (entry.path or "(the model)", name_of(entry.old), f"-> {name_of(entry.new)}")
             for entry in self.swapped
@@ -79,11 +83,6 @@ class SwapReport:
 
     def _calls(self) -> list[str]:
         """What is to be said of attention that the model calls by itself."""
-        if self.attention_calls is None:
-            asked = "" if self.swapped else "swap(model, verify=inputs) says whether it calls "
-            return [f"{asked}torch.nn.functional.scaled_dot_product_attention by itself"] * (
-                not self.swapped
-            )
         if not self.attention_calls:
             return []
         calls, paths = sum(self.attention_calls.values()), list(self.attention_calls)
@@ -113,9 +112,8 @@ def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
             keyword arguments. With them, the model runs forward and backward before and after the
             swap, with dropout off; the largest deviation and the speed ratio are printed, which
             module is slower than before and what would help, and what serves the attention that
-            the model calls by itself. Weights, gradients, buffers, attributes and random
-            generators are afterwards as they were. See :mod:`seqkern.comparison` for what counts as
-            agreement.
+            the model calls by itself. Weights, gradients, buffers, attributes and random generators
+            are afterwards as they were. See :mod:`seqkern.comparison` for what counts as agreement.
 
     Returns:
         A report of what was swapped and what was left and why.
@@ -149,6 +147,11 @@ def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
 
     if verify is None:
         exchange()
+        if not report.swapped:
+            report.hint = (
+                "; swap(model, verify=inputs) says whether it calls "
+                "torch.nn.functional.scaled_dot_product_attention by itself, and what serves that"
+            )
     elif not report.swapped:
         report.attention_calls = direct_attention_calls(model, verify, _OURS)
         print("\n".join(["nothing was swapped, so there is nothing to verify", *report._calls()]))

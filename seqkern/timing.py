@@ -54,7 +54,7 @@ class Shortest:
     """Processor time of all threads."""
     second_cpu: float
     busy: bool
-    """Whether rounds of the same work took so unequally long that others use the machine too."""
+    """Whether others use the machine, too; see `shortest`."""
 
     @property
     def ratio(self) -> float:
@@ -63,14 +63,22 @@ class Shortest:
 
 
 BUSY = 1.3
-"""The median round of a contestant over its shortest, from which on the machine counts as busy."""
+"""From which ratio on, of a median round to the shortest or of clock to processor time, the machine
+counts as busy."""
 
 
-def shortest(times: PairTimes, cpu: PairTimes) -> Shortest:
-    """What the rounds come to, by the clock and by processor time."""
+def shortest(times: PairTimes, cpu: PairTimes, accelerator: bool = False) -> Shortest:
+    """What the rounds come to, by the clock and by processor time.
+
+    The machine is busy where the rounds of both contestants took unequally long, or where the best
+    round of one got clearly less processor time than the clock ran: not even one core was its own.
+    Nothing of this can be said where an accelerator does the work.
+    """
     spreads = [statistics.median(rounds) / min(rounds) for rounds in times]
     first, second, first_cpu, second_cpu = (max(min(rounds), 1e-9) for rounds in (*times, *cpu))
-    return Shortest(first, second, first_cpu, second_cpu, busy=min(spreads) > BUSY)
+    starved = max(first / first_cpu, second / second_cpu) > BUSY
+    busy = not accelerator and (min(spreads) > BUSY or starved)
+    return Shortest(first, second, first_cpu, second_cpu, busy)
 
 
 def interleave_cpu(
@@ -100,7 +108,7 @@ def interleave_cpu(
     prepared(prepare_second)
     second()  # warm
     prepared(prepare_first)
-    guess = timed(first)
+    guess = min(timed(first), timed(first))
     times = interleave(
         measured(first, cpu.first),
         measured(second, cpu.second),
@@ -108,7 +116,7 @@ def interleave_cpu(
         prepare_first=prepare_first,
         prepare_second=prepare_second,
     )
-    return shortest(times, cpu)
+    return shortest(times, cpu, accelerator=_has_accelerator())
 
 
 def interleave(

@@ -49,8 +49,8 @@ class Verification:
     slower: tuple[Slower, ...] = ()
     """The exchanged modules that take longer than before, the worst first."""
     held: tuple[str, ...] = ()
-    """Parametrized tensors that are another each time they are read; for the comparison they were
-    computed once a forward."""
+    """Parametrized tensors that do not repeat: reading them changes them or draws random numbers.
+    For the comparison they were held at one value."""
 
     @property
     def seconds_before(self) -> float:
@@ -77,15 +77,16 @@ class Verification:
         if self.times.busy:
             lines[0] += " by processor time"
             lines.append(
-                "the machine is busy with other work: the same round took unequally long, so the "
-                f"ratio is that of the processor's time, {self.times.first_cpu * 1e3:.2f} ms "
-                f"before and {self.times.second_cpu * 1e3:.2f} ms after"
+                "the machine is busy with other work, so the ratio is that of the processor's time "
+                f"(all threads), {self.times.first_cpu * 1e3:.2f} ms before and "
+                f"{self.times.second_cpu * 1e3:.2f} ms after; it is rough, too: threads that wait "
+                "for each other count"
             )
         if self.held:
             lines.append(
-                f"{', '.join(self.held)}: a parametrization that is another value each time it is "
-                "read, and torch.nn reads it more often than seqkern; here it was computed once a "
-                "forward, for both"
+                f"{', '.join(self.held)}: a parametrization that does not repeat, because reading "
+                "it changes it or draws random numbers, and torch.nn reads it more often than "
+                "seqkern; it was held at one value for the comparison, though not for the times"
             )
         lines += map(str, self.slower)
         return "\n".join(lines)
@@ -123,15 +124,14 @@ def check_exchange(
             tensor, or the original model gives NaN.
     """
     model = _unwrapped(model)
-    if any(is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()]):
-        raise ValueError("the model has lazy parameters; run it once before verifying a swap")
+    _refuse_lazy(model)
     snapshot = Snapshot(model)
     held = changing_parametrizations(model)
-    snapshot.restore()
     on_cuda = any(parameter.is_cuda for parameter in model.parameters())
     # cuDNN's recurrent layers, which the original may use, have no backward in eval mode.
     backward = model.training or not on_cuda
-    run = Run(model, example_inputs, backward, hold=bool(held))
+    run = Run(model, example_inputs, backward, held)
+    as_it_is = Run(model, example_inputs, backward)  # to be timed with all that it computes
 
     def prepare(change: Callable[[], object]) -> None:
         change()
@@ -154,24 +154,27 @@ def check_exchange(
         try:
             deviation, where = largest_deviation(before, after, tolerance)
         except Disagreement as error:
-            why = (
-                f"; but {', '.join(held)} is a parametrization that does not repeat its value, so "
-                "that nothing follows for the kernels: verify without it"
-            )
-            raise VerificationError(f"the swap was undone: {error}{why if held else ''}") from None
+            prepare(restore)
+            try:
+                largest_deviation(before, run(), tolerance)
+            except Disagreement as own:
+                raise VerificationError(
+                    "the swap was undone: the original model does not repeat, so nothing can be "
+                    f"said of the swapped one; when it is run again from the same state, {own}"
+                ) from None
+            raise VerificationError(f"the swap was undone: {error}") from None
 
         turns: dict[str, Any] = {
             "prepare_first": lambda: prepare(restore),
             "prepare_second": lambda: prepare(exchange),
         }
-        times = interleave_cpu(run, run, SECONDS_TO_TIME, **turns)
+        times = interleave_cpu(as_it_is, as_it_is, SECONDS_TO_TIME, **turns)
         prepare(restore)
         modules = {path: exchanged[path] for path in outermost(list(exchanged))}
         slower = slower_modules(
             modules,
             captured_calls(modules, lambda: run.forward(run.arguments())),
             backward=bool(before.gradients),
-            hold=bool(held),
             prepare_before=turns["prepare_first"],
             prepare_after=turns["prepare_second"],
         )
@@ -188,11 +191,18 @@ def direct_attention_calls(
     """How often each module of a model calls PyTorch's attention by itself, by its path; the model
     is afterwards as it was."""
     model = _unwrapped(model)
+    _refuse_lazy(model)
     snapshot = Snapshot(model)
     try:
         return attention_calls(model, Run(model, example_inputs, backward=False), ours)
     finally:
         snapshot.restore()
+
+
+def _refuse_lazy(model: torch.nn.Module) -> None:
+    """Running the model would initialise them, which no snapshot takes back."""
+    if any(is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()]):
+        raise ValueError("the model has lazy parameters; run it once before verifying a swap")
 
 
 def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
