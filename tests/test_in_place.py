@@ -184,6 +184,23 @@ def test_nothing_is_copied_that_nobody_changes():
     assert torch.equal(saved[0], before) and torch.equal(output, before + 1)
 
 
+def test_results_that_data_ptr_has_unshared():
+    """What the documentation says of memory that PyTorch cannot enlarge while it is shared."""
+    layer = torch.nn.GRU(3, 4)
+    seqkern.swap(layer)
+    x = torch.randn(5, 2, 3)
+    right = torch.autograd.grad(layer(x)[0].square().sum(), layer.weight_hh_l0)[0]
+    output, _ = layer(x)
+    output.data_ptr()
+    assert not torch._C._is_cow_tensor(output)
+    values, memory = output.detach().clone(), output.detach().untyped_storage()
+    memory.resize_(0)
+    memory.resize_(values.nbytes)
+    output.detach().copy_(values)
+    mine = torch.autograd.grad(output.square().sum(), layer.weight_hh_l0)[0]
+    torch.testing.assert_close(mine, right)
+
+
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_a_step_between_a_loss_and_its_backward(compiled):
     """SkipGram.update_ changes the tables in place: the gradients are those of the loss before."""
