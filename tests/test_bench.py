@@ -23,6 +23,7 @@ from bench.errors import relative_errors
 from bench.pair import check_results
 from bench.report import main as report
 from seqkern.timing import interleave
+from tests.limits import HANGS
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +40,7 @@ def run_benchmark(folder: Path, source: str, *words: str) -> tuple[int, str, dic
         env=os.environ | {"BENCH_QUICK": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANGS,
     )
     content = result.read_text() if result.exists() else ""
     return process.returncode, process.stdout, json.loads(content) if content else {}
@@ -449,7 +450,7 @@ class TestReport:
             env=os.environ | {"BENCH_QUICK": "1"},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=HANGS,
         )
         assert process.returncode == 0, process.stdout
         assert report([str(result)]) == 0

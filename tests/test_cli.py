@@ -12,12 +12,13 @@ import pytest
 import seqkern
 from seqkern import cli
 from seqkern.errors import SettingError, UserError, without_traceback_on_the_command_line
+from tests.limits import HANGS
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "seqkern", *words]
     env = os.environ | environment
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=HANGS)
 
 
 def test_info_prints_what_seqkern_info_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,14 @@ No GPU is asked."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from tests import gpu, triton_device
+from tests.limits import HANGS
 
 # What `triton_device` does, which takes seconds to import.
 CONFTEST = """
@@ -37,8 +39,8 @@ def some_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "test_some.py"
 
 
-def run(tests: Path, count: int, seconds: float = 60.0) -> int:
-    return gpu.run(["-p", "no:cacheprovider", str(tests)], count, seconds)
+def run(tests: Path, count: int) -> int:
+    return gpu.run(["-p", "no:cacheprovider", str(tests)], count, HANGS)
 
 
 def test_each_test_runs_once(some_tests, capsys):
@@ -88,9 +90,21 @@ def test_a_failure_is_shown(some_tests, capsys):
     assert "part 2 of 2: FAILED" in said and "not three" in said and "part 1 of 2:\n" in said
 
 
-def test_what_hangs_is_killed_and_named(some_tests, capsys):
-    some_tests.write_text(START + "    time.sleep(300 if number == 4 else 0)\n")
-    assert run(some_tests, 1, seconds=5.0) == 1
+def test_what_hangs_is_killed_and_named(some_tests, capsys, monkeypatch):
+    """The time is up when the last test runs, however long it takes to get there."""
+    some_tests.write_text(START + "    time.sleep(3000 if number == 4 else 0)\n")
+    asked: list[float] = []
+
+    def clock() -> float:
+        give_up = time.monotonic() + HANGS
+        while asked and not (some_tests.parent / "ran-4").exists():
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        asked.append(2 * HANGS if asked else 0.0)
+        return asked[-1]
+
+    monkeypatch.setattr(gpu, "time", SimpleNamespace(monotonic=clock))
+    assert run(some_tests, 1) == 1
     said = capsys.readouterr().out
     assert "part 1 of 1: NOT DONE IN TIME" in said
     assert "test_some.py::test_mine[4]" in said.rstrip().splitlines()[-1]

@@ -14,6 +14,7 @@ from torch.library import opcheck
 from seqkern.embedding.huffman import huffman_paths
 from seqkern.nn import SkipGram
 from tests.embedding.cases import KERNEL_DTYPES, Case, check, data, gradients, loss
+from tests.limits import HANGS
 
 M_PERTURB = -6  # mallopt's name for "fill memory on allocation and release"; glibc only
 OPS = torch.ops.seqkern
@@ -191,5 +192,9 @@ def test_after_a_fork():
     queue = context.Queue()
     child = context.Process(target=_child, args=(queue,))
     child.start()
-    assert queue.get(timeout=60) == right
-    child.join()
+    try:
+        child.join(HANGS)
+        assert child.exitcode == 0
+        assert queue.get() == right
+    finally:
+        child.kill()

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import seqkern
+from tests.limits import HANGS
 from tests.recurrent.cases import KERNEL_DTYPES, LAYERS, Case, check, fits, make
 
 M_PERTURB = -6  # mallopt's name for "fill memory on allocation and release"; glibc only
@@ -197,9 +198,9 @@ def test_a_process_forked_after_use(kind):
     child = context.Process(target=in_child, args=(queue, kind))
     child.start()
     try:
-        assert queue.get(timeout=30) == pytest.approx(expected, rel=1e-6)
-        child.join(30)
+        child.join(HANGS)
         assert child.exitcode == 0
+        assert queue.get() == pytest.approx(expected, rel=1e-6)
     finally:
         child.kill()
     assert run_once(kind, 1).sum().item() == expected
@@ -228,7 +229,7 @@ def test_workers_of_a_data_loader(kind):
     data = Features(module, torch.randn(6, 20, 4, 16))
     expected = torch.stack([data[index] for index in range(6)])  # the kernels' threads have run
     loader = torch.utils.data.DataLoader(
-        data, batch_size=2, num_workers=2, multiprocessing_context="fork", timeout=60
+        data, batch_size=2, num_workers=2, multiprocessing_context="fork", timeout=HANGS
     )
     for _ in range(2):
         torch.testing.assert_close(torch.cat(list(loader)), expected)

@@ -25,6 +25,7 @@ from seqkern.text import (
     read_text,
 )
 from seqkern.text.opening import PlainFile
+from tests.limits import HANGS
 
 from .compressing import COMPRESS, KINDS, ZSTD_PACKAGES, compress, zstd_frame, zstd_packages
 from .oracle import expected, sentences
@@ -188,7 +189,7 @@ def test_interrupt_while_a_compressed_pipe_is_silent(tmp_path):
         writer.flush()
         assert any(line == "1000\n" for line in reader.stdout)
         reader.send_signal(signal.SIGINT)
-        assert reader.communicate(timeout=60)[0].splitlines()[-1] == "interrupted"
+        assert reader.communicate(timeout=HANGS)[0].splitlines()[-1] == "interrupted"
 
 
 class TestZstd:

@@ -21,6 +21,7 @@ from seqkern.text import (
     encoding,
     read_corpus,
 )
+from tests.limits import HANGS
 
 from .oracle import LONGEST_WORD, expected, sentences
 from .test_reading import outcome, write
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=HANGS)
 
 
 # ---- odd texts ----
@@ -246,7 +247,7 @@ def test_interrupt_during_a_long_count(tmp_path):
         writer.flush()
         time.sleep(0.3)
         reader.send_signal(signal.SIGINT)
-        assert reader.communicate(timeout=60)[0] == "interrupted\n"
+        assert reader.communicate(timeout=HANGS)[0] == "interrupted\n"
     assert leaves(tmp_path) == {"pipe"}
 
 
@@ -304,7 +305,7 @@ def test_a_killed_process_leaves_no_file(tmp_path):
         while int(reader.stdout.readline()) < 1_000_000:
             pass
         reader.kill()
-        reader.wait(60)
+        reader.wait(HANGS)
     reader.stdout.close()
     assert leaves(folder) == set()
 

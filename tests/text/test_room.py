@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from seqkern.text import TextFileError, read_corpus, room
+from tests.limits import HANGS
 
 from .compressing import KINDS, compress
 from .test_reading import write
@@ -118,7 +119,7 @@ def test_a_disk_that_is_full(tmp_path):
     script = FULL.format(folder=folder, python=sys.executable, text=text)
     words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
     try:
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=HANGS)
     except FileNotFoundError:
         pytest.skip("there is no unshare")
     if "unshare" in done.stderr or "mount" in done.stderr:

@@ -53,6 +53,7 @@ def test_whatever_is_trained(objective: dict[str, Any], device: str) -> None:
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {"deterministic": True}], ids=str)
 def test_however_it_is_trained(options: dict[str, Any]) -> None:
+    torch.set_num_threads(2)
     for kind, given in kinds(**options, sg=1):
         with pytest.raises(DivergenceError):
             kind(SENTENCES, **given)
