@@ -80,17 +80,31 @@ EAGER = [
     for target in _targets(subject)
     for how in (CHANGES if target in subject.outputs else ("add_", "copy_"))
 ]
-# One dtype, and of a stack's weights those of the first layer: a graph takes most of a second.
-COMPILED = [
-    pytest.param(subject, target, "mul_", id=f"{subject}-{target}")
-    for subject in SUBJECTS
-    if subject.tensors[next(iter(subject.tensors))].dtype == torch.float32
-    for target in _targets(subject)
-    if not target.startswith("bias_hh") and not target.endswith(("_l1", "_reverse"))
-]
-INDUCTOR = [
-    p for p in COMPILED if str(p.values[0]) in ("GRU", "LSTMCell", "attention", "skip-gram")
-]
+
+
+def _compiled(only: tuple[str, ...], whole: Callable[[Subject], bool]) -> list:
+    """One dtype, and of a stack's weights those of the first layer: a graph takes most of a second.
+    So the first result and the first input of every call, and all of those that are `whole`; the
+    others are slow."""
+    found = []
+    for subject in SUBJECTS:
+        first = next(iter(subject.tensors))
+        if subject.tensors[first].dtype != torch.float32 or (only and str(subject) not in only):
+            continue
+        for target in _targets(subject):
+            if target.startswith("bias_hh") or target.endswith(("_l1", "_reverse")):
+                continue
+            quick = whole(subject) or target in (subject.outputs[0], first)
+            marks = () if quick else pytest.mark.slow
+            found.append(
+                pytest.param(subject, target, "mul_", id=f"{subject}-{target}", marks=marks)
+            )
+    return found
+
+
+# Those with a word more than the name are variants: packed, bidirectional, causal and so on.
+COMPILED = _compiled((), whole=lambda subject: " " not in str(subject))
+INDUCTOR = _compiled(("GRU", "LSTMCell", "attention", "skip-gram"), whole=lambda _: False)
 
 
 @pytest.mark.parametrize(("subject", "target", "how"), EAGER)
