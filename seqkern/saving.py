@@ -10,12 +10,16 @@ it while the graph is traced, with its check.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from seqkern import __version__
 
 _library = torch.library.Library("seqkern", "FRAGMENT")
 _lazy_clone: Callable[[Tensor], Tensor] = getattr(torch, "_lazy_clone", torch.clone)
@@ -69,6 +73,15 @@ def direct(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
+def _fingerprint(function: type) -> str:
+    module = sys.modules[function.__module__]
+    try:
+        text = inspect.getsource(module)
+    except OSError:  # installed without sources
+        text = __version__
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def traced(function: type[torch.autograd.Function], schema: str | None = None) -> Any:
     """The operator that applies a Function, for calls that `torch.compiler.is_compiling`.
 
@@ -81,9 +94,11 @@ def traced(function: type[torch.autograd.Function], schema: str | None = None) -
             `function` takes as its last arguments.
 
     Returns:
-        The operator `seqkern::NAME_autograd`, to be called with positional arguments.
+        The operator `seqkern::NAME_autograd_FINGERPRINT`, to be called with positional arguments.
+        The fingerprint is that of the module's text: PyTorch keeps compiled graphs on disk under
+        the names of the operators in them, and would run a graph of another version of seqkern.
     """
-    name = f"{function.__name__.lstrip('_').lower()}_autograd"
+    name = f"{function.__name__.lstrip('_').lower()}_autograd_{_fingerprint(function)}"
     if schema is None:
         signature = inspect.signature(function.forward)
         arguments = list(signature.parameters.values())[1:]

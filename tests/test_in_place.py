@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import seqkern
+from seqkern import saving
 from tests.in_place_subjects import Subject, Tensors, subjects
 
 SUBJECTS = subjects()
@@ -249,3 +250,11 @@ def test_sparse_adam_says_that_it_has_changed_a_table():
     kept.sum().backward()
     with pytest.raises(RuntimeError, match="inplace operation"):
         squared.sum().backward()
+
+
+def test_compiled_graphs_on_disk_are_those_of_this_text(monkeypatch):
+    """PyTorch keeps them under the operators' names, so another text has another name."""
+    name = saving._fingerprint(saving.Unchecked)
+    assert name == saving._fingerprint(saving.Unchecked)
+    monkeypatch.setattr(saving.inspect, "getsource", lambda module: "another text")
+    assert saving._fingerprint(saving.Unchecked) != name
