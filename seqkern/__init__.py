@@ -1,8 +1,7 @@
 """seqkern: accelerated kernels for sequence models in PyTorch."""
 
+from seqkern._version import __version__
 from seqkern.errors import without_traceback_on_the_command_line
-
-__version__ = "0.1.0"
 
 with without_traceback_on_the_command_line():
     from seqkern import nn, optim

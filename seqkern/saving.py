@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkern import __version__
+from seqkern._version import __version__
 
 _library = torch.library.Library("seqkern", "FRAGMENT")
 _lazy_clone: Callable[[Tensor], Tensor] = getattr(torch, "_lazy_clone", torch.clone)

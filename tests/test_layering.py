@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "seqkern"
 # From the ground up. A package without its modules stands for all of them.
 FLOORS = (
     (
+        "_version",
         "errors",
         "options",
         "snapshot",
