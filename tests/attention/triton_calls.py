@@ -111,8 +111,7 @@ def backwards(width: int, dtype: torch.dtype, needs: int = 7, **options: Any) ->
 
 
 def _forward(given: list[Tensor], options: dict[str, Any]) -> None:
-    found = _arguments(options, given[0].dtype)
-    forward(*given, *found[:3], options.get("sinks"), *found[3:])
+    forward(*given, *_arguments(options, given[0].dtype))
 
 
 def _backward(given: list[Tensor], needs: int, options: dict[str, Any]) -> None:
@@ -126,7 +125,7 @@ def _backward(given: list[Tensor], needs: int, options: dict[str, Any]) -> None:
 
 
 def _arguments(options: dict[str, Any], dtype: torch.dtype) -> list[Any]:
-    names = ("mask", "bias", "alibi_slopes", "cu_seqlens_q", "cu_seqlens_k", "seed")
+    names = ("mask", "bias", "alibi_slopes", "sinks", "cu_seqlens_q", "cu_seqlens_k", "seed")
     given = (options.get(name) for name in names)
     return [
         *(t(dtype) if callable(t) and not isinstance(t, Tensor) else t for t in given),
