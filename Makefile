@@ -12,6 +12,7 @@ OUT ?= build/bench-gpu.json
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.seqkern-installed
 LINTERS := $(VENV)/.seqkern-linters
+DOCUMENTERS := $(VENV)/.seqkern-documenters
 # What runs the kernels in this process or a fork of it: torch.compile and DDP start others, which the runtime does not
 # survive.
 SANITIZED := tests/test_matmul.py tests/text \
@@ -24,7 +25,7 @@ MEASURED = build/bench$(addprefix -,$(BENCH)).json
 TESTS = $(PY) -m pytest -n $(JOBS) --dist loadgroup
 CXX_SOURCES = $(shell find csrc tests/cuda_host -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test test-slow gpu-test gpu-bench resources bench lint format sanitize build wheel clean
+.PHONY: help demo test test-slow gpu-test gpu-bench resources bench docs lint format sanitize build wheel clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -63,6 +64,9 @@ bench: build ## measure against PyTorch, print the table and draw the plots (min
 	$(PY) -m pytest bench/$(or $(BENCH),*)_bench.py --benchmark-enable --benchmark-json=$(MEASURED) $(ARGS)
 	$(PY) -m bench.report $(MEASURED)
 
+docs: build $(DOCUMENTERS) ## build the documentation into build/docs/index.html
+	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
+
 lint: $(LINTERS) ## check style and types: ruff, clang-format, mypy
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
@@ -95,7 +99,7 @@ wheel: $(INSTALLED) ## make dist/*.whl and dist/*.tar.gz
 
 clean: ## remove what was built; .venv stays
 	rm -rf build dist *.egg-info seqkern/*.so
-	rm -f $(INSTALLED) $(LINTERS)
+	rm -f $(INSTALLED) $(LINTERS) $(DOCUMENTERS)
 
 $(PY):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "seqkern needs Python >= 3.10; name one: make PYTHON=...")'
@@ -115,4 +119,8 @@ $(INSTALLED): pyproject.toml setup.py | $(PY)
 
 $(LINTERS): $(INSTALLED)
 	$(PY) -m pip install --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(DOCUMENTERS): $(INSTALLED)
+	$(PY) -m pip install --no-build-isolation -e '.[docs]'
 	@touch $@

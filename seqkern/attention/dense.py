@@ -65,7 +65,7 @@ def scaled_dot_product_attention(
         window: (left, right), query i looks at keys i + M - N - left to i + M - N + right; -1 is
             unlimited.
         softcap: c, which makes a scaled score s into c * tanh(s / c), before masks are added.
-        alibi_slopes: (H,) or (..., H); adds -slope * |i + M - N - j| to the scores.
+        alibi_slopes: (H,) or (..., H); adds `-slope * abs(i + M - N - j)` to the scores.
         return_lse: also return the log of the sum of the exponentials of the scores.
         sinks: (H,), one logit for each head that takes part in the softmax and has no value. Slopes
             and sinks are floating and computed in float32 (float64 for float64).

@@ -236,9 +236,10 @@ class CBOW(_Objective):
 
     Args:
         mean: False: the sum of the context words' vectors instead of their mean.
-        The others are those of :class:`SkipGram`.
+        options: the other arguments, those of :class:`SkipGram`.
 
-    Raises: as :class:`SkipGram`.
+    Raises:
+        ValueError: as :class:`SkipGram`.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ def skipgram_loss(
         out_weight: the rows u, in the same dtype: (V, d), or (inner nodes, d) with `paths`.
         center: int64 or int32, any shape (...).
         context: int64 or int32 (...), one context word for each center, or (..., C).
-        negatives: int64 or int32 (*context.shape, K); for a context (..., C) also (..., K), which
+        negatives: int64 or int32 `(*context.shape, K)`; for a context (..., C) also (..., K), which
             all pairs of a center share.
         paths: instead of `negatives`: an object with the tensors offsets int64 (V + 1,), nodes
             int32 (L,) and codes uint8 (L,), such as `seqkern.embedding.reference.Paths`: the way
