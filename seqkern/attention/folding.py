@@ -62,7 +62,8 @@ def folded(
         key, value = (
             t[..., :0, :].reshape(*query.shape[:-2], 0, t.shape[-1]) for t in (key, value)
         )
-        attn_mask = None
+        # No key's part of it, which still gets its gradient: zeros.
+        attn_mask = None if attn_mask is None else attn_mask[..., :0].reshape(1, 0)
     if enable_gqa:
         checks.grouped_heads(query, key, value)
         heads = query.shape[-3]

@@ -219,7 +219,7 @@ def test_operators_keep_the_rules_of_torch(name):
     forward = (q, k, v, *(given.get(n) for n in names), seed, *numbers)
     torch.library.opcheck(autograd._forward["triton"], forward, test_utils=tests)
     output, lse = autograd._forward["triton"](*forward)
-    rest = (*(given.get(n) for n in ("mask", "bias", "alibi_slopes")), None, None, seed, *numbers)
+    rest = (*(given.get(n) for n in names[:4]), None, None, seed, *numbers)
     needs = 7 + 24 * (name == "everything")
     backward = (torch.ones_like(output), None, q, k, v, output, lse, *rest, needs)
     torch.library.opcheck(autograd._backward["triton"], backward, test_utils=tests)
