@@ -35,6 +35,7 @@ hypothesis.settings.load_profile("any machine")
 
 def pytest_configure(config: pytest.Config) -> None:
     workers.configure(config)
+    torch.manual_seed(0)  # names of tests that hold numbers are the same in every process
     triton_rounding.mend_the_interpreter()
 
 
