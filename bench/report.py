@@ -2,7 +2,8 @@
 
 Prints the tables as Markdown and writes them to ``DIR/report.md``, with the plots beside it.
 Several files, one for each domain say, make one report; a measurement that two of them hold is
-taken from the later one. What `bench.gpu` wrote makes a report of its own (`gpu-report.md`).
+taken from the later one. What `bench.gpu` wrote makes a report of its own (`gpu-report.md`). The
+tables of the documentation are made by ``python -m docs``.
 """
 
 from __future__ import annotations
@@ -18,9 +19,6 @@ from . import gpu_report
 from .plots import draw_plots
 from .runs import NoBenchmark, Record, Runs, read_gpu_records, read_runs
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-"""What stands around the summary in a README."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the report of the JSON files. Returns the exit status."""
@@ -29,7 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, help="folder for the report (default: the first FILE's)"
     )
-    parser.add_argument("--readme", type=Path, help="put the summary between this file's markers")
     options = parser.parse_args(arguments)
     try:
         gpu_records = read_gpu_records(options.files)
@@ -44,10 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plots = draw_plots(runs.records, runs.peak_memory, folder)
     text = markdown(runs) + "".join(f"\n![{plot.stem}]({plot.name})\n" for plot in plots)
     (folder / "report.md").write_text(text)
-    if options.readme:
-        before, rest = options.readme.read_text().split(f"{BEGIN}\n")
-        after = rest.split(END)[1]
-        options.readme.write_text(f"{before}{BEGIN}\n{summary(runs.records)}{END}{after}")
     print(text)
     return 0
 

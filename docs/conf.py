@@ -15,7 +15,6 @@ version = release = seqkern.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "docs.extensions.public_names",
     "docs.extensions.root_pages",
@@ -30,6 +29,7 @@ html_title = "seqkern"
 html_copy_source = False
 html_show_copyright = False
 pygments_style = "default"
+highlight_language = "none"  # of a block that names none
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -39,7 +39,6 @@ autodoc_inherit_docstrings = False  # torch.nn.Module's say nothing of ours
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autosummary_generate = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 napoleon_google_docstring = True

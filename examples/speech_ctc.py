@@ -46,11 +46,11 @@ def decode(scores: torch.Tensor, length: int) -> list[int]:
     return [int(label) for label in torch.unique_consecutive(best) if label]
 
 
-def main(steps: int = 120) -> float:
+def main(steps: int = 300) -> float:
     """Train, and return the share of new utterances that are recognised without an error."""
     torch.manual_seed(0)
     model = Recogniser()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     ctc = nn.CTCLoss()
     for _ in range(steps):
         frames, labels = utterances(16)

@@ -25,6 +25,7 @@ from build_tools.cuda import find_nvcc
 
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORM = sysconfig.get_platform()
+SHIPPED = ("bench", "build_tools", "csrc", "docs", "examples", "tests")  # beside the package
 
 # A project of its own with this one's build, so that a whole build takes a second.
 TOY = {
@@ -87,7 +88,7 @@ def toy(tmp_path: Path) -> Path:
 def built_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources with their objects, whose times are kept: nothing is compiled again."""
     root = tmp_path_factory.mktemp("tree")
-    for name in ("bench", "build_tools", "csrc", "seqkern", "tests", f"build/{PLATFORM}"):
+    for name in (*SHIPPED, "seqkern", f"build/{PLATFORM}"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, root / name, ignore=ignored)
     for path in ROOT.iterdir():
@@ -316,12 +317,15 @@ def test_sdist_holds_all_that_the_build_needs(built_tree, tmp_path):
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for folder in ("csrc", "build_tools", "tests"):
+    for folder in SHIPPED:
         sources = {
             p for p in (built_tree / folder).rglob("*") if p.is_file() and p.suffix != ".pyc"
         }
-        assert {str(path.relative_to(built_tree)) for path in sources} <= names
-    assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "seqkern/py.typed"} <= names
+        records = {p for p in sources if folder == "bench" and p.suffix == ".json"}
+        assert {str(path.relative_to(built_tree)) for path in sources - records} <= names
+        assert not {str(path.relative_to(built_tree)) for path in records} & names
+    assert {"setup.py", "pyproject.toml", "LICENSE", "seqkern/py.typed"} <= names
+    assert {"README.md", "README.ko.md", "CITATION.cff", "CONTRIBUTING.md"} <= names
     assert not [name for name in names if name.endswith(".so")]
 
 

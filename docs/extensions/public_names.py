@@ -1,15 +1,14 @@
 """The directive ``public-names``: the reference of everything in a module's ``__all__``.
 
 The pages name the modules only; what is public in them they take from the code, so that no name can
-be forgotten. When the build ends, every public name must have got an entry (`missing`).
+be forgotten. When the build ends, every public name must have got an entry, or there is a warning.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Collection
-from types import ModuleType
+import re
 from typing import Any
 
 from docutils.nodes import Element, Node
@@ -19,35 +18,9 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import seqkern
-
-MODULES = (
-    "seqkern",
-    "seqkern.models",
-    "seqkern.nn",
-    "seqkern.nn.functional",
-    "seqkern.optim",
-    "seqkern.text",
-    "seqkern.word2vec",
-)
-"""The modules that users import from."""
+from docs.making import public
 
 _LOGGER = logging.getLogger(__name__)
-
-
-def public_names(module: str) -> list[str]:
-    """What a module has in ``__all__``, without modules and dunder names."""
-    loaded: ModuleType = importlib.import_module(module)
-    return [
-        name
-        for name in loaded.__all__
-        if not name.startswith("__") and not inspect.ismodule(getattr(loaded, name))
-    ]
-
-
-def missing(documented: Collection[str]) -> list[str]:
-    """The public names that have no entry among those documented, which are full names."""
-    names = [f"{module}.{name}" for module in MODULES for name in public_names(module)]
-    return [name for name in names if name not in documented]
 
 
 class PublicNames(SphinxDirective):
@@ -59,32 +32,39 @@ class PublicNames(SphinxDirective):
 
     def run(self) -> list[Node]:
         module = self.arguments[0]
-        lines = [f".. currentmodule:: {module}", "", ".. autosummary::", ""]
-        names = public_names(module)
-        lines += [f"   {name}" for name in names] + [""]
-        for name in names:
-            lines += _entry(module, name, getattr(importlib.import_module(module), name))
+        loaded = importlib.import_module(module)
+        values = {name: getattr(loaded, name) for name in public.names(module)}
+        lines = [f".. currentmodule:: {module}", "", ".. list-table::", "   :widths: auto", ""]
+        for name, value in values.items():
+            lines += [f"   * - :py:obj:`{name}`", f"     - {_summary(value)}"]
+        lines.append("")
+        for name, value in values.items():
+            lines += _entry(module, name, value)
         parent = Element()
         parent.document = self.state.document
         self.state.nested_parse(StringList(lines, f"public-names:: {module}"), 0, parent)
         return list(parent.children)
 
 
+def _summary(value: Any) -> str:
+    """The first sentence of its docstring."""
+    paragraph = " ".join((inspect.getdoc(value) or "").partition("\n\n")[0].split())
+    sentence = re.split(r"(?<=\.) (?=[A-Z])", paragraph)[0]
+    return sentence.replace("::", "").rstrip(".:")
+
+
 def _entry(module: str, name: str, value: Any) -> list[str]:
-    full = f"{module}.{name}"
     if module != "seqkern" and getattr(seqkern, name, None) is value:
         return [f".. py:class:: {name}", "", f"   The same as :py:class:`seqkern.{name}`.", ""]
     kind = "class" if inspect.isclass(value) else "function" if callable(value) else "data"
-    lines = [f".. auto{kind}:: {full}"]
-    if kind == "class":
-        lines += ["   :members:", "   :show-inheritance:"]
-    return [*lines, ""]
+    options = ["   :members:"] if kind == "class" else []
+    return [f".. auto{kind}:: {module}.{name}", *options, ""]
 
 
 def _check(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.name == "html":
         documented = {entry[0] for entry in app.env.domains["py"].get_objects()}
-        for name in missing(documented):
+        for name in public.missing(documented):
             _LOGGER.warning("the reference has no entry for the public name %s", name)
 
 

@@ -115,12 +115,23 @@ def test_tables_with_padded_rows_and_one_table_for_both():
 
 
 def test_it_counts_as_a_change():
+    """What has saved the tables raises; the loss before the step has used them already, and gives
+    its gradients as they were."""
     made = SkipGram(5, 4)
     ids = torch.tensor([1, 2])
-    before = made(ids, ids)
-    made.update_(ids, ids, lr=0.1)
+    negatives = torch.tensor([[0], [3]])
+    torch.nn.init.normal_(made.out_embed.weight)
+    expected = torch.autograd.grad(made(ids, ids, negatives), list(made.parameters()))
+    before = made(ids, ids, negatives)
+    scores = made.in_embed.weight @ made.out_embed.weight.t()
+    versions = [weight._version for weight in made.parameters()]
+    made.update_(ids, ids, negatives, lr=0.1)
+    assert all(w._version > v for w, v in zip(made.parameters(), versions, strict=True))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        before.backward()
+        scores.sum().backward()
+    found = torch.autograd.grad(before, list(made.parameters()))
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_descending_learns_which_words_go_together():
