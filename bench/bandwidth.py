@@ -6,7 +6,7 @@ import functools
 
 import torch
 
-from seqkern.timing import timed
+from seqkern.core.timing import timed
 
 from . import settings
 

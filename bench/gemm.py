@@ -6,8 +6,8 @@ import functools
 
 import torch
 
-from seqkern import library
-from seqkern.timing import timed
+from seqkern.core import library
+from seqkern.core.timing import timed
 
 SIZE = 1024
 ROUNDS = 15

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from seqkern.comparison import TOLERANCE
+from seqkern.swapping.comparison import TOLERANCE
 
 from .bandwidth import BEYOND_CACHES, read_bandwidth
 from .cases import Case, thread_count

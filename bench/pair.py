@@ -13,7 +13,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from seqkern.timing import synchronize, timed
+from seqkern.core.timing import synchronize, timed
 
 from . import settings
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import seqkern
-from seqkern import library
+from seqkern.core import library
 
 from .gpu import Case
 

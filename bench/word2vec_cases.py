@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 import seqkern
+from seqkern.core.timing import timed
 from seqkern.text import documentation_text
-from seqkern.timing import timed
 
 from . import settings
 from .cases import thread_count

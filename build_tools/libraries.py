@@ -121,8 +121,9 @@ def _cuda_objects(directory: Path) -> list[Compile]:
 
 def _sources(suffix: str) -> list[Path]:
     """The operator libraries' sources, relative to the root (csrc/text is another module)."""
-    found = [*ROOT.glob(f"csrc/*{suffix}"), *ROOT.glob(f"csrc/*/*{suffix}")]
-    return sorted(path.relative_to(ROOT) for path in found if path.parent.name != "text")
+    text = ROOT / "csrc" / "text"
+    found = ROOT.glob(f"csrc/**/*{suffix}")
+    return sorted(path.relative_to(ROOT) for path in found if text not in path.parents)
 
 
 def cuda_sources() -> list[Path]:

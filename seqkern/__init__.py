@@ -1,15 +1,15 @@
 """seqkern: accelerated kernels for sequence models in PyTorch."""
 
 from seqkern._version import __version__
-from seqkern.errors import without_traceback_on_the_command_line
+from seqkern.core.errors import without_traceback_on_the_command_line
 
 with without_traceback_on_the_command_line():
     from seqkern import nn, optim
-    from seqkern.backends import explain, use_backend
-    from seqkern.info import info
+    from seqkern.core.backends import explain, use_backend
+    from seqkern.core.info import info
+    from seqkern.core.triton.tuning import tune
     from seqkern.recurrent.freeze import freeze_, unfreeze_
-    from seqkern.swap import swap, unswap
-    from seqkern.tuning import tune
+    from seqkern.swapping.swap import swap, unswap
     from seqkern.word2vec import FastText, KeyedVectors, Word2Vec
 
 __all__ = [

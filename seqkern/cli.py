@@ -1,7 +1,7 @@
 """The command line: ``python -m seqkern COMMAND``.
 
 To add a command, add an entry to :data:`COMMANDS`. What a command needs is imported when it is
-chosen, not before. A mistake of the user's is raised as :class:`seqkern.errors.UserError` and
+chosen, not before. A mistake of the user's is raised as :class:`seqkern.core.errors.UserError` and
 printed as one sentence.
 """
 
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from seqkern.errors import UserError
+from seqkern.core.errors import UserError
 
 
 class Command(NamedTuple):
@@ -28,7 +28,7 @@ class Command(NamedTuple):
 
 
 def _info(options: argparse.Namespace) -> int:
-    from seqkern.info import info
+    from seqkern.core.info import info
 
     print(info())
     return 0
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     options = parser.parse_args(words)
     if options.version:
-        from seqkern import __version__
+        from seqkern._version import __version__
 
         print(__version__)
         return 0

@@ -9,8 +9,9 @@ import hypothesis
 import pytest
 import torch
 
-from seqkern import library, use_backend
-from seqkern.backends import requested
+from seqkern import use_backend
+from seqkern.core import library
+from seqkern.core.backends import requested
 from tests import triton_device, triton_rounding, workers
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from seqkern import triton_support
+from seqkern.core.triton import support
 
 SECONDS = 400.0
 MOST_PARTS = 8
@@ -34,7 +34,7 @@ def trouble() -> str:
         return f"torch {torch.__version__} is built without CUDA"
     if not torch.cuda.is_available():
         return "torch sees no CUDA GPU"
-    return triton_support.device_refusal(torch.device("cuda", torch.cuda.current_device()))
+    return support.device_refusal(torch.device("cuda", torch.cuda.current_device()))
 
 
 def parts() -> int:
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     if list(arguments[:1]) == ["run"]:
         return run(arguments[1:], parts())
     major, minor = torch.cuda.get_device_capability()
-    print(f"{torch.cuda.get_device_name()} (sm_{major}{minor}), Triton {triton_support.state()}")
+    print(f"{torch.cuda.get_device_name()} (sm_{major}{minor}), Triton {support.state()}")
     return 0
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import seqkern
-from seqkern import library
-from seqkern.backends import BACKENDS, requested
-from seqkern.errors import SettingError
+from seqkern.core import library
+from seqkern.core.backends import BACKENDS, requested
+from seqkern.core.errors import SettingError
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from bench.pair import check_results
 from bench.report import main as report
 from bench.report import summary
 from bench.runs import read_runs
-from seqkern.timing import interleave
+from seqkern.core.timing import interleave
 from tests.limits import HANGS
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ from bench.recurrent_cases import (
     Shape,
     grid,
 )
-from seqkern.comparison import TOLERANCE
+from seqkern.swapping.comparison import TOLERANCE
 
 
 class TestRecurrent:

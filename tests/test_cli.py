@@ -11,7 +11,7 @@ import pytest
 
 import seqkern
 from seqkern import cli
-from seqkern.errors import SettingError, UserError, without_traceback_on_the_command_line
+from seqkern.core.errors import SettingError, UserError, without_traceback_on_the_command_line
 from tests.limits import HANGS
 
 

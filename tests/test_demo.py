@@ -12,9 +12,9 @@ import torch
 
 import seqkern
 from seqkern.cli import main
+from seqkern.core.errors import UserError
 from seqkern.demo.agreement import Agreement
 from seqkern.demo.words import neighbours
-from seqkern.errors import UserError
 from seqkern.models import Alphabet, CharLM
 from seqkern.text import documentation_text, read_text
 from seqkern.word2vec import KeyedVectors

@@ -162,10 +162,6 @@ def test_variables_exist() -> None:
         assert f"`{variable}`" in install, f"docs/install.md does not say what {variable} is"
 
 
-MOVED = (ROOT / "seqkern" / "core").is_dir()
-
-
-@pytest.mark.skipif(not MOVED, reason="the pages describe the layout with seqkern/core")
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_paths_exist(page: Path) -> None:
     """Paths from the root, and names of source files, which have to be somewhere."""

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.fx.proxy import TraceError
 
 import seqkern
-from seqkern.swap import SWAPS
+from seqkern.swapping.swap import SWAPS
 
 E, H, F, B, S = 8, 2, 16, 3, 5
 NAMES = [cls.__name__ for cls in SWAPS]

@@ -18,7 +18,7 @@ from bench import embedding_gpu_cases as embedding
 from bench import gpu, gpu_report, report
 from bench import recurrent_gpu_cases as recurrent
 from bench.targets import GPU_GOALS, QUANTITIES
-from seqkern import library
+from seqkern.core import library
 
 CPU = torch.device("cpu")
 META = torch.device("meta")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import seqkern
 from seqkern.recurrent import dynamo
-from seqkern.swap import SWAPS
+from seqkern.swapping.swap import SWAPS
 
 LAYERS = (torch.nn.RNN, torch.nn.LSTM, torch.nn.GRU)
 

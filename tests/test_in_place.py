@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import seqkern
-from seqkern import saving
+from seqkern.core import saving
 from tests.in_place_subjects import Subject, Tensors, subjects
 
 SUBJECTS = subjects()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqkern import library
+from seqkern.core import library
 
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = library.isa_levels() if library.cpu.loaded else ()
@@ -33,14 +33,14 @@ def test_library_is_loaded():
 
 
 def test_best_level_is_the_default():
-    done = run("from seqkern import library as l; print(l.isa(), l.isa_levels()[-1])")
+    done = run("from seqkern.core import library as l; print(l.isa(), l.isa_levels()[-1])")
     used, best = done.stdout.split()
     assert used == best
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_environment_selects_the_level(level):
-    done = run("from seqkern import library; print(library.isa())", SEQKERN_ISA=level)
+    done = run("from seqkern.core import library; print(library.isa())", SEQKERN_ISA=level)
     assert done.stdout.strip() == level, done.stderr
 
 
@@ -103,7 +103,7 @@ def test_a_library_of_other_sources_says_so_and_how_to_build(tmp_path):
 
 ASK_FOR_CPU = """
 import seqkern
-from seqkern import library
+from seqkern.core import library
 print(library.cpu.loaded)
 seqkern.info()
 library.require_cpu()
@@ -146,7 +146,8 @@ def test_cuda_library_with_a_torch_that_lacks_cuda():
 
 
 ASK_FOR_TEXT = """
-from seqkern import info, library
+from seqkern import info
+from seqkern.core import library
 from seqkern.text import Vocabulary, read_corpus
 print(library.text.loaded, library.text.reason)
 info()
@@ -176,7 +177,7 @@ def test_text_core_that_is_broken(tmp_path):
 
 
 def test_text_core_of_another_python(monkeypatch, tmp_path):
-    monkeypatch.setattr(library, "_HERE", tmp_path)
+    monkeypatch.setattr(library, "_PACKAGE", tmp_path)
     monkeypatch.delenv("SEQKERN_TEXT_MODULE", raising=False)
     assert "is not built; in seqkern's source directory: make build" in str(
         library._load_text()[0].reason

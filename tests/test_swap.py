@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import seqkern
-from seqkern.swap import SWAPS
-from seqkern.verify import VerificationError
+from seqkern.swapping.swap import SWAPS
+from seqkern.swapping.verify import VerificationError
 
 LAYERS = (torch.nn.RNN, torch.nn.LSTM, torch.nn.GRU)
 # tests/attention/test_swap_attention.py has those of the other domain.

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.utils import parametrizations, parametrize
 
 import seqkern
-from seqkern.class_exchange import user_counterpart
-from seqkern.swap import SWAPS
+from seqkern.swapping.class_exchange import user_counterpart
+from seqkern.swapping.swap import SWAPS
 from tests.test_fx import E, H, S, module
 
 NAMES = [cls.__name__ for cls in SWAPS]

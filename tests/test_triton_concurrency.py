@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seqkern import triton_support
+from seqkern.core.triton import support
 from tests.triton_concurrency import programs_at_once
 
-if triton_support.missing:
-    pytest.skip(triton_support.missing, allow_module_level=True)
+if support.missing:
+    pytest.skip(support.missing, allow_module_level=True)
 
 import triton
 import triton.language as tl
 
 pytestmark = [
     pytest.mark.triton,
-    pytest.mark.skipif(not triton_support.INTERPRETED, reason="about the interpreter"),
+    pytest.mark.skipif(not support.INTERPRETED, reason="about the interpreter"),
 ]
 MEMBERS, STEPS = 4, 6
 SEEDS = range(5)

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from seqkern import triton_support
+from seqkern.core.triton import support
 
-if triton_support.missing:
-    pytest.skip(triton_support.missing, allow_module_level=True)
+if support.missing:
+    pytest.skip(support.missing, allow_module_level=True)
 
 import triton
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqkern import triton_support
+from seqkern.core.triton import support
 from tests import gpu
 from tests.guards import all_guarded, guarded
 
@@ -47,7 +47,7 @@ def test_without_triton_everything_else_works():
         "x = torch.randn(1, 2, 3, 4)\n"
         "sdpa(x, x, x)\n"
         "print(seqkern.explain(sdpa, x, x, x))\n"
-        "from seqkern.info import info; print(info())\n"
+        "from seqkern import info; print(info())\n"
         "with seqkern.use_backend('triton'): sdpa(x, x, x)"
     )
     done = python("-c", code)
@@ -57,12 +57,12 @@ def test_without_triton_everything_else_works():
 
 
 def test_where_kernels_run():
-    refusal = triton_support.device_refusal(torch.device("cpu"))
+    refusal = support.device_refusal(torch.device("cpu"))
     assert "run on a CUDA GPU, the input is on cpu (for tests, TRITON_INTERPRET=1" in refusal
-    assert "the input is on meta" in triton_support.device_refusal(torch.device("meta"))
+    assert "the input is on meta" in support.device_refusal(torch.device("meta"))
     code = (
         "import torch, seqkern\n"
-        "from seqkern import triton_support as t\n"
+        "from seqkern.core.triton import support as t\n"
         "assert t.device_refusal(torch.device('cpu')) == '', t.device_refusal\n"
         "print(t.state())\n"
         "x = torch.randn(1, 2, 3, 4)\n"
@@ -79,17 +79,17 @@ def test_where_kernels_run():
 )
 def test_gpus(monkeypatch, capability, interpreted, says):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(triton_support, "INTERPRETED", interpreted)
-    refusal = triton_support.device_refusal(torch.device("cuda"))
+    monkeypatch.setattr(support, "INTERPRETED", interpreted)
+    refusal = support.device_refusal(torch.device("cuda"))
     assert says in refusal and bool(says) == bool(refusal)
 
 
 def test_an_operator_imports_its_kernels_when_it_first_runs():
     code = (
         "import sys, torch\n"
-        "from seqkern import triton_support\n"
+        "from seqkern.core.triton import support\n"
         "def double(x: torch.Tensor) -> torch.Tensor: return torch.empty_like(x)\n"
-        "op = triton_support.operator(double, 'late:double')\n"
+        "op = support.operator(double, 'late:double')\n"
         "x = torch.arange(3.0)\n"
         "assert op(x.to('meta')).is_meta and 'late' not in sys.modules\n"
         "assert torch.equal(op(x), 2 * x) and 'late' in sys.modules\n"

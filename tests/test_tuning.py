@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import seqkern
-from seqkern import tuning
-from seqkern.errors import SettingError
+from seqkern.core.errors import SettingError
+from seqkern.core.triton import tuning
 
 GPU = torch.device("cuda", 0)
 FIXED, SECOND, THIRD = CANDIDATES = ((128, 64, 8, 3), (64, 64, 4, 3), (64, 32, 4, 2))

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 import seqkern
-from seqkern import timing
-from seqkern.example_run import Call
-from seqkern.module_timing import Slower, advice, captured_calls, outermost, slower_modules
-from seqkern.repeatability import changing_parametrizations
-from seqkern.snapshot import Snapshot
-from seqkern.timing import PairTimes, Shortest, shortest
-from seqkern.verify import Verification, VerificationError
+from seqkern.core import timing
+from seqkern.core.timing import PairTimes, Shortest, shortest
+from seqkern.swapping.example_run import Call
+from seqkern.swapping.module_timing import Slower, advice, captured_calls, outermost, slower_modules
+from seqkern.swapping.repeatability import changing_parametrizations
+from seqkern.swapping.snapshot import Snapshot
+from seqkern.swapping.verify import Verification, VerificationError
 
 
 class Noise(nn.Module):

@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from seqkern import triton_support
+from seqkern.core.triton import support
 
 # More than a tile reaches beyond its tensor in the tests.
 BAND = 8192
@@ -64,7 +64,7 @@ class _Bands:
 def guard_bands() -> Iterator[None]:
     """Every launch within the block works on copies between bands. Nothing outside of the
     interpreter: on a GPU compute-sanitizer does this."""
-    if not triton_support.INTERPRETED:
+    if not support.INTERPRETED:
         yield
         return
     from triton.runtime.interpreter import GridExecutor

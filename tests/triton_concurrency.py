@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqkern import triton_support
+from seqkern.core.triton import support
 
 # Polls without anything else between them, for each program: one that could go on would have had a
 # turn, but for one chance in e^50.
@@ -252,7 +252,7 @@ _running: _Launch | None = None
 @contextmanager
 def programs_at_once(seed: int = 0, apart: bool = True) -> Iterator[None]:
     """Within the block cooperative launches run so. Nothing outside of the interpreter."""
-    if not triton_support.INTERPRETED:
+    if not support.INTERPRETED:
         yield
         return
     from triton.runtime.interpreter import GridExecutor, InterpreterBuilder

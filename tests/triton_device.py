@@ -29,11 +29,11 @@ import os
 
 import pytest
 
-from seqkern import triton_support
+from seqkern.core.triton import support
 from tests import workers
 
 DEVICE = os.environ.get("SEQKERN_TEST_DEVICE") or "cpu"
-RUNS_KERNELS = triton_support.INTERPRETED or DEVICE != "cpu"
+RUNS_KERNELS = support.INTERPRETED or DEVICE != "cpu"
 _NOTHING_LEFT = pytest.StashKey[bool]()
 
 

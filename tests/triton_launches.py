@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from seqkern import triton_support
+from seqkern.core.triton import support
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def recorded(architecture: int) -> Iterator[list[Launch]]:
     with (
         mock.patch.object(JITFunction, "run", record),
         mock.patch.object(
-            triton_support, "capability", lambda device: divmod(architecture, 10)
+            support, "capability", lambda device: divmod(architecture, 10)
         ),
     ):  # fmt: skip
         yield launches

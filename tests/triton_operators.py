@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from seqkern import triton_support
-from seqkern.triton_operators import TritonOperators
+from seqkern.core.triton import support
+from seqkern.core.triton.operators import TritonOperators
 
 
 @contextmanager
 def in_place_of_compiled(operators: TritonOperators) -> Iterator[None]:
     """The operators are Triton's, on the CPU as well where it is interpreted."""
-    if not triton_support.INTERPRETED:
+    if not support.INTERPRETED:
         yield
         return
     with warnings.catch_warnings():

@@ -75,7 +75,7 @@ def fingerprint(name: str) -> str:
 def kernels(domain: str) -> str:
     """The code of all `@triton.jit` functions of a domain, without comments and docstrings."""
     code = []
-    for path in sorted((ROOT / "seqkern" / domain).glob("triton_*.py")):
+    for path in sorted((ROOT / "seqkern" / domain / "triton").rglob("*.py")):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and any(
                 "triton.jit" in ast.unparse(decorator) for decorator in node.decorator_list

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqkern import triton_support
+from seqkern.core.triton import support
 
 
 def mend_the_interpreter() -> None:
     """Makes it round to the nearest number, ties to even. Does nothing outside of it."""
-    if triton_support.missing or not triton_support.INTERPRETED:
+    if support.missing or not support.INTERPRETED:
         return
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle

@@ -87,7 +87,7 @@ Isa isa_in_use() {
 
 }  // namespace seqkern
 
-// The C functions that seqkern/library.py calls.
+// The C functions that seqkern/core/library.py calls.
 #ifdef __clang__
 #define SEQKERN_COMPILER "Clang"
 #else

@@ -3,7 +3,7 @@
 The autograd.Function stands outside the operator, and a call that needs no gradient does not
 pass through it: a Python-visible autograd costs more than a decoding step. What a forward call
 saves is never written again, so a graph may be walked twice (retain_graph). A caller may change the
-output in place on the CPU; see `seqkern.saving`.
+output in place on the CPU; see `seqkern.core.saving`.
 
 Differentiating a gradient once more differentiates the reference: the kernels' backward has no
 backward of its own.
@@ -16,21 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkern import library, triton_support
 from seqkern.attention import fake, reference  # noqa: F401  (fake registers its kernels)
 from seqkern.attention.recomputation import check_implementation
-from seqkern.saving import direct, kept, traced
-from seqkern.second_order import differentiable_backward, reference_gradients
+from seqkern.core import library
+from seqkern.core.double_backward import differentiable_backward, reference_gradients
+from seqkern.core.saving import direct, kept, traced
+from seqkern.core.triton import support
 
 # Of each backend. Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
 _forward = {
-    "triton": triton_support.operator(
-        fake.attention_forward, "seqkern.attention.triton_forward:forward"
-    )
+    "triton": support.operator(fake.attention_forward, "seqkern.attention.triton.forward:forward")
 }
 _backward = {
-    "triton": triton_support.operator(
-        fake.attention_backward, "seqkern.attention.triton_backward:backward"
+    "triton": support.operator(
+        fake.attention_backward, "seqkern.attention.triton.backward:backward"
     )
 }
 if library.cpu.loaded:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seqkern import dispatch, tuning
-from seqkern.backends import Explanation
-from seqkern.dispatch import runs_directly
+from seqkern.core import dispatch
+from seqkern.core.backends import Explanation
+from seqkern.core.dispatch import runs_directly
+from seqkern.core.triton import tuning
 
 # What the Triton kernels know. Wider heads do not fit into registers as one tile.
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)

@@ -12,7 +12,7 @@ from seqkern.attention.folding import folded
 from seqkern.attention.ops import attention, lowered, widened, without_equal
 from seqkern.attention.seeds import draw_seed
 from seqkern.attention.torch_backend import call_torch, merged
-from seqkern.dispatch import without_autocast
+from seqkern.core.dispatch import without_autocast
 
 _runs_directly = choice.runs_directly
 _kernel = autograd.attention

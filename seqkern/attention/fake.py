@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seqkern import library
+from seqkern.core import library
 
 
 def _wide(query: Tensor) -> torch.dtype:

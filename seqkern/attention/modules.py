@@ -20,7 +20,7 @@ from seqkern.attention.packing import occupied, packed, padded
 from seqkern.attention.seeds import draw_seed
 from seqkern.attention.varlen import attention_varlen
 from seqkern.attention.weights import attention_weights, by_torch
-from seqkern.fx_leaf import record_call
+from seqkern.core.fx_leaf import record_call
 
 
 class _Sizes(NamedTuple):

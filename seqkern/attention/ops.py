@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqkern.attention import autograd, checks, choice, reference, torch_backend
 from seqkern.attention.recomputation import check_implementation
-from seqkern.dispatch import without_autocast
+from seqkern.core.dispatch import without_autocast
 
 _runs_directly = choice.runs_directly
 

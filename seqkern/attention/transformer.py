@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from seqkern.attention import choice, masks
 from seqkern.attention.modules import MultiheadAttention
 from seqkern.attention.packing import packed
-from seqkern.fx_leaf import leaf, record_call
+from seqkern.core.fx_leaf import leaf, record_call
 
 
 def _adopting(layer: type[torch.nn.Module]) -> Any:

@@ -10,7 +10,7 @@ from seqkern.attention import autograd, checks, choice, overrides, reference
 from seqkern.attention.ops import default_scale, lowered, widened
 from seqkern.attention.recomputation import check_implementation
 from seqkern.attention.seeds import draw_seed
-from seqkern.dispatch import without_autocast
+from seqkern.core.dispatch import without_autocast
 
 
 def varlen_attention(

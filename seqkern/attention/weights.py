@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from seqkern.attention import choice
 from seqkern.attention.philox import kept
 from seqkern.attention.recomputation import check_implementation
-from seqkern.dispatch import without_autocast
+from seqkern.core.dispatch import without_autocast
 
 _BLOCK = 1 << 19  # scores that are worked on at a time, 2 MiB of float32
 

@@ -13,15 +13,15 @@ import argparse
 
 import torch
 
-from seqkern.backends import explain
+from seqkern.core.backends import explain
+from seqkern.core.errors import UserError
 from seqkern.demo.agreement import Agreement
 from seqkern.demo.options import add_arguments, check_picture
 from seqkern.demo.plot import draw
 from seqkern.demo.training import Training, train_in_turns
 from seqkern.demo.words import train_words
-from seqkern.errors import UserError
 from seqkern.models import Alphabet
-from seqkern.swap import SwapReport, swap
+from seqkern.swapping.swap import SwapReport, swap
 from seqkern.text import documentation_text, read_text
 
 __all__ = ["add_arguments", "run"]

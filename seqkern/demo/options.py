@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from seqkern.errors import UserError
-from seqkern.options import check_output, integer
+from seqkern.core.cli_options import check_output, integer
+from seqkern.core.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

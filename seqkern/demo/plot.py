@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from seqkern.errors import UserError
-from seqkern.timing import PairTimes
+from seqkern.core.errors import UserError
+from seqkern.core.timing import PairTimes
 
 
 def draw(first: list[float], second: list[float], times: PairTimes, path: Path) -> None:

@@ -7,8 +7,8 @@ import argparse
 import torch
 from torch.nn.functional import cross_entropy
 
+from seqkern.core.timing import PairTimes, interleave
 from seqkern.models import CharLM
-from seqkern.timing import PairTimes, interleave
 
 LEARNING_RATE = 4e-3
 LARGEST_GRADIENT = 1.0  # norm to which gradients are clipped

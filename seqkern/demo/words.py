@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from seqkern.errors import UserError
+from seqkern.core.errors import UserError
 from seqkern.text import documentation_text, read_text
 from seqkern.word2vec import KeyedVectors, Word2Vec
 from seqkern.word2vec.commands import describe

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seqkern import dispatch
-from seqkern.backends import Explanation
-from seqkern.dispatch import runs_directly
-from seqkern.embedding import device_operators
+from seqkern.core import dispatch
+from seqkern.core.backends import Explanation
+from seqkern.core.dispatch import runs_directly
+from seqkern.embedding import registration
 
 # What the Triton kernels know. Wider rows do not fit into registers as one tile.
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -76,7 +76,7 @@ def _cpu(weight: Tensor, others: Sequence[Tensor | None]) -> str:
 
 
 def _triton(weight: Tensor, others: Sequence[Tensor | None]) -> str:
-    refused = device_operators.triton_operators.refusal(weight.device) or dispatch.triton_refusal(
+    refused = registration.triton_operators.refusal(weight.device) or dispatch.triton_refusal(
         weight, others, TRITON_DTYPES
     )
     if not refused and weight.dim() == 2 and weight.shape[1] > TRITON_WIDEST:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkern import library
+from seqkern.core import library
 
 
 def _wide(weight: Tensor) -> torch.dtype:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkern.dispatch import without_autocast
+from seqkern.core.dispatch import without_autocast
 from seqkern.embedding import autograd, batch, checks, choice, reference
 from seqkern.embedding.batch import Batch
 

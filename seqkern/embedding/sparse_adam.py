@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkern import dispatch, library
-from seqkern.backends import Explanation
-from seqkern.embedding import device_operators, fake  # noqa: F401  (registers its fake kernel)
+from seqkern.core import dispatch, library
+from seqkern.core.backends import Explanation
+from seqkern.embedding import registration
 from seqkern.embedding.choice import TRITON_WIDEST
 
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -127,7 +127,7 @@ def _cpu_refusal(param: Tensor) -> str:
 
 def _triton_refusal(param: Tensor) -> str:
     """Why the GPU kernel cannot take a parameter; "" where it can."""
-    refused = device_operators.triton_operators.refusal(param.device) or dispatch.triton_refusal(
+    refused = registration.triton_operators.refusal(param.device) or dispatch.triton_refusal(
         param, (), TRITON_DTYPES
     )
     if not refused and param.dim() == 2 and param.shape[1] > TRITON_WIDEST:

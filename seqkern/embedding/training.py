@@ -45,8 +45,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from seqkern import library
-from seqkern.embedding import device_operators
+from seqkern.core import library
+from seqkern.embedding import registration
 
 MODELS = ("skipgram", "cbow")
 
@@ -223,7 +223,7 @@ def device_refusal(device: torch.device) -> str:
         return f"torch {torch.__version__} sees no CUDA GPU"
     if device.index is not None and device.index >= torch.cuda.device_count():
         return f"torch sees {torch.cuda.device_count()} CUDA GPUs"
-    return device_operators.triton_operators.refusal(device)
+    return registration.triton_operators.refusal(device)
 
 
 def _as_int64(seed: int) -> int:

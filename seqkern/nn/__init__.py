@@ -1,5 +1,6 @@
 """seqkern's drop-in modules: the names of `torch.nn`, with the same behaviour."""
 
+from seqkern.attention import explain as _attention  # noqa: F401  (registers with seqkern.explain)
 from seqkern.attention.modules import MultiheadAttention
 from seqkern.attention.transformer import (
     Transformer,
@@ -8,11 +9,10 @@ from seqkern.attention.transformer import (
     TransformerEncoder,
     TransformerEncoderLayer,
 )
+from seqkern.embedding import explain as _embedding  # noqa: F401
 from seqkern.embedding.modules import CBOW, SkipGram, SubwordEmbedding
-from seqkern.nn import explaining as _explaining  # noqa: F401  (registers with seqkern.explain)
-from seqkern.nn import explaining_attention_modules as _explaining_too  # noqa: F401
-from seqkern.nn import explaining_embedding as _explaining_words  # noqa: F401
 from seqkern.nn import functional
+from seqkern.recurrent import explain as _recurrent  # noqa: F401
 from seqkern.recurrent.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 __all__ = [

@@ -1,6 +1,6 @@
 """seqkern's drop-in optimizers: the names of `torch.optim`, with the same behaviour."""
 
-from seqkern.backends import explains as _explains
+from seqkern.core.backends import explains as _explains
 from seqkern.embedding.sparse_adam import SparseAdam
 from seqkern.embedding.sparse_adam import explain_optimizer as _explain_optimizer
 

@@ -4,7 +4,7 @@ The autograd.Function stands outside the operator, and a call that needs no grad
 pass through it: a Python-visible autograd costs more than a small cell. The activations that a
 forward call saves are never written again, so a graph may be walked twice (retain_graph).
 What a caller may change in place, as with PyTorch's layers, are the outputs, the final states and
-the biases; see `seqkern.saving`.
+the biases; see `seqkern.core.saving`.
 
 Differentiating a gradient once more differentiates the reference: the kernels' backward has no
 backward of its own.
@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkern import library
-from seqkern.recurrent import device_operators, fake, reference  # noqa: F401  (fake registers)
-from seqkern.saving import Unchecked, direct, kept, traced
-from seqkern.second_order import differentiable_backward, reference_gradients
+from seqkern.core import library
+from seqkern.core.double_backward import differentiable_backward, reference_gradients
+from seqkern.core.saving import Unchecked, direct, kept, traced
+from seqkern.recurrent import reference, registration
 
 # Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
 if library.cpu.loaded:
@@ -33,7 +33,7 @@ if library.cpu.loaded:
     _gru_backward = _ops.gru_backward.default
     _rnn_forward = _ops.rnn_forward.default
     _rnn_backward = _ops.rnn_backward.default
-if device_operators.HAS_TRITON:
+if registration.HAS_TRITON:
     _lstm_forward_triton = _ops.lstm_forward_triton.default
     _lstm_backward_triton = _ops.lstm_backward_triton.default
     _gru_forward_triton = _ops.gru_forward_triton.default

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from seqkern import library
+from seqkern.core import library
+from seqkern.core.double_backward import differentiable_backward, reference_gradients
+from seqkern.core.saving import Unchecked, direct, traced
 from seqkern.recurrent import fake, reference  # noqa: F401  (fake registers its kernels)
 from seqkern.recurrent.autograd import widened
-from seqkern.saving import Unchecked, direct, traced
-from seqkern.second_order import differentiable_backward, reference_gradients
 
 # Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
 if library.cpu.loaded:

@@ -1,9 +1,5 @@
 """A single step of a recurrent layer: the functional form of the cells.
 
-Shapes: input (B, I), states (B, H) or None for zeros, weights as in `torch.nn.LSTMCell`. `packed`
-is what `seqkern.freeze_` prepares. All raise RuntimeError, in PyTorch's words, for arguments that
-do not fit together.
-
 A step takes a few microseconds, so the common case does nothing but decide that it is one.
 """
 
@@ -30,7 +26,27 @@ def lstm_cell(
     *,
     packed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One step of an LSTM; returns (h, c)."""
+    """One step of an LSTM (Hochreiter & Schmidhuber 1997; forget gates: Gers et al. 2000).
+
+    With (i, f, g, o) = W_ih x + b_ih + W_hh h + b_hh, the next c is
+    sigmoid(f) * c + sigmoid(i) * tanh(g), and the next h is sigmoid(o) * tanh(c).
+
+    Args:
+        input: (B, I), one of float32, float64, bfloat16 and float16; PyTorch's operator serves
+            other dtypes.
+        hx: (h, c), each (B, H); None for zeros.
+        w_ih: (4H, I).
+        w_hh: (4H, H).
+        b_ih: (4H,), or None.
+        b_hh: (4H,), or None.
+        packed: what `seqkern.freeze_` prepares; leave it out.
+
+    Returns:
+        The next (h, c), each (B, H).
+
+    Raises:
+        RuntimeError: arguments that do not fit together, in PyTorch's words.
+    """
     h0, c0 = (None, None) if hx is None else hx
     if packed is None and _runs_directly(input):
         try:
@@ -52,7 +68,27 @@ def gru_cell(
     *,
     packed: Tensor | None = None,
 ) -> Tensor:
-    """One step of a GRU; returns h."""
+    """One step of a GRU (Cho et al. 2014), in the variant of PyTorch and cuDNN.
+
+    With r, z = sigmoid of the first two gates and n = tanh(W_in x + b_in + r * (W_hn h + b_hn)),
+    the next h is (1 - z) * n + z * h.
+
+    Args:
+        input: (B, I), one of float32, float64, bfloat16 and float16; PyTorch's operator serves
+            other dtypes.
+        hx: h (B, H); None for zeros.
+        w_ih: (3H, I).
+        w_hh: (3H, H).
+        b_ih: (3H,), or None.
+        b_hh: (3H,), or None.
+        packed: what `seqkern.freeze_` prepares; leave it out.
+
+    Returns:
+        The next h (B, H).
+
+    Raises:
+        RuntimeError: arguments that do not fit together, in PyTorch's words.
+    """
     if packed is None and _runs_directly(input):
         try:
             return _gru(input, hx, w_ih, w_hh, b_ih, b_hh)
@@ -72,7 +108,26 @@ def rnn_tanh_cell(
     *,
     packed: Tensor | None = None,
 ) -> Tensor:
-    """One step of an Elman network with tanh; returns h."""
+    """One step of an Elman network (Elman 1990) with tanh.
+
+    The next h is tanh(W_ih x + b_ih + W_hh h + b_hh).
+
+    Args:
+        input: (B, I), one of float32, float64, bfloat16 and float16; PyTorch's operator serves
+            other dtypes.
+        hx: h (B, H); None for zeros.
+        w_ih: (H, I).
+        w_hh: (H, H).
+        b_ih: (H,), or None.
+        b_hh: (H,), or None.
+        packed: what `seqkern.freeze_` prepares; leave it out.
+
+    Returns:
+        The next h (B, H).
+
+    Raises:
+        RuntimeError: arguments that do not fit together, in PyTorch's words.
+    """
     return _rnn_cell(RNN_TANH, input, hx, w_ih, w_hh, b_ih, b_hh, packed)
 
 
@@ -86,7 +141,26 @@ def rnn_relu_cell(
     *,
     packed: Tensor | None = None,
 ) -> Tensor:
-    """One step of an Elman network with relu; returns h."""
+    """One step of an Elman network (Elman 1990) with max(0, x) in place of tanh.
+
+    The next h is relu(W_ih x + b_ih + W_hh h + b_hh).
+
+    Args:
+        input: (B, I), one of float32, float64, bfloat16 and float16; PyTorch's operator serves
+            other dtypes.
+        hx: h (B, H); None for zeros.
+        w_ih: (H, I).
+        w_hh: (H, H).
+        b_ih: (H,), or None.
+        b_hh: (H,), or None.
+        packed: what `seqkern.freeze_` prepares; leave it out.
+
+    Returns:
+        The next h (B, H).
+
+    Raises:
+        RuntimeError: arguments that do not fit together, in PyTorch's words.
+    """
     return _rnn_cell(RNN_RELU, input, hx, w_ih, w_hh, b_ih, b_hh, packed)
 
 

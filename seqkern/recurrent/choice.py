@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seqkern import dispatch
-from seqkern.backends import Explanation
-from seqkern.dispatch import runs_directly
-from seqkern.recurrent import device_operators
+from seqkern.core import dispatch
+from seqkern.core.backends import Explanation
+from seqkern.core.dispatch import runs_directly
+from seqkern.recurrent import registration
 
 GPU_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -51,9 +51,9 @@ def refusals(
     """For each backend why it cannot run a call with these tensors; "" where it can."""
     return {
         "cpu": dispatch.cpu_refusal(input, others),
-        "triton": device_operators.triton_operators.refusal(input.device)
+        "triton": registration.triton_operators.refusal(input.device)
         or dispatch.triton_refusal(input, others, GPU_DTYPES),
-        "cuda": device_operators.cuda_refusal(input.device)
+        "cuda": registration.cuda_refusal(input.device)
         or ("no kernel for a projected state (proj_size)" if projected else "")
         or dispatch.gpu_refusal(input, others, GPU_DTYPES),
         "torch": "",

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seqkern import library
-from seqkern.recurrent import device_operators
+from seqkern.core import library
+from seqkern.recurrent import registration
 
 
 def _none(like: Tensor) -> Tensor:
@@ -386,5 +386,5 @@ if library.cpu.loaded:
         rnn_cell_backward,
     ):
         torch.library.register_fake(f"seqkern::{_operator.__name__}", _operator)
-        if _operator.__name__ in device_operators.LAYERS and device_operators.HAS_TRITON:
+        if _operator.__name__ in registration.LAYERS and registration.HAS_TRITON:
             torch.library.register_fake(f"seqkern::{_operator.__name__}_triton", _operator)

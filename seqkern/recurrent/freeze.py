@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from seqkern import library
-from seqkern.dispatch import ACCEPTED_DTYPES
+from seqkern.core import library
+from seqkern.core.dispatch import ACCEPTED_DTYPES
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from seqkern.fx_leaf import record_call
+from seqkern.core.fx_leaf import record_call
 from seqkern.recurrent import cells, dynamo, stack
 from seqkern.recurrent.freeze import Freezable
 from seqkern.recurrent.kinds import GRU as GRU_KIND

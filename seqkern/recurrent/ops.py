@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seqkern.dispatch import without_autocast
+from seqkern.core.dispatch import without_autocast
 from seqkern.recurrent import checks, choice, torch_backend
 from seqkern.recurrent.autograd import widened
 from seqkern.recurrent.kinds import GRU, LSTM, RNN_RELU, RNN_TANH, Kind, State, Weights

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkern import library
+from seqkern.core import library
+from seqkern.core.double_backward import differentiable_backward, reference_gradients
+from seqkern.core.saving import Unchecked, kept, traced
 from seqkern.recurrent import fake  # noqa: F401  (registers)
 from seqkern.recurrent.autograd import widened
 from seqkern.recurrent.kinds import CELLS, Kind
-from seqkern.saving import Unchecked, kept, traced
-from seqkern.second_order import differentiable_backward, reference_gradients
 
 if library.cpu.loaded:
     _forward = torch.ops.seqkern.recurrent_stack_forward.default

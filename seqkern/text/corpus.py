@@ -11,7 +11,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from seqkern.library import require_text
+from seqkern.core.library import require_text
 from seqkern.text.files import CorpusFormatError, file_error
 
 HEADER_BYTES = 64

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from seqkern.library import require_text
+from seqkern.core.library import require_text
 from seqkern.text.corpus import EncodedCorpus, Sizes, map_tokens
 from seqkern.text.files import TextFileError, file_error, whole_file
 from seqkern.text.opening import PlainFile, check_is_text, undecodable

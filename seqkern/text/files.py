@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
-from seqkern import whole_files
-from seqkern.errors import UserError
+from seqkern.core import atomic_file
+from seqkern.core.errors import UserError
 
 
 class TextFileError(UserError, OSError):
@@ -48,7 +48,7 @@ def whole_file(path: Path, what: str) -> Iterator[int]:
         TextFileError: the file cannot be made, or cannot take its place.
     """
     try:
-        with whole_files.whole_file(path, sync=False) as file:
+        with atomic_file.whole_file(path, sync=False) as file:
             yield file.fileno()
     except TextFileError:
         raise

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqkern.library import require_text
+from seqkern.core.library import require_text
 
 
 class AliasTable(NamedTuple):

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from seqkern.errors import UserError
+from seqkern.core.errors import UserError
 from seqkern.text.opening import PlainFile
 
 _LARGEST_SOURCE = 400_000  # bytes; longer Python files are generated tables

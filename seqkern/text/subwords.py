@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from seqkern.library import require_text
+from seqkern.core.library import require_text
 
 
 class Bags(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from seqkern.errors import UserError
-from seqkern.options import check_output, integer, real
+from seqkern.core.cli_options import check_output, integer, real
+from seqkern.core.errors import UserError
 from seqkern.word2vec import formats
 from seqkern.word2vec.fasttext import FastText
 from seqkern.word2vec.keyed_vectors import KeyedVectors

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
-from seqkern.errors import UserError
+from seqkern.core.errors import UserError
 from seqkern.text import EncodedCorpus, Vocabulary, encode_corpus, read_corpus
 
 Sentences = Iterable[Sequence[str]]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from seqkern.errors import UserError
+from seqkern.core.errors import UserError
 from seqkern.word2vec.placement import Placed
 
 LIMIT = 1e4

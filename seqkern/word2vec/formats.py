@@ -23,10 +23,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from seqkern.errors import UserError
+from seqkern.core.atomic_file import whole_file
+from seqkern.core.errors import UserError
 from seqkern.text import TextFormatError
 from seqkern.text.opening import PlainFile
-from seqkern.whole_files import whole_file
 
 Path = str | PathLike[str]
 

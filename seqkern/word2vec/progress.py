@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from seqkern.errors import UserError
+from seqkern.core.errors import UserError
 
 
 class Progress(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqkern.backends import use_backend
+from seqkern.core.backends import use_backend
 from seqkern.embedding.ops import bag_sum
 from seqkern.text import Bags, Subwords
 from seqkern.word2vec.keyed_vectors import Key, KeyedVectors

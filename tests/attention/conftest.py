@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seqkern import library
+from seqkern.core import library
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import seqkern
-from seqkern import library
 from seqkern.attention import ops
 from seqkern.attention.philox import kept
 from seqkern.attention.seeds import draw_seed
+from seqkern.core import library
 from seqkern.nn.functional import scaled_dot_product_attention as sdpa
 
 BACKENDS = ("cpu", "reference")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import seqkern
-from seqkern.swap import SWAPS
+from seqkern.swapping.swap import SWAPS
 
 E, H, F, B, S = 8, 2, 16, 3, 6
 ATTENTION = {old: new for old, new in SWAPS.items() if "attention" in new.__module__}

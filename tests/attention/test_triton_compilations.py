@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seqkern import triton_support
+from seqkern.core.triton import support
 
-if triton_support.missing:
-    pytest.skip(triton_support.missing, allow_module_level=True)
+if support.missing:
+    pytest.skip(support.missing, allow_module_level=True)
 
-from seqkern.attention.triton_forward import forward
+from seqkern.attention.triton.forward import forward
 from tests.attention.triton_calls import backwards, forwards
 from tests.triton_launches import recorded
 

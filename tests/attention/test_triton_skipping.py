@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import seqkern
-from seqkern import triton_support
+from seqkern.core.triton import support
 from seqkern.nn.functional import scaled_dot_product_attention as sdpa
 from tests.attention.cases import Case, check
 from tests.triton_device import DEVICE
 
 pytestmark = pytest.mark.triton
-interpreted = pytest.mark.skipif(not triton_support.INTERPRETED, reason="counts interpreted work")
+interpreted = pytest.mark.skipif(not support.INTERPRETED, reason="counts interpreted work")
 
 
 @pytest.fixture(autouse=True)
@@ -128,8 +128,8 @@ def test_masks_for_all_queries(case):
 @pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"window": (20, 5)}], ids=str)
 def test_descriptors_load_what_pointers_load(shape, options):
     """To the bit."""
-    from seqkern.attention import triton_descriptors, triton_forward
-    from seqkern.attention.triton_tuning import tiles_for
+    from seqkern.attention.triton import descriptors, forward
+    from seqkern.attention.triton.tuning import tiles_for
 
     width, value_width = shape
     q, k = (torch.randn(2, n, 2, width).bfloat16().transpose(1, 2) for n in (33, 70))
@@ -140,17 +140,17 @@ def test_descriptors_load_what_pointers_load(shape, options):
         kernels.append(kernel)
         return tiles_for("forward", *arguments)
 
-    with mock.patch.object(triton_forward, "tiles_for", watched):
+    with mock.patch.object(forward, "tiles_for", watched):
         found = sdpa(q, k, v, return_lse=True, **options)
-        with mock.patch.object(triton_descriptors, "suit", lambda *_: False):
+        with mock.patch.object(descriptors, "suit", lambda *_: False):
             expected = sdpa(q, k, v, return_lse=True, **options)
-    described = triton_support.capability(q.device) >= (9, 0) or triton_support.INTERPRETED
+    described = support.capability(q.device) >= (9, 0) or support.INTERPRETED
     assert kernels == ["forward by descriptors" if described else "forward", "forward"]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_what_a_descriptor_can_describe():
-    from seqkern.attention.triton_descriptors import describable
+    from seqkern.attention.triton.descriptors import describable
 
     x = torch.zeros(2, 3, 10, 16, dtype=torch.bfloat16)
     assert describable(x) and describable(x.transpose(1, 2)) and describable(x[:, :, :, :8])

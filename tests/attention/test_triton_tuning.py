@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import seqkern
-from seqkern import triton_support, tuning
+from seqkern.core.triton import support, tuning
 
-if triton_support.missing:
-    pytest.skip(triton_support.missing, allow_module_level=True)
+if support.missing:
+    pytest.skip(support.missing, allow_module_level=True)
 
-from seqkern.attention import reference, triton_tuning
-from seqkern.attention.triton_settings import _ALTERNATIVES, Tiles, alternatives, tiles_of
+from seqkern.attention import reference
+from seqkern.attention.triton import tuning as attention_tuning
+from seqkern.attention.triton.settings import _ALTERNATIVES, Tiles, alternatives, tiles_of
 from seqkern.nn.functional import scaled_dot_product_attention as sdpa
 from tests.attention.triton_calls import MOST_ALTERNATIVES, backwards, calls, extras, forwards
 from tests.triton_device import DEVICE
@@ -101,7 +102,7 @@ def test_the_fixed_tiles_come_first_and_few_follow():
 
 def test_what_is_large_enough():
     assert asked(lambda: forwards(64, torch.bfloat16, 1024))[0][2] is False  # 2 * 4 * 2**20
-    with mock.patch.object(triton_tuning, "_LARGE", 2**23):
+    with mock.patch.object(attention_tuning, "_LARGE", 2**23):
         assert asked(lambda: forwards(64, torch.bfloat16, 1024))[0][2] is True
         assert asked(lambda: forwards(64, torch.bfloat16, 1023))[0][2] is False
 
@@ -134,8 +135,9 @@ def test_nothing_is_asked_where_tuning_is_off():
 
 def test_explain_says_whether_tiles_are_tuned(monkeypatch):
     from seqkern.attention import choice
+    from seqkern.core import backends
 
-    monkeypatch.setattr(choice, "refusals", lambda *_: dict.fromkeys(seqkern.backends.BACKENDS, ""))
+    monkeypatch.setattr(choice, "refusals", lambda *_: dict.fromkeys(backends.BACKENDS, ""))
     monkeypatch.setattr(choice, "_automatic", lambda *_: "triton")
     q = torch.zeros(1, 1, 4, 64)
     said = choice.explanation("sdpa", q, (q, q)).reasons["triton"]
@@ -149,7 +151,7 @@ def test_explain_says_whether_tiles_are_tuned(monkeypatch):
 
 
 @pytest.mark.triton
-@pytest.mark.skipif(not triton_support.INTERPRETED, reason="pretends to time the interpreter")
+@pytest.mark.skipif(not support.INTERPRETED, reason="pretends to time the interpreter")
 @pytest.mark.parametrize("best", [0, 1])
 @pytest.mark.parametrize("causal", [False, True])
 def test_whichever_is_the_fastest_gives_the_results(monkeypatch, tmp_path, best, causal):
@@ -169,8 +171,8 @@ def test_whichever_is_the_fastest_gives_the_results(monkeypatch, tmp_path, best,
 
     monkeypatch.setenv(tuning.FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setattr(Tiles, "options", property(options))
-    monkeypatch.setattr(triton_tuning, "alternatives", lambda *_: (other,))
-    monkeypatch.setattr(triton_tuning, "_LARGE", 1)
+    monkeypatch.setattr(attention_tuning, "alternatives", lambda *_: (other,))
+    monkeypatch.setattr(attention_tuning, "_LARGE", 1)
     monkeypatch.setattr(tuning, "milliseconds", milliseconds)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(tuning, "refusal", lambda device: "")

@@ -15,9 +15,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from seqkern import tuning
-from seqkern.attention.triton_backward import backward
-from seqkern.attention.triton_forward import forward
+from seqkern.attention.triton.backward import backward
+from seqkern.attention.triton.forward import forward
+from seqkern.core.triton import tuning
 
 # float16 has the tiles of bfloat16; "tf32" is float32 where torch allows TF32.
 PRECISIONS = {

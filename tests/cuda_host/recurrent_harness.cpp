@@ -1,7 +1,7 @@
 // What the recurrent layers' host side asks of CUDA, for the emulator. With this, and compiled as
 // C++, csrc/recurrent/*_cuda.cu make the operators seqkern_emulated::lstm_forward and so on, for
 // CPU tensors; C functions for recurrent_operators.py say how their loops are spread.
-#include "recurrent/layer_cuda.h"
+#include "recurrent/cuda/layer.h"
 
 using namespace seqkern;
 

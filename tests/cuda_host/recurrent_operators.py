@@ -1,5 +1,5 @@
 """The recurrent layers' CUDA operators on the emulator: `torch.ops.seqkern_emulated.lstm_forward`
-and so on, for CPU tensors. They are csrc/recurrent/*_cuda.cu, compiled as C++."""
+and so on, for CPU tensors. They are csrc/recurrent/cuda/*_cuda.cu, compiled as C++."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import torch
 
 from build_tools.libraries import TORCH_TARGET
 from build_tools.torch_location import require_torch
-from seqkern.recurrent import autograd, choice, device_operators, fake, stack_autograd
+from seqkern.recurrent import autograd, choice, fake, registration, stack_autograd
 
 from .conftest import COMPILER, CSRC, HERE, compile_object, run
 
-LAYERS = device_operators.LAYERS
+LAYERS = registration.LAYERS
 STACKS = {"recurrent_stack_forward": "_forward", "recurrent_stack_backward": "_backward"}
 SOURCES = [
-    CSRC / "recurrent" / f"{cell}_cuda.cu" for cell in ("lstm", "gru", "rnn", "tasks", "stack")
+    CSRC / "recurrent" / "cuda" / f"{cell}_cuda.cu"
+    for cell in ("lstm", "gru", "rnn", "tasks", "stack")
 ]
 
 

@@ -11,7 +11,7 @@ KIB = 1024
 
 
 class Shape(ctypes.Structure):
-    """csrc/recurrent/layer_plan.h's LoopShape."""
+    """csrc/recurrent/cuda/plan.h's LoopShape."""
 
     _fields_ = (
         ("units_a_warp", ctypes.c_int),

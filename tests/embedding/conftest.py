@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from seqkern import library, triton_support
-from seqkern.embedding import device_operators
+from seqkern.core import library
+from seqkern.core.triton import support
+from seqkern.embedding import registration
 from tests.triton_bands import guard_bands
 from tests.triton_operators import in_place_of_compiled
 
@@ -27,7 +28,7 @@ def _one_thread(_same_start: None) -> None:
 
 @pytest.fixture(scope="session")
 def triton_operators() -> Iterator[None]:
-    with in_place_of_compiled(device_operators.triton_operators):
+    with in_place_of_compiled(registration.triton_operators):
         yield
 
 
@@ -35,7 +36,7 @@ def triton_operators() -> Iterator[None]:
 def guarded_launches() -> Iterator[None]:
     """No kernel reads or writes out of bounds unnoticed, and what it leaves unwritten is NaN; both
     ways of summing rows may be taken."""
-    if not triton_support.INTERPRETED:
+    if not support.INTERPRETED:
         yield
         return
     with guard_bands():

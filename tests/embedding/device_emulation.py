@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seqkern.embedding import reference
-from seqkern.embedding.device_windows import draw_negatives, draw_windows
+from seqkern.embedding.triton.windows import draw_negatives, draw_windows
 
 
 class DeviceEmulation:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seqkern.embedding import device_windows
-from seqkern.embedding.device_windows import draw_negatives, draw_windows
+from seqkern.embedding.triton import windows as device_windows
+from seqkern.embedding.triton.windows import Windows, draw_negatives, draw_windows
 from tests.embedding import training_cases as cases
 from tests.triton_device import DEVICE, RUNS_KERNELS
 
@@ -20,7 +20,7 @@ def generator(seed: int = 1) -> torch.Generator:
     return made
 
 
-def windows(tokens: torch.Tensor, **changed) -> device_windows.Windows:
+def windows(tokens: torch.Tensor, **changed) -> Windows:
     options = {
         "keep": torch.ones(cases.WORDS, device=DEVICE), "window": 5, "shrink": True, "cbow": False,
         "share_negatives": True, "generator": generator(), **changed,
@@ -28,7 +28,7 @@ def windows(tokens: torch.Tensor, **changed) -> device_windows.Windows:
     return draw_windows(tokens.to(DEVICE), **options)
 
 
-def contexts(found: device_windows.Windows) -> list[tuple[int, list[int]]]:
+def contexts(found: Windows) -> list[tuple[int, list[int]]]:
     """Each window's target and places of contexts."""
     columns = (t.tolist() for t in (found.targets, found.low, found.high, found.skipped))
     return [

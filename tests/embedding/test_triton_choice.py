@@ -7,16 +7,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import seqkern
-from seqkern import triton_support
+from seqkern.core.triton import support
 
-if triton_support.missing:
-    pytest.skip(triton_support.missing, allow_module_level=True)
+if support.missing:
+    pytest.skip(support.missing, allow_module_level=True)
 
 from tests.embedding.triton_calls import objective
 from tests.triton_launches import recorded
 
 
-def explain(table: torch.Tensor) -> seqkern.backends.Explanation:
+def explain(table: torch.Tensor) -> seqkern.core.backends.Explanation:
     ids, negatives = (torch.empty(s, dtype=torch.int64) for s in ((2,), (2, 1)))
     return seqkern.explain("skipgram_loss", table, table, ids, ids, negatives)
 
@@ -52,7 +52,7 @@ def test_an_old_gpu_says_so(monkeypatch):
 def test_a_cpu_never_runs_them_outside_of_tests(monkeypatch):
     table = torch.randn(5, 4)
     assert "run on a CUDA GPU" in explain(table).reasons["triton"]
-    monkeypatch.setattr(triton_support, "INTERPRETED", True)
+    monkeypatch.setattr(support, "INTERPRETED", True)
     reason = "cannot: on the CPU its kernels run in seqkern's own tests only"
     assert explain(table).reasons["triton"] == reason
     optimizer = seqkern.optim.SparseAdam([torch.nn.Parameter(table)])
@@ -95,11 +95,11 @@ def test_no_text_compiles_the_trainer_anew(deterministic):
 
 def test_windows_under_way_fit_on_the_gpu(monkeypatch):
     """A second wave of programs would take as long as the first."""
-    from seqkern.embedding import triton_settings
+    from seqkern.embedding.triton import settings
 
     for features in (50, 100, 300):
         for dtype in (torch.float32, torch.bfloat16):
             for with_bags in (False, True):
                 for contexts in (1, 10):
-                    config = triton_settings.training(features, contexts, dtype, with_bags)
-                    assert 2 <= triton_settings.resident(config) <= 4
+                    config = settings.training(features, contexts, dtype, with_bags)
+                    assert 2 <= settings.resident(config) <= 4

@@ -13,8 +13,8 @@ import torch
 from torch.library import opcheck
 
 import seqkern
-from seqkern import triton_support
-from seqkern.embedding import device_operators
+from seqkern.core.triton import support
+from seqkern.embedding import registration
 from seqkern.nn import functional as SF
 from tests.embedding import test_operators, test_update
 from tests.embedding.cases import Case, check, data, gradients, loss
@@ -34,13 +34,13 @@ def _on_the_device() -> Iterator[None]:
 @pytest.fixture(params=["atomic", "sorted"])
 def sums(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Sorted: with short pieces, so that few entries are several of them."""
-    from seqkern.embedding import triton_rows, triton_settings
+    from seqkern.embedding.triton import rows, settings
 
-    monkeypatch.setattr(triton_settings, "CHUNK", 16)
+    monkeypatch.setattr(settings, "CHUNK", 16)
     taken: list[str] = []
-    atomic, pieces = triton_rows._atomic, triton_rows._pieces
-    monkeypatch.setattr(triton_rows, "_atomic", lambda *a: [taken.append("atomic"), atomic(*a)])
-    monkeypatch.setattr(triton_rows, "_pieces", lambda *a: [taken.append("sorted"), pieces(*a)])
+    atomic, pieces = rows._atomic, rows._pieces
+    monkeypatch.setattr(rows, "_atomic", lambda *a: [taken.append("atomic"), atomic(*a)])
+    monkeypatch.setattr(rows, "_pieces", lambda *a: [taken.append("sorted"), pieces(*a)])
     torch.use_deterministic_algorithms(request.param == "sorted")
     yield request.param
     torch.use_deterministic_algorithms(False)
@@ -201,16 +201,16 @@ def test_the_operators_contract(tree):
     opcheck(OPS.embedding_objective_update_.default, (*arguments, 0.1), test_utils=tests)
 
 
-@pytest.mark.skipif(not triton_support.INTERPRETED, reason="compares with the CPU's kernels")
+@pytest.mark.skipif(not support.INTERPRETED, reason="compares with the CPU's kernels")
 @pytest.mark.parametrize("tree", [False, True])
 def test_what_is_saved_does_not_depend_on_what_ran(tree):
     arguments = test_operators.batch(tree)
     by_triton = OPS.embedding_objective(*arguments, True)
-    device_operators.triton_operators.unregister("CPU")
+    registration.triton_operators.unregister("CPU")
     try:
         compiled = OPS.embedding_objective(*arguments, True)
     finally:
-        device_operators.triton_operators.register("CPU")
+        registration.triton_operators.register("CPU")
     for mine, other in zip(by_triton, compiled, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 

@@ -33,16 +33,16 @@ def _on_the_device() -> Iterator[None]:
 
 @pytest.fixture
 def one_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    from seqkern.embedding import triton_train
+    from seqkern.embedding.triton import train
 
-    monkeypatch.setattr(triton_train._Call, "programs", lambda call, windows: 1)
+    monkeypatch.setattr(train._Call, "programs", lambda call, windows: 1)
 
 
 @pytest.fixture
 def five_strands(monkeypatch: pytest.MonkeyPatch) -> None:
-    from seqkern.embedding import triton_train
+    from seqkern.embedding.triton import train
 
-    monkeypatch.setattr(triton_train, "STRANDS", 5)
+    monkeypatch.setattr(train, "STRANDS", 5)
 
 
 def corpus(words: int = 22) -> torch.Tensor:
@@ -98,9 +98,9 @@ def test_every_window_makes_the_step_of_the_objective(variant, with_bags):
 @pytest.mark.parametrize("variant", ["skipgram-ns", "cbow-hs"])
 def test_every_program_has_bags_of_its_own(variant, monkeypatch):
     """It gives back what they have gained at the end of its part."""
-    from seqkern.embedding import triton_train
+    from seqkern.embedding.triton import train
 
-    monkeypatch.setattr(triton_train._Call, "programs", lambda call, windows: 3)
+    monkeypatch.setattr(train._Call, "programs", lambda call, windows: 3)
     check(options_of(variant, True, lr=0.05, window=2), 20, 20, tokens=corpus(40), programs=3)
 
 
@@ -152,14 +152,14 @@ def test_window_sizes(window):
 
 def test_several_programs_learn(monkeypatch):
     """Each makes the steps of its part; the loss falls as with one."""
-    from seqkern.embedding import triton_train
+    from seqkern.embedding.triton import train
 
     options = options_of("skipgram-ns", False, lr=0.5, window=2, negatives=2)
     options |= {"final_lr": 0.5, "keep": torch.ones(cases.WORDS), "compute_loss": True}
     tokens = (torch.arange(90) % 6).int()
     losses = {}
     for programs in (1, 8):
-        monkeypatch.setattr(triton_train._Call, "programs", lambda call, windows, n=programs: n)
+        monkeypatch.setattr(train._Call, "programs", lambda call, windows, n=programs: n)
         torch.manual_seed(5)
         tables = [torch.randn(cases.WORDS, 8) / 8, torch.zeros(cases.WORDS, 8)]
         first = train_(*tables, tokens, **options).loss

@@ -8,10 +8,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from seqkern.embedding import triton_bags, triton_objective, triton_sparse_adam, triton_train
-from seqkern.embedding.device_windows import Windows
-from seqkern.embedding.train_arguments import TrainArguments
-from seqkern.embedding.triton_rows import Entries, _pieces
+from seqkern.embedding.triton import train
+from seqkern.embedding.triton.bags import embedding_bags, embedding_bags_backward
+from seqkern.embedding.triton.objective import (
+    embedding_objective,
+    embedding_objective_backward,
+    embedding_objective_update_,
+)
+from seqkern.embedding.triton.rows import Entries, _pieces
+from seqkern.embedding.triton.sparse_adam import sparse_adam_
+from seqkern.embedding.triton.train_arguments import TrainArguments
+from seqkern.embedding.triton.windows import Windows
 
 # `triton_settings.tile` pads them to powers of 2 from 32 to 2048; below 100 they only get smaller.
 WIDTHS = (100, 200, 300, 1000, 2000)
@@ -48,10 +55,10 @@ def objective(
         True,
         3,
     )
-    found = triton_objective.embedding_objective(*batch, True)
-    triton_objective.embedding_objective(*batch, False)
-    triton_objective.embedding_objective_backward(meta(dtype=found[0].dtype), *found[1:], *batch, 3)
-    triton_objective.embedding_objective_update_(*batch, 0.1)
+    found = embedding_objective(*batch, True)
+    embedding_objective(*batch, False)
+    embedding_objective_backward(meta(dtype=found[0].dtype), *found[1:], *batch, 3)
+    embedding_objective_update_(*batch, 0.1)
 
 
 def sorted_rows(features: int, dtype: torch.dtype) -> None:
@@ -69,16 +76,16 @@ def sorted_rows(features: int, dtype: torch.dtype) -> None:
 def bags(features: int, dtype: torch.dtype) -> None:
     weight = meta(5000, features, dtype=dtype)
     tensors = (ids(1001), ids(9000, dtype=torch.int32), ids(700))
-    triton_bags.embedding_bags(weight, *tensors, True)
+    embedding_bags(weight, *tensors, True)
     if dtype != torch.bfloat16:  # which is sorted, and how many entries there are is unknown here
         grad = meta(700, features, dtype=dtype)
-        triton_bags.embedding_bags_backward(grad, weight, *tensors)
+        embedding_bags_backward(grad, weight, *tensors)
 
 
 def adam(features: int, dtype: torch.dtype) -> None:
     tables = [meta(5000, features, dtype=dtype) for _ in range(3)]
     values = meta(700, features, dtype=dtype)
-    triton_sparse_adam.sparse_adam_(*tables, ids(700), values, 0.9, 0.99, 1e-8, 0.1)
+    sparse_adam_(*tables, ids(700), values, 0.9, 0.99, 1e-8, 0.1)
 
 
 def training(
@@ -102,7 +109,7 @@ def training(
     numbers = [ids(windows, dtype=torch.int32) for _ in range(5)]
     text = Windows(*numbers, ids(), ids())
     noise = None if tree else (ids(windows, 5, dtype=torch.int32), meta(windows, 5))
-    call = triton_train._Call(a)
+    call = train._Call(a)
     for propose in (False, True):
         scratch = call.scratch(64, propose)
         each = -(-windows // 64)

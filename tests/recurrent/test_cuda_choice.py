@@ -10,8 +10,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import seqkern
-from seqkern import library, triton_support
-from seqkern.recurrent import autograd, device_operators, kinds, ops, stack, stack_autograd
+from seqkern.core import library
+from seqkern.core.triton import support
+from seqkern.recurrent import autograd, kinds, ops, registration, stack, stack_autograd
 from seqkern.recurrent.choice import refusals
 
 
@@ -102,7 +103,7 @@ def test_without_the_library_the_reason_is_its_own(on_a_gpu, monkeypatch):
     assert reason == "the CUDA library is not loaded: it is not built"
 
 
-@pytest.mark.skipif(bool(triton_support.missing), reason="triton is not installed")
+@pytest.mark.skipif(bool(support.missing), reason="triton is not installed")
 @pytest.mark.parametrize("kind", [kinds.LSTM, kinds.GRU, kinds.RNN_TANH], ids=lambda k: k.name)
 @pytest.mark.parametrize("backend", ["triton", "cuda"])
 def test_a_backend_takes_its_operators_forward_and_backward(monkeypatch, kind, backend):
@@ -116,7 +117,7 @@ def test_a_backend_takes_its_operators_forward_and_backward(monkeypatch, kind, b
 
         return call
 
-    for name in device_operators.LAYERS:
+    for name in registration.LAYERS:
         compiled = getattr(autograd, f"_{name}")
         for suffix in ("", "_triton"):
             monkeypatch.setattr(autograd, f"_{name}{suffix}", recorded(name + suffix, compiled))
@@ -131,8 +132,8 @@ def test_a_backend_takes_its_operators_forward_and_backward(monkeypatch, kind, b
     assert called == [f"{function}_forward{suffix}", f"{function}_backward{suffix}"]
 
 
-@pytest.mark.skipif(bool(triton_support.missing), reason="triton is not installed")
-@pytest.mark.parametrize("name", device_operators.LAYERS)
+@pytest.mark.skipif(bool(support.missing), reason="triton is not installed")
+@pytest.mark.parametrize("name", registration.LAYERS)
 def test_tritons_operators_have_the_same_schema(name):
     ours, theirs = (getattr(torch.ops.seqkern, n).default._schema for n in (name, f"{name}_triton"))
     assert str(theirs) == str(ours).replace(f"seqkern::{name}(", f"seqkern::{name}_triton(")

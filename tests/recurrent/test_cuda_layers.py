@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import seqkern
-from seqkern import library
+from seqkern.core import library
 from tests.recurrent import layer_cases, stack_cases
 from tests.recurrent.layer_cases import KINDS, Case, by_backend, grid
 from tests.recurrent.stack_cases import Stack

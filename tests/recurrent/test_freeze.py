@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import seqkern
-from seqkern import library
+from seqkern.core import library
 from seqkern.recurrent import ops
 from tests.recurrent.cases import DTYPES, LAYERS, Case, inputs, make, outputs
 

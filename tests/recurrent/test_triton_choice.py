@@ -11,17 +11,17 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import seqkern
-from seqkern import triton_support
+from seqkern.core.triton import support
 from seqkern.recurrent.casting import autocast_dtype
 from seqkern.recurrent.kinds import GRU, LSTM, RNN_RELU
 
-if triton_support.missing:
-    pytest.skip(triton_support.missing, allow_module_level=True)
+if support.missing:
+    pytest.skip(support.missing, allow_module_level=True)
 
-from seqkern.recurrent import triton_loops
-from seqkern.recurrent.triton_layer import Layer, Needs, backward, forward
-from seqkern.recurrent.triton_loops import Call
-from seqkern.recurrent.triton_steps import Steps
+from seqkern.recurrent.triton import loops
+from seqkern.recurrent.triton.layer import Layer, Needs, backward, forward
+from seqkern.recurrent.triton.loops import Call
+from seqkern.recurrent.triton.steps import Steps
 from tests.triton_launches import Launch, recorded
 
 
@@ -49,7 +49,7 @@ def multiprocessors(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Says how many there are; one by itself, so that no groups of programs fit."""
 
     def are(count: int) -> None:
-        monkeypatch.setattr(triton_loops, "processors", lambda device: count)
+        monkeypatch.setattr(loops, "processors", lambda device: count)
 
     are(1)
     return are
@@ -81,7 +81,7 @@ def launches(layer: Layer) -> list[Launch]:
 def test_the_way_through_time(hidden, width, dtype, expected):
     layer = layer_of(4, 2, hidden, width, dtype=dtype)
     output = meta(4, 2, width or hidden, dtype=dtype)
-    assert triton_loops.preferred(layer.call(output)) == expected
+    assert loops.preferred(layer.call(output)) == expected
     names = {launch.name for launch in launches(layer)}
     projected = "backward_projected" if width else "backward_step"
     wanted = {"steps": ["forward_step", projected]}
@@ -122,7 +122,7 @@ def test_groups_of_programs(multiprocessors, kind, batch, hidden, width, dtype, 
     layer = layer_of(4, batch, hidden, width, kind=kind, dtype=dtype)
     if isinstance(expected, str):
         output = meta(4, batch, width or hidden, dtype=dtype)
-        assert triton_loops.preferred(layer.call(output)) == expected
+        assert loops.preferred(layer.call(output)) == expected
         return
     units, members, groups = expected
     found = launches(layer)
@@ -137,11 +137,11 @@ def test_groups_of_programs(multiprocessors, kind, batch, hidden, width, dtype, 
 
 def test_groups_take_no_more_shared_memory_than_there_is(multiprocessors, monkeypatch):
     multiprocessors(132)
-    monkeypatch.setattr(triton_loops, "shared_bytes", lambda device: 99 << 10)  # sm_89
+    monkeypatch.setattr(loops, "shared_bytes", lambda device: 99 << 10)  # sm_89
     ways = {}
     for hidden in (512, 1024):
         layer = layer_of(4, 2, hidden)
-        ways[hidden] = triton_loops.preferred(layer.call(meta(4, 2, hidden)))
+        ways[hidden] = loops.preferred(layer.call(meta(4, 2, hidden)))
     assert ways == {512: "grouped", 1024: "steps"}
 
 
@@ -155,7 +155,7 @@ def test_a_group_is_counted_anew_in_each_launch(multiprocessors):
     assert len({id(counter) for counter in counters}) == 4
     layer.h0 = torch.empty(2, 256)
     call = Call("lstm", layer.steps, layer.h0, layer.w_hh, None, torch.empty(8, 256))
-    assert not triton_loops.nobody_arrived(call).any()
+    assert not loops.nobody_arrived(call).any()
 
 
 @pytest.mark.parametrize("allowed, precision", [("ieee", "tf32x3"), ("tf32", "tf32")])
@@ -265,7 +265,7 @@ def test_a_gpu_keeps_pytorchs_operator_until_ours_is_measured(monkeypatch):
 def test_a_cpu_never_runs_them_outside_of_tests(monkeypatch):
     x = torch.randn(2, 4)
     assert "run on a CUDA GPU" in seqkern.explain("lstm_cell", x).reasons["triton"]
-    monkeypatch.setattr(triton_support, "INTERPRETED", True)
+    monkeypatch.setattr(support, "INTERPRETED", True)
     reason = seqkern.explain("lstm_cell", x).reasons["triton"]
     assert reason == "cannot: on the CPU its kernels run in seqkern's own tests only"
 

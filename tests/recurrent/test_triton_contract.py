@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import seqkern
-from seqkern import library
+from seqkern.core import library
 from tests import device_contract as contract
 from tests.device_contract import Work, sized
 from tests.triton_device import DEVICE

@@ -61,7 +61,7 @@ def check(kind: str, case: Case, dtype: torch.dtype) -> None:
 @contextmanager
 def taking(way: str, processors: int | None = None) -> Iterator[None]:
     """Every call takes this way through time, on a device of so many multiprocessors."""
-    from seqkern.recurrent import triton_loops
+    from seqkern.recurrent.triton import loops
 
     taken: list[str] = []
 
@@ -70,9 +70,9 @@ def taking(way: str, processors: int | None = None) -> Iterator[None]:
         return way
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_loops, "preferred", preferred)
+        patch.setattr(loops, "preferred", preferred)
         if processors:
-            patch.setattr(triton_loops, "processors", lambda device: processors)
+            patch.setattr(loops, "processors", lambda device: processors)
         yield
     assert taken, "no kernel of Triton's ran"
 

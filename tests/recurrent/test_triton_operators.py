@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 import seqkern
-from seqkern import triton_support
+from seqkern.core.triton import support
 from seqkern.recurrent import ops
 from tests.recurrent import test_cell_operators as cell_operators
 from tests.recurrent.cases import Case, check, make
@@ -155,7 +155,7 @@ def test_cells_keep_the_operators_contract(kind):
     opcheck(operator, tuple(arguments), test_utils=("test_schema", "test_faketensor"))
 
 
-@pytest.mark.skipif(not triton_support.INTERPRETED, reason="compares with the CPU's kernels")
+@pytest.mark.skipif(not support.INTERPRETED, reason="compares with the CPU's kernels")
 @pytest.mark.parametrize("sizes", [None, (3, 2, 1)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_saved_does_not_depend_on_what_ran(kind, sizes):

@@ -14,9 +14,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from seqkern.recurrent import triton_loops
 from seqkern.recurrent.kinds import GRU, LSTM, RNN_RELU, RNN_TANH, Kind
-from seqkern.recurrent.triton_layer import Layer, Needs, backward, forward
+from seqkern.recurrent.triton import loops
+from seqkern.recurrent.triton.layer import Layer, Needs, backward, forward
 
 KINDS = (LSTM, GRU, RNN_TANH, RNN_RELU)
 PRECISIONS = {
@@ -36,7 +36,7 @@ LOOPS = {
     **{
         f"grouped {hidden} by {units}": (hidden, 16, hidden // units)
         for hidden in (128, 256, 512, 1024)
-        for units in triton_loops.GROUPED_UNITS
+        for units in loops.GROUPED_UNITS
     },
     # No multiples of 16.
     "grouped 250": (250, 16, 16),
@@ -74,7 +74,7 @@ def layer_of(
     allowed = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = products
     try:
-        with mock.patch.object(triton_loops, "processors", lambda device: processors):
+        with mock.patch.object(loops, "processors", lambda device: processors):
             yield Layer(
                 kind, new(2 * batch, 16), new(batch, width), None, new(rows, 16), new(rows, width),
                 w_hr, torch.full((2,), batch), False,
@@ -87,7 +87,7 @@ def way(*arguments: Any) -> str:
     """Through time, that a layer takes."""
     with layer_of(*arguments) as layer:
         output = torch.empty(layer.steps.rows, layer.width, dtype=layer.dtype, device="meta")
-        return triton_loops.preferred(layer.call(output))
+        return loops.preferred(layer.call(output))
 
 
 def train(kind: Kind, *arguments: Any) -> None:

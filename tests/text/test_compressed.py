@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from seqkern.errors import UserError
+from seqkern.core.errors import UserError
 from seqkern.text import (
     TextFormatError,
     encode_corpus,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seqkern.errors import UserError
+from seqkern.core.errors import UserError
 from seqkern.text import (
     CorpusFormatError,
     EncodedCorpus,

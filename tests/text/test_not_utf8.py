@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from seqkern.errors import UserError
+from seqkern.core.errors import UserError
 from seqkern.text import TextFormatError, Vocabulary, encode_corpus, encoding, read_corpus
 
 from .oracle import LONGEST_WORD, expected, sentences

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from seqkern.errors import UserError
+from seqkern.core.errors import UserError
 from seqkern.text import (
     EncodedCorpus,
     MissingTextFileError,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqkern.library import require_text
+from seqkern.core.library import require_text
 from seqkern.text import Subwords
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqkern.errors import UserError
+from seqkern.core.errors import UserError
 from seqkern.word2vec import DivergenceError, FastText, KeyedVectors, Progress, Word2Vec, training
 from seqkern.word2vec.divergence import LIMIT, Watch
 from seqkern.word2vec.placement import Placed

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqkern.backends import use_backend
+from seqkern.core.backends import use_backend
 from seqkern.text import Subwords
 from seqkern.word2vec import FastText, FastTextKeyedVectors, Progress, Word2Vec, training
 from tests.word2vec.corpora import KOREAN_ENDINGS, KOREAN_NOUNS, korean_sentences, topic_sentences

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqkern.errors import UserError
+from seqkern.core.errors import UserError
 from seqkern.word2vec import KeyedVectors, formats
 from seqkern.word2vec.formats import FormatError
 from tests.text.compressing import KINDS, compress

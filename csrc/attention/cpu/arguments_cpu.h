@@ -1,0 +1,55 @@
+// The arguments of the attention operators, checked and as the kernels want them.
+#pragma once
+
+#include <vector>
+
+#include "attention/cpu/problem.h"
+#include "common/tensors.h"
+
+namespace seqkern {
+
+struct AttentionOptions {
+  OptionalTensor mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed;
+  double scale, softcap, dropout_p;
+  bool is_causal;
+  int64_t window_left, window_right;
+};
+
+// A checked call: keeps the tensors that `problem` points into.
+class AttentionArguments {
+ public:
+  AttentionArguments(const Tensor& query, const Tensor& key, const Tensor& value,
+                     const AttentionOptions& options);
+
+  Problem problem{};
+  Tensor query, key, value;
+  ScalarType dtype, compute_dtype;
+  Storage storage;
+  int64_t query_rows;  // of packed sequences: in all
+
+  // Multiplications of the two products of the forward.
+  double work() const;
+
+  // (batch, heads, queries) or, for packed sequences, (heads, rows)
+  Shape lse_shape() const;
+
+  // A new tensor for results that belong to `like` (query, key or value), with `features` in the
+  // last dimension. Where like's positions lie outside its heads in memory, so do the result's, so
+  // that a model's transpose(1, 2) costs nothing in either direction.
+  Tensor result_like(const Tensor& like, int64_t features) const;
+  // Its rows.
+  Rows rows(const Tensor& t) const;
+  // t with the shape of the output, its last dimension contiguous.
+  Tensor checked_output(const char* name, const Tensor& t) const;
+  Tensor checked_lse(const char* name, const Tensor& t) const;
+
+ private:
+  void set_packed(const AttentionOptions& options);
+  void set_scores(const AttentionOptions& options);
+  void set_heads(const AttentionOptions& options);
+
+  std::vector<int64_t> query_starts_, key_starts_;
+  std::vector<Tensor> kept_;
+};
+
+}  // namespace seqkern

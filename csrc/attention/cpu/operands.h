@@ -1,0 +1,186 @@
+// The keys and values of one unit as operands of the products.
+//
+// A key that is excluded contributes nothing, even where it or its value holds NaN or an infinity:
+// its probability is 0, but 0 * NaN is not. So where anything may be excluded, numbers that are not
+// finite ("wild") are found, replaced by 0 in the operand that is summed over keys, and their
+// products are added for those queries that may see the key.
+#pragma once
+
+#include "attention/cpu/kernels.h"
+#include "attention/cpu/rules.h"
+#include "attention/cpu/tile_rows.h"
+
+namespace seqkern {
+namespace SEQKERN_ISA {
+
+inline bool may_exclude(const Problem& p) {
+  return p.mask.data || p.bias.data || p.is_causal || p.window_left >= 0 || p.window_right >= 0;
+}
+
+// One tensor's rows of a unit.
+template <class S>
+struct Source {
+  const S* rows;
+  int64_t stride, count, depth;
+};
+
+// Whether rows [begin, end) hold a number that is not finite.
+template <class S>
+bool holds_wild(const Source<S>& source, int64_t begin, int64_t end) {
+  using C = compute_t<S>;
+  using V = Vec<C>;
+  V zeros[2] = {V(C(0)), V(C(0))};
+  const int64_t whole = source.depth / V::kLanes * V::kLanes;
+  for (int64_t r = begin; r < end; ++r) {
+    const S* row = source.rows + r * source.stride;
+    for (int64_t k = 0; k < whole; k += V::kLanes) zeros[r % 2] += load(row + k) * V(C(0));
+    if (whole < source.depth)
+      zeros[r % 2] += load_first(row + whole, static_cast<int>(source.depth - whole)) * V(C(0));
+  }
+  return !(sum(zeros[0] + zeros[1]) == C(0));
+}
+
+// Which rows of an operand are wild, found by a team.
+struct Wild {
+  uint8_t* rows;           // one flag per row
+  std::atomic<int>* some;  // whether any is set
+};
+
+// Finds the wild rows of [begin, end), and whether there are any.
+template <class S>
+bool find_wild(const Source<S>& source, int64_t begin, int64_t end, const Wild& wild) {
+  std::memset(wild.rows + begin, 0, end - begin);
+  if (!holds_wild(source, begin, end)) return false;
+  for (int64_t r = begin; r < end; ++r) wild.rows[r] = holds_wild(source, r, r + 1);
+  wild.some->store(1);
+  return true;
+}
+
+// Adds to out (features, kQueries) the products of p with the wild elements of `source` for the
+// queries that may see the key. allowed: null if all may.
+template <class T, class RulesOf>
+void add_wild(const Source<typename T::Storage>& source, const Wild& wild, const Rectangle& r,
+              const uint64_t* allowed, const RulesOf& rules, const typename T::Probability* p,
+              typename T::C* out) {
+  for (int j = 0; j < r.keys; ++j) {
+    const int64_t key = r.first_key + j;
+    if (!wild.rows[key]) continue;
+    for (int64_t f = 0; f < source.depth; ++f) {
+      const typename T::C x = widen(source.rows[key * source.stride + f]);
+      if (x - x == 0) continue;
+      for (int q = 0; q < r.queries; ++q) {
+        const bool takes_part = !allowed || (allowed[j] >> q & 1);
+        if (takes_part && !rules.bias_excludes(r.first_query + q, key))
+          out[f * kQueries + q] += T::probability(p, j, q) * x;
+      }
+    }
+  }
+}
+
+// Calls piece(begin, end) for pieces of [0, count) until the team has done them all; pieces begin
+// at multiples of `step`.
+template <class Piece>
+void share(const Place& place, int64_t count, int64_t step, Piece piece) {
+  const int64_t size = round_up(ceil_div(count, place.team.members), step);
+  for (int m = place.members.begin; m < place.members.end; ++m)
+    if (m * size < count) piece(m * size, smaller(count, (m + 1) * size));
+}
+
+// What the forward needs: keys as rows, values as columns.
+template <class T>
+class ForwardKeys {
+ public:
+  using S = typename T::Storage;
+  using C = typename T::C;
+
+  ForwardKeys(const Problem& p, int64_t b, int64_t kv_head, const Extent& extent,
+              const Place& place)
+      : place_(place),
+        keys_{rows_of<S>(p.key, b, kv_head, extent.first_key), p.key.row, extent.keys, p.dim},
+        values_{rows_of<S>(p.value, b, kv_head, extent.first_key), p.value.row, extent.keys,
+                p.value_dim},
+        searches_(may_exclude(p)) {
+    Memory memory(p, place.shared);
+    key_copy_ = memory.key;
+    value_copy_ = memory.value;
+    wild_ = {memory.wild, memory.some};
+  }
+
+  static int64_t bytes(const Problem& p) { return Memory(p, nullptr).bytes; }
+
+  // Makes the operands; the team meets at its end. Nobody may still work on the unit before.
+  void prepare() {
+    Team& team = place_.team;
+    if (place_.members.begin == 0) {
+      wild_.some->store(0);
+      team.next.store(0);
+    }
+    if (!T::kInPlace || searches_) {
+      team.barrier.wait(place_.members.count());
+      share(place_, keys_.count, kStep, [&](int64_t begin, int64_t end) {
+        [[maybe_unused]] const bool wild = searches_ && find_wild(values_, begin, end, wild_);
+        if constexpr (!T::kInPlace) {
+          T::fill_left(keys_.rows + begin * keys_.stride, keys_.stride, begin, end, keys_.depth,
+                       key_copy_);
+          T::fill_transposed(values_.rows + begin * values_.stride, values_.stride, begin, end,
+                             values_.depth, wild, value_copy_);
+        }
+      });
+    }
+    team.barrier.wait(place_.members.count());
+    has_wild_ = searches_ && wild_.some->load();
+    if (T::kInPlace && has_wild_) {
+      share(place_, keys_.count, kStep, [&](int64_t begin, int64_t end) {
+        T::fill_transposed(values_.rows + begin * values_.stride, values_.stride, begin, end,
+                           values_.depth, true, value_copy_);
+      });
+      team.barrier.wait(place_.members.count());
+    }
+  }
+
+  typename T::Left key() const {
+    return T::kInPlace ? T::in_place(keys_.rows, keys_.stride)
+                       : T::left(key_copy_, keys_.count, keys_.depth);
+  }
+  typename T::Transposed value() const {
+    if constexpr (T::kInPlace) {
+      if (!has_wild_) return T::in_place(values_.rows, values_.stride);
+    }
+    return T::transposed(value_copy_, values_.count, values_.depth);
+  }
+
+  bool has_wild() const { return has_wild_; }
+  void add_wild(const Rectangle& r, const uint64_t* allowed, const Rules<S>& rules,
+                const typename T::Probability* p, C* output) const {
+    seqkern::SEQKERN_ISA::add_wild<T>(values_, wild_, r, allowed, rules, p, output);
+  }
+
+ private:
+  static constexpr int64_t kStep = 64;
+
+  struct Memory {
+    Memory(const Problem& p, char* memory) {
+      Carve carve(memory);
+      some = carve.template take<std::atomic<int>>(1);
+      const bool searches = may_exclude(p);
+      wild = carve.template take<uint8_t>(searches ? p.keys : 0);
+      key = carve.template take<char>(T::kInPlace ? 0 : T::left_bytes(p.keys, p.dim));
+      value = carve.template take<char>(
+          T::kInPlace && !searches ? 0 : T::transposed_bytes(p.keys, p.value_dim));
+      bytes = carve.taken();
+    }
+    std::atomic<int>* some;
+    uint8_t* wild;
+    char *key, *value;
+    int64_t bytes;
+  };
+
+  const Place& place_;
+  Source<S> keys_, values_;
+  bool searches_, has_wild_ = false;
+  char *key_copy_, *value_copy_;
+  Wild wild_;
+};
+
+}  // namespace SEQKERN_ISA
+}  // namespace seqkern

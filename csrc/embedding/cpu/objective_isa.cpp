@@ -1,0 +1,28 @@
+// The kernels of word vectors of one ISA level; compiled once per level.
+#include "embedding/cpu/objective_adam.h"
+#include "embedding/cpu/objective_examples.h"
+#include "embedding/cpu/objective_rows.h"
+
+namespace seqkern {
+namespace SEQKERN_ISA {
+
+template <class S>
+ObjectiveKernels objective_kernels_of() {
+  return {objective_scratch_bytes<S>,
+          objective_examples<S>,
+          sums_compact<S>,
+          sums_dense<S>,
+          sums_added<S>,
+          bag_vectors<S>,
+          adam_rows<S>};
+}
+
+// Fills the table that objective_kernels() reads.
+void fill_objective_kernels(ObjectiveKernels* by_storage) {
+  by_storage[int(Storage::kFloat)] = objective_kernels_of<float>();
+  by_storage[int(Storage::kDouble)] = objective_kernels_of<double>();
+  by_storage[int(Storage::kBfloat16)] = objective_kernels_of<bfloat16>();
+}
+
+}  // namespace SEQKERN_ISA
+}  // namespace seqkern

@@ -1,0 +1,427 @@
+// One step of a cell for a few rows, straight from PyTorch's weight layout: both products, the cell
+// and its state in one pass over the weights.
+//
+// A block is one vector of hidden units. Its pre-activations come in one of two ways:
+// - dot products along the weights' rows, for the fewest rows, where reading the weights is all;
+// - with rows of the batch side by side in a vector (the operand, transposed once), so that every
+//   weight is broadcast and nothing has to be summed across lanes.
+#pragma once
+
+#include "recurrent/cpu/step_cells.h"
+
+namespace seqkern {
+namespace SEQKERN_ISA {
+
+// ---- the cells ----
+// rows() takes `count` rows of kProducts vectors of pre-activations (of the units from `unit` on,
+// `n` of them) without biases. kProducts exceeds kGates where the last gate keeps the products of
+// the input and of the state apart.
+
+template <class S>
+struct LstmStep {
+  using Storage = S;
+  using C = compute_t<S>;
+  using V = Vec<C>;
+  static constexpr int kGates = 4, kProducts = 4;
+
+  static void rows(const StepForwardArgs& args, int64_t unit, int n, int64_t row, int64_t count,
+                   const C* pre) {
+    const int64_t hidden = args.sizes.hidden;
+    V bias[4];
+    for (int k = 0; k < 4; ++k)
+      bias[k] = load_or_zero<S>(args.b_ih, k * hidden + unit, n) +
+                load_or_zero<S>(args.b_hh, k * hidden + unit, n);
+    for (int64_t r = row; r < row + count; ++r, pre += 4 * V::kLanes) {
+      V gate[4];
+      for (int k = 0; k < 4; ++k) gate[k] = load(pre + k * V::kLanes) + bias[k];
+      const int64_t at = r * hidden + unit;
+      V c = load_or_zero<S>(args.c0, at, n);
+      const V h = lstm_cell(gate[0], gate[1], gate[2], gate[3], c);
+      store_first(static_cast<S*>(args.c) + at, c, n);
+      store_first(static_cast<S*>(args.h) + at, h, n);
+      if (args.gates)
+        for (int k = 0; k < 4; ++k)
+          store_first(static_cast<S*>(args.gates) + (4 * r + k) * hidden + unit, gate[k], n);
+    }
+  }
+};
+
+template <class S>
+struct GruStep {
+  using Storage = S;
+  using C = compute_t<S>;
+  using V = Vec<C>;
+  static constexpr int kGates = 3, kProducts = 4;
+
+  static void rows(const StepForwardArgs& args, int64_t unit, int n, int64_t row, int64_t count,
+                   const C* pre) {
+    const int64_t hidden = args.sizes.hidden;
+    V bias[4];
+    for (int k = 0; k < 2; ++k)
+      bias[k] = load_or_zero<S>(args.b_ih, k * hidden + unit, n) +
+                load_or_zero<S>(args.b_hh, k * hidden + unit, n);
+    bias[2] = load_or_zero<S>(args.b_ih, 2 * hidden + unit, n);
+    bias[3] = load_or_zero<S>(args.b_hh, 2 * hidden + unit, n);
+    for (int64_t i = row; i < row + count; ++i, pre += 4 * V::kLanes) {
+      V gate[4];  // r, z, n and q
+      for (int k = 0; k < 4; ++k) gate[k] = load(pre + k * V::kLanes) + bias[k];
+      const int64_t at = i * hidden + unit;
+      const V h = gru_cell(gate[0], gate[1], gate[2], gate[3], load_or_zero<S>(args.h0, at, n));
+      store_first(static_cast<S*>(args.h) + at, h, n);
+      if (args.gates)
+        for (int k = 0; k < 4; ++k)
+          store_first(static_cast<S*>(args.gates) + (4 * i + k) * hidden + unit, gate[k], n);
+    }
+  }
+};
+
+template <class S, bool kRelu>
+struct RnnStep {
+  using Storage = S;
+  using C = compute_t<S>;
+  using V = Vec<C>;
+  static constexpr int kGates = 1, kProducts = 1;
+
+  static void rows(const StepForwardArgs& args, int64_t unit, int n, int64_t row, int64_t count,
+                   const C* pre) {
+    const V bias = load_or_zero<S>(args.b_ih, unit, n) + load_or_zero<S>(args.b_hh, unit, n);
+    for (int64_t r = row; r < row + count; ++r, pre += V::kLanes)
+      store_first(static_cast<S*>(args.h) + r * args.sizes.hidden + unit,
+                  rnn_cell<kRelu>(load(pre) + bias), n);
+  }
+};
+
+// ---- dot products ----
+
+constexpr int kDotSums = kVectorRegisters == 32 ? 16 : 8;  // as many as the registers hold
+
+template <class Cell>
+constexpr int kDotRows = Cell::kGates == 1        ? 4
+                         : kVectorRegisters == 32 ? 4
+                                                  : 2;
+
+template <int kRows, int kGates, int kUnits, class S>
+__attribute__((always_inline)) inline void add_dots(
+    Vec<compute_t<S>> (&sums)[kRows][kGates][kUnits], const S* a, int64_t a_stride, int64_t depth,
+    const S* w, int64_t gate_stride) {
+  using V = Vec<compute_t<S>>;
+  const auto accumulate = [&](int64_t k, int n) __attribute__((always_inline)) {
+    V values[kRows];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) values[r] = load_first(a + r * a_stride + k, n);
+#pragma GCC unroll 4
+    for (int g = 0; g < kGates; ++g)
+#pragma GCC unroll 16
+      for (int u = 0; u < kUnits; ++u) {
+        const V weight = load_first(w + g * gate_stride + u * depth + k, n);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) sums[r][g][u] += values[r] * weight;
+      }
+  };
+  int64_t k = 0;
+  for (; k + V::kLanes <= depth; k += V::kLanes) accumulate(k, V::kLanes);
+  if (k < depth) accumulate(k, static_cast<int>(depth - k));
+}
+
+// The pre-activations of kRows rows and kUnits units, to pre[row][product][place + unit].
+template <class Cell, int kRows, int kUnits>
+void dot_tile(const StepForwardArgs& args, int64_t row, int64_t unit, int place,
+              typename Cell::C* pre) {
+  using S = typename Cell::Storage;
+  using V = typename Cell::V;
+  constexpr int kGates = Cell::kGates, kProducts = Cell::kProducts;
+  const int64_t inputs = args.sizes.inputs, hidden = args.sizes.hidden;
+  V sums[kRows][kGates][kUnits];
+  const auto clear = [&](int first_gate) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int g = first_gate; g < kGates; ++g)
+#pragma GCC unroll 16
+        for (int u = 0; u < kUnits; ++u) sums[r][g][u] = V(typename Cell::C(0));
+  };
+  const auto keep = [&](int first_gate, int product) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int g = first_gate; g < kGates; ++g)
+#pragma GCC unroll 16
+        for (int u = 0; u < kUnits; ++u)
+          pre[(r * kProducts + product + g - first_gate) * V::kLanes + place + u] =
+              sum(sums[r][g][u]);
+  };
+  clear(0);
+  add_dots<kRows, kGates, kUnits, S>(sums, static_cast<const S*>(args.input) + row * inputs, inputs,
+                                     inputs, static_cast<const S*>(args.w_ih) + unit * inputs,
+                                     hidden * inputs);
+  if constexpr (kProducts > kGates) {
+    keep(kGates - 1, kGates - 1);
+    clear(kGates - 1);
+  }
+  // Zeros stand in the operand where there is no state.
+  const S* h0 = static_cast<const S*>(args.h0 ? args.h0 : args.operand);
+  const int64_t stride = args.h0 ? hidden : 0;
+  add_dots<kRows, kGates, kUnits, S>(sums, h0 + row * stride, stride, hidden,
+                                     static_cast<const S*>(args.w_hh) + unit * hidden,
+                                     hidden * hidden);
+  if constexpr (kProducts > kGates) {
+    keep(kGates - 1, kGates);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int g = 0; g < kGates - 1; ++g)
+#pragma GCC unroll 16
+        for (int u = 0; u < kUnits; ++u)
+          pre[(r * kProducts + g) * V::kLanes + place + u] = sum(sums[r][g][u]);
+  } else {
+    keep(0, 0);
+  }
+}
+
+template <class Cell, int kRows = kDotRows<Cell>>
+void dot_rows(const StepForwardArgs& args, int64_t count, int64_t row, int64_t unit, int n,
+              typename Cell::C* pre) {
+  if (count != kRows) {
+    if constexpr (kRows > 1) dot_rows<Cell, kRows - 1>(args, count, row, unit, n, pre);
+    return;
+  }
+  constexpr int kFit = kDotSums / (kRows * Cell::kGates);
+  constexpr int kUnits = kFit >= 16 ? 16 : kFit >= 8 ? 8 : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
+  int place = 0;
+  for (; place + kUnits <= n; place += kUnits)
+    dot_tile<Cell, kRows, kUnits>(args, row, unit + place, place, pre);
+  if constexpr (kUnits > 1)
+    for (; place < n; ++place) dot_tile<Cell, kRows, 1>(args, row, unit + place, place, pre);
+}
+
+// ---- rows of the batch side by side ----
+
+// How many rows are worth a whole vector of them.
+template <class Cell>
+constexpr int64_t kFewestSideBySide = Cell::V::kLanes / 2 + 1;
+
+// Rows [row, row + count) of a (rows x depth) to to[k][r]; r past the last row are zero. Without a
+// all are zero.
+template <class C>
+void side_by_side(const C* a, int64_t row, int64_t count, int64_t depth, C* to, int64_t width) {
+  if (!a || count < width) std::memset(to, 0, depth * width * sizeof(C));
+  if (!a) return;
+  a += row * depth;
+  int64_t first = 0;
+  if constexpr (sizeof(C) == 4)
+    for (; first + 4 <= count; first += 4) {
+      int64_t k = 0;
+      for (; k + 4 <= depth; k += 4)
+        transpose_4x4(a + first * depth + k, depth, to + k * width + first, width);
+      for (; k < depth; ++k)
+        for (int64_t r = first; r < first + 4; ++r) to[k * width + r] = a[r * depth + k];
+    }
+  for (; first < count; ++first)
+    for (int64_t k = 0; k < depth; ++k) to[k * width + first] = a[first * depth + k];
+}
+
+template <int kGates, int kUnits, int kWide, class C>
+__attribute__((always_inline)) inline void add_products(Vec<C> (&sums)[kGates][kUnits][kWide],
+                                                        const C* a, int64_t depth, const C* w,
+                                                        int64_t gate_stride) {
+  using V = Vec<C>;
+  // One pointer a gate; the units' rows are at multiples of depth from it.
+  const C* gate[kGates];
+#pragma GCC unroll 4
+  for (int g = 0; g < kGates; ++g) gate[g] = w + g * gate_stride;
+  const auto step = [&](int64_t k) __attribute__((always_inline)) {
+    V values[kWide];
+#pragma GCC unroll 2
+    for (int v = 0; v < kWide; ++v) values[v] = load(a + (k * kWide + v) * V::kLanes);
+#pragma GCC unroll 4
+    for (int g = 0; g < kGates; ++g) {
+#pragma GCC unroll 16
+      for (int u = 0; u < kUnits; ++u) {
+        const V weight(gate[g][u * depth]);
+#pragma GCC unroll 2
+        for (int v = 0; v < kWide; ++v) sums[g][u][v] += values[v] * weight;
+      }
+      ++gate[g];
+    }
+  };
+  // Meanwhile the rows of the units behind these come nearer, evenly spread.
+  constexpr int64_t kPerLine = kLineBytes / sizeof(C);
+  constexpr int64_t kLines = ceil_div(kUnits * kGates, kPerLine);  // of each gate in kGates steps
+  const C* ahead = w + kUnits * depth;
+  int64_t k = 0;
+  for (; k + kGates <= depth; k += kGates, ahead += kLines * kPerLine)
+#pragma GCC unroll 4
+    for (int g = 0; g < kGates; ++g) {
+#pragma GCC unroll 4
+      for (int line = 0; line < kLines; ++line) prefetch(ahead + g * gate_stride + line * kPerLine);
+      step(k + g);
+    }
+  for (; k < depth; ++k) step(k);
+}
+
+// The pre-activations of kUnits units for kWide vectors of rows, to out[product][place +
+// unit][row].
+template <class Cell, int kUnits, int kWide>
+void side_by_side_tile(const StepForwardArgs& args, const typename Cell::C* operand, int64_t unit,
+                       int place, typename Cell::C* out) {
+  using C = typename Cell::C;
+  using V = typename Cell::V;
+  constexpr int kGates = Cell::kGates, kProducts = Cell::kProducts;
+  constexpr int64_t kWidth = kWide * V::kLanes;
+  const int64_t inputs = args.sizes.inputs, hidden = args.sizes.hidden;
+  V sums[kGates][kUnits][kWide];
+  const auto clear = [&](int first_gate) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int g = first_gate; g < kGates; ++g)
+#pragma GCC unroll 16
+      for (int u = 0; u < kUnits; ++u)
+#pragma GCC unroll 2
+        for (int v = 0; v < kWide; ++v) sums[g][u][v] = V(C(0));
+  };
+  const auto keep = [&](int first_gate, int end_gate, int product) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int g = first_gate; g < end_gate; ++g)
+#pragma GCC unroll 16
+      for (int u = 0; u < kUnits; ++u)
+#pragma GCC unroll 2
+        for (int v = 0; v < kWide; ++v)
+          store(out + ((product + g - first_gate) * V::kLanes + place + u) * kWidth + v * V::kLanes,
+                sums[g][u][v]);
+  };
+  clear(0);
+  add_products<kGates, kUnits, kWide, C>(
+      sums, operand, inputs, static_cast<const C*>(args.w_ih) + unit * inputs, hidden * inputs);
+  constexpr bool kApart = kProducts > kGates;
+  if constexpr (kApart) {
+    keep(kGates - 1, kGates, kGates - 1);
+    clear(kGates - 1);
+  }
+  add_products<kGates, kUnits, kWide, C>(sums, operand + inputs * kWidth, hidden,
+                                         static_cast<const C*>(args.w_hh) + unit * hidden,
+                                         hidden * hidden);
+  keep(0, kGates - kApart, 0);
+  if constexpr (kApart) keep(kGates - 1, kGates, kGates);
+}
+
+// Rows [row, row + count), at most kWide vectors of them.
+template <class Cell, int kWide>
+void side_by_side_block(const StepForwardArgs& args, const typename Cell::C* operand, int64_t row,
+                        int64_t count, int64_t unit, int n) {
+  using C = typename Cell::C;
+  constexpr int kLanes = Cell::V::kLanes, kProducts = Cell::kProducts;
+  constexpr int kFit = (kVectorRegisters == 32 ? 24 : 12) / (Cell::kGates * kWide);
+  constexpr int kUnits = kFit >= 16 ? 16 : kFit >= 8 ? 8 : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
+  constexpr int64_t kWidth = kWide * kLanes;
+  alignas(64) C products[kProducts * kLanes * kWidth];
+  alignas(64) C pre[kWidth * kProducts * kLanes];
+  int place = 0;
+  for (; place + kUnits <= n; place += kUnits)
+    side_by_side_tile<Cell, kUnits, kWide>(args, operand, unit + place, place, products);
+  if constexpr (kUnits > 1)
+    for (; place < n; ++place)
+      side_by_side_tile<Cell, 1, kWide>(args, operand, unit + place, place, products);
+  // products[p][u][r] to pre[r][p][u]
+  constexpr int64_t kRow = kProducts * kLanes;
+  for (int p = 0; p < kProducts; ++p) {
+    const C* from = products + p * kLanes * kWidth;
+    C* to = pre + p * kLanes;
+    if constexpr (sizeof(C) == 4) {  // vectors of at least four
+      for (int64_t r = 0; r < count; r += 4)
+        for (int u = 0; u < n; u += 4)
+          transpose_4x4(from + u * kWidth + r, kWidth, to + r * kRow + u, kRow);
+    } else {
+      for (int64_t r = 0; r < count; ++r)
+        for (int u = 0; u < n; ++u) to[r * kRow + u] = from[u * kWidth + r];
+    }
+  }
+  Cell::rows(args, unit, n, row, count, pre);
+}
+
+// ---- the kernel ----
+
+template <class Cell>
+constexpr bool kSideBySide = __is_same(typename Cell::Storage, typename Cell::C);
+
+// Calls body(first row, rows, offset of their operand) for the rows that share an operand: two
+// vectors of them, or one.
+template <class Cell, class Body>
+void for_operands(const StepSizes& sizes, const Body& body) {
+  constexpr int64_t kLanes = Cell::V::kLanes;
+  int64_t offset = 0;
+  for (int64_t row = 0; row < sizes.batch;) {
+    const int64_t left = sizes.batch - row;
+    const int64_t width = left > kLanes ? 2 * kLanes : kLanes;
+    body(row, smaller(left, width), width, offset);
+    offset += (sizes.inputs + sizes.hidden) * width;
+    row += width;
+  }
+}
+
+// Past so many rows the products of a library are better: they read the weights less often.
+template <class Cell>
+int64_t step_forward_rows(StepSizes sizes) {
+  if (kSideBySide<Cell>) return 64;
+  return sizes.hidden >= 128 ? 32 : 4;  // short dot products cost more than packing
+}
+
+template <class Cell>
+int64_t step_operand_bytes(StepSizes sizes) {
+  int64_t elements = sizes.hidden;  // zeros for the missing state
+  if (kSideBySide<Cell> && sizes.batch >= kFewestSideBySide<Cell>) {
+    elements = 0;
+    for_operands<Cell>(sizes, [&](int64_t, int64_t, int64_t width, int64_t) {
+      elements += (sizes.inputs + sizes.hidden) * width;
+    });
+  }
+  return elements * sizeof(typename Cell::C);
+}
+
+template <class Cell>
+void step_forward(const StepForwardArgs& args, Slots slots, Barrier& barrier) {
+  using C = typename Cell::C;
+  constexpr int kLanes = Cell::V::kLanes;
+  const StepSizes& sizes = args.sizes;
+  const int64_t blocks = ceil_div(sizes.hidden, kLanes);
+  const int64_t begin = share_begin(blocks, slots), end = share_end(blocks, slots);
+  const auto units = [&](int64_t unit) {
+    return static_cast<int>(smaller<int64_t>(kLanes, sizes.hidden - unit));
+  };
+
+  if constexpr (kSideBySide<Cell>) {
+    if (sizes.batch >= kFewestSideBySide<Cell>) {
+      C* operand = static_cast<C*>(args.operand);
+      if (slots.begin == 0)
+        for_operands<Cell>(sizes, [&](int64_t row, int64_t count, int64_t width, int64_t offset) {
+          C* to = operand + offset;
+          side_by_side(static_cast<const C*>(args.input), row, count, sizes.inputs, to, width);
+          side_by_side(static_cast<const C*>(args.h0), row, count, sizes.hidden,
+                       to + sizes.inputs * width, width);
+        });
+      barrier.wait(slots.end - slots.begin);
+      for (int64_t unit = begin * kLanes; unit < smaller(end * kLanes, sizes.hidden);
+           unit += kLanes)
+        for_operands<Cell>(sizes, [&](int64_t row, int64_t count, int64_t width, int64_t offset) {
+          if (width == kLanes)
+            side_by_side_block<Cell, 1>(args, operand + offset, row, count, unit, units(unit));
+          else
+            side_by_side_block<Cell, 2>(args, operand + offset, row, count, unit, units(unit));
+        });
+      return;
+    }
+  }
+  if (!args.h0) {
+    if (slots.begin == 0) std::memset(args.operand, 0, sizes.hidden * sizeof(C));
+    barrier.wait(slots.end - slots.begin);
+  }
+  constexpr int64_t kRows = kDotRows<Cell>;
+  alignas(64) C pre[kRows * Cell::kProducts * kLanes];
+  for (int64_t unit = begin * kLanes; unit < smaller(end * kLanes, sizes.hidden); unit += kLanes)
+    for (int64_t row = 0; row < sizes.batch; row += kRows) {
+      const int64_t count = smaller(kRows, sizes.batch - row);
+      dot_rows<Cell>(args, count, row, unit, units(unit), pre);
+      Cell::rows(args, unit, units(unit), row, count, pre);
+    }
+}
+
+}  // namespace SEQKERN_ISA
+}  // namespace seqkern

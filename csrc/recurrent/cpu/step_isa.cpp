@@ -1,0 +1,29 @@
+// The kernels of a single step of one ISA level; compiled once per level.
+#include "recurrent/cpu/step_backward.h"
+#include "recurrent/cpu/step_forward.h"
+
+namespace seqkern {
+namespace SEQKERN_ISA {
+
+template <class Forward, class Backward>
+constexpr StepKernels step_kernels() {
+  return {step_forward_rows<Forward>, kProductRows, step_operand_bytes<Forward>,
+          step_forward<Forward>, step_backward<Backward>};
+}
+
+template <class S>
+void fill(StepKernels* by_cell) {
+  by_cell[int(Cell::kLstm)] = step_kernels<LstmStep<S>, LstmStepBackward<S>>();
+  by_cell[int(Cell::kGru)] = step_kernels<GruStep<S>, GruStepBackward<S>>();
+  by_cell[int(Cell::kRnnTanh)] = step_kernels<RnnStep<S, false>, RnnStepBackward<S, false>>();
+  by_cell[int(Cell::kRnnRelu)] = step_kernels<RnnStep<S, true>, RnnStepBackward<S, true>>();
+}
+
+void fill_step_kernels(StepKernels (*by_storage)[kCells]) {
+  fill<float>(by_storage[int(Storage::kFloat)]);
+  fill<double>(by_storage[int(Storage::kDouble)]);
+  fill<bfloat16>(by_storage[int(Storage::kBfloat16)]);
+}
+
+}  // namespace SEQKERN_ISA
+}  // namespace seqkern
