@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -105,8 +106,9 @@ class SparseAdam(torch.optim.SparseAdam):
         for param, _ in others:
             param.grad = None
         try:
-            # Past the profiling wrapper and the hooks, which have run for this step already.
-            torch.optim.SparseAdam.step.__wrapped__(self)  # type: ignore[attr-defined]
+            # Past all wrappers: profiling and hooks, which have run for this step already, and
+            # Dynamo's, which lies around them once the process has compiled something.
+            inspect.unwrap(torch.optim.SparseAdam.step)(self)
         finally:
             for param, grad in others:
                 param.grad = grad

@@ -107,7 +107,11 @@ def test_what_the_kernel_does_not_take_goes_to_pytorch():
     assert "no kernel for torch.float16" in seqkern.explain(SparseAdam([half])).reasons["cpu"]
 
 
-def test_hooks_and_closures():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_hooks_and_closures(compiled):
+    if compiled:  # from the first compilation on, Dynamo has the steps of optimizers in wrappers
+        torch.optim.SparseAdam([torch.zeros(1)])
+        torch.compile(torch.neg, backend="eager")(torch.ones(2))
     param = torch.nn.Parameter(torch.randn(4, 3))
     optimizer = SparseAdam([param, torch.nn.Parameter(torch.randn(4))])
     calls = []
