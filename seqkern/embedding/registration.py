@@ -12,13 +12,13 @@ _OBJECTIVE = ("embedding_objective", "embedding_objective_backward",
               "embedding_objective_backward_sparse", "embedding_objective_update_")  # fmt: skip
 _BAGS = ("embedding_bags", "embedding_bags_backward", "embedding_bags_backward_sparse")
 _MODULES = {
-    **dict.fromkeys(_OBJECTIVE, "triton_objective"),
-    **dict.fromkeys(_BAGS, "triton_bags"),
-    "embedding_train_": "triton_train",
-    "sparse_adam_": "triton_sparse_adam",
+    **dict.fromkeys(_OBJECTIVE, "objective"),
+    **dict.fromkeys(_BAGS, "bags"),
+    "embedding_train_": "train",
+    "sparse_adam_": "sparse_adam",
 }
 
 triton_operators = TritonOperators(
-    {name: f"seqkern.embedding.{module}:{name}" for name, module in _MODULES.items()},
+    {name: f"seqkern.embedding.triton.{module}:{name}" for name, module in _MODULES.items()},
     compiled=_MODULES,
 )

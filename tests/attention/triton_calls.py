@@ -1,6 +1,6 @@
 """A call for every configuration in which the Triton kernels of attention ship.
 
-A row of the tables in `triton_settings` is a width of head (64, 128, 256), how numbers are
+A row of the tables in `settings` is a width of head (64, 128, 256), how numbers are
 multiplied, and whether the tile is crowded. For each: the plain call, the causal one, and
 everything at once; then each option alone, where it compiles to something of its own.
 """
@@ -82,7 +82,7 @@ ALONE_AT = [(64, "bfloat16")]
 ALSO_ALONE_AT = [(128, "bfloat16"), (256, "bfloat16"), (64, "float32")]
 # Widths that are padded, of key and value.
 OTHER_WIDTHS = [(16, 16), (40, 40), (80, 80), (96, 96), (192, 128), (64, 24)]
-MOST_ALTERNATIVES = 2  # to a kernel's fixed tiles, see `triton_settings`
+MOST_ALTERNATIVES = 2  # to a kernel's fixed tiles, see `settings`
 GROUPS = (1, 4, 8, 64)  # heads of query that share one of key, in decoding
 
 

@@ -20,7 +20,7 @@ from seqkern.embedding.triton.sparse_adam import sparse_adam_
 from seqkern.embedding.triton.train_arguments import TrainArguments
 from seqkern.embedding.triton.windows import Windows
 
-# `triton_settings.tile` pads them to powers of 2 from 32 to 2048; below 100 they only get smaller.
+# `settings.tile` pads them to powers of 2 from 32 to 2048; below 100 they only get smaller.
 WIDTHS = (100, 200, 300, 1000, 2000)
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
@@ -130,7 +130,7 @@ def calls() -> dict[str, Callable[[], object]]:
             found[f"bags {at}"] = partial(bags, features, dtype)
             if dtype != torch.float64:
                 found[f"sparse adam {at}"] = partial(adam, features, dtype)
-    # Rows of one chunk and of several: `triton_settings.training`.
+    # Rows of one chunk and of several: `settings.training`.
     for dtype in (torch.float32, torch.bfloat16):
         for features in (50, 100, 300):
             for model, tree in (("skipgram", False), ("skipgram", True), ("pairs", False),

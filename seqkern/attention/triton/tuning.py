@@ -1,4 +1,4 @@
-"""Which tiles a call of attention takes: those of `triton_settings`, or, where the user has tuning
+"""Which tiles a call of attention takes: those of `settings`, or, where the user has tuning
 on, the fastest of these and their alternatives on this GPU (`seqkern.core.triton.tuning`).
 
 Timed are the kernels and calls that most time goes to, and for which every alternative stands in
@@ -27,7 +27,7 @@ def tiles_for(
     query: Tensor,
     launch: Callable[[Tiles], object] | None = None,
 ) -> Tiles:
-    """For one launch of a kernel (see `triton_settings.tiles_of`).
+    """For one launch of a kernel (see `settings.tiles_of`).
 
     Args:
         launch: does it with given tiles, as often as one likes; None for what is never tuned.

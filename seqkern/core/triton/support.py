@@ -3,7 +3,7 @@
 Nothing here imports triton, which may be missing; `missing` says so. A domain's kernels live in
 `<domain>/triton_*.py`, which do import it and which nobody imports before a kernel runs:
 
-1. `<domain>/triton_kernels.py` (or several) holds the kernels, `@triton.jit`, with loads, stores
+1. `<domain>/triton/kernels.py` (or several) holds the kernels, `@triton.jit`, with loads, stores
    and arithmetic only; a host function beside or above them takes tensors, checks what a launch
    needs, allocates results and launches, inside `on_device_of(tensor)` (several GPUs). It takes
    tile sizes from a table by `capability(device)`, sizes of a layer and dtype, never by batch or

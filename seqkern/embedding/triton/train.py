@@ -1,7 +1,7 @@
 """The operator embedding_train_ on a GPU: word vectors' training loop over a piece of a corpus.
 
-The text is drawn from on the device first (`device_windows`); then programs, each with a part of
-the windows, make their steps side by side and in place. See `triton_kernels_train` for a step.
+The text is drawn from on the device first (`windows.py`); then programs, each with a part of
+the windows, make their steps side by side and in place. See `kernels/train.py` for a step.
 
 Deterministic: the windows are cut into STRANDS parts, and a round makes the steps of one window of
 each, all at the tables as they stand; their gains are sorted by row and added in the order of the

@@ -110,7 +110,7 @@ def members(call: Call, units: int) -> int:
 
 
 def nobody_arrived(call: Call) -> Tensor:
-    """What `triton_kernels_grouped` calls `arrived`, made for one launch: the zeros are part of
+    """What `kernels/grouped.py` calls `arrived`, made for one launch: the zeros are part of
     what a CUDA graph captures, and no other stream has a hand in it."""
     words = groups(call) * ARRIVED_STRIDE.value
     return torch.zeros(words, dtype=torch.int64, device=call.output.device)

@@ -113,7 +113,7 @@ def errors_and_loss(score, positive, weight, mask, lr):
 
 # What the steps are handed beside their window: where everything lies.
 # Tables: `rows` with their stride; bags: those of the input rows; `gains`, `composites`, `errors`:
-# memory of the program (see `triton_train.Scratch`), `slot` and `lane` the program's first row of
+# memory of the program (see `train.Scratch`), `slot` and `lane` the program's first row of
 # input gains and of output gains. With RING: `ring` rows of the program, and in the place of the
 # input gains the composites as they were when their words came within reach.
 

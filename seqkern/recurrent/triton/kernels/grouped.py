@@ -16,7 +16,7 @@ shared memory for all steps.
 bits do not overflow. What a step gives to others is written before `arrive`, what it only leaves
 for the backward pass after it, and the next step's operands are asked for before `meet`, so that
 the wait hides what can be hidden. Nothing written by others is read from the first-level cache.
-Other arguments: `triton_kernels_tiles`, `triton_kernels_streamed` and `triton_kernels_resident`.
+Other arguments: `tiles.py`, `streamed.py` and `resident.py`.
 """
 
 from __future__ import annotations

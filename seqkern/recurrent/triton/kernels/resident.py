@@ -6,7 +6,7 @@ operands of the next step are on their way while a step is computed, because not
 latency from a program that walks through time alone.
 
 The weights are tiles of BLOCK_P (the state's columns) by BLOCK_H (hidden units) for each gate.
-Arguments: `triton_kernels_tiles` and `triton_kernels_streamed`.
+Arguments: `tiles.py` and `streamed.py`.
 """
 
 from __future__ import annotations
