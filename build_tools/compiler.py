@@ -7,6 +7,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import tempfile
 from itertools import takewhile
 
 from . import BuildError
@@ -56,5 +57,7 @@ def isa_levels(compiler: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _knows(compiler: list[str], flags: tuple[str, ...]) -> bool:
-    probe = [*compiler, *flags, "-x", "c++", "-fsyntax-only", os.devnull]
-    return subprocess.run(probe, capture_output=True).returncode == 0
+    # To an object, because zig's compiler does not know -fsyntax-only.
+    with tempfile.TemporaryDirectory() as folder:
+        probe = [*compiler, *flags, "-x", "c++", "-c", os.devnull, "-o", f"{folder}/probe.o"]
+        return subprocess.run(probe, capture_output=True).returncode == 0

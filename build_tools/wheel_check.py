@@ -1,0 +1,80 @@
+"""python -m build_tools.wheel_check WHEEL...: whether wheels run where manylinux_2_28 promises.
+
+Says of each wheel its size and the newest version of each system library that its shared libraries
+ask for; ends with 1 and the reasons where a wheel asks for a newer one, or is too large.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+# What a system of manylinux_2_28 has (PEP 600; auditwheel's policy of that name).
+NEWEST = {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11), "GCC": (7, 0, 0)}
+LARGEST = 8 << 20  # bytes
+_NEEDS_SECTION = "Version needs section"
+_VERSION = re.compile(r"Name: ([A-Z]+)_(\d+(?:\.\d+)*)\s")
+
+Version = tuple[int, ...]
+
+
+def versions(library: Path) -> dict[str, Version]:
+    """The newest version that a shared library needs of each name, e.g. {"GLIBC": (2, 27)}."""
+    command = ["readelf", "--version-info", "--wide", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return newest_needed(done.stdout)
+
+
+def newest_needed(report: str) -> dict[str, Version]:
+    """The same, of what readelf printed."""
+    found: dict[str, Version] = {}
+    for name, number in _VERSION.findall(report.partition(_NEEDS_SECTION)[2]):
+        version = tuple(map(int, number.split(".")))
+        found[name] = max(version, found.get(name, ()))
+    return found
+
+
+def check(wheel: Path) -> tuple[dict[str, Version], list[str]]:
+    """What the wheel's shared libraries need at the newest, and what is wrong with the wheel."""
+    needed: dict[str, Version] = {}
+    wrong = []
+    with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
+        libraries = [name for name in archive.namelist() if name.endswith(".so")]
+        for name in libraries:
+            for library, version in versions(Path(archive.extract(name, folder))).items():
+                needed[library] = max(version, needed.get(library, ()))
+                if library in NEWEST and version > NEWEST[library]:
+                    wrong.append(f"{name} needs {said(library, version)}, which is too new")
+    if not libraries:
+        wrong.append("there is no shared library in it")
+    size = wheel.stat().st_size
+    if size > LARGEST:
+        wrong.append(f"it has {size / (1 << 20):.1f} MiB, more than {LARGEST >> 20}")
+    return needed, wrong
+
+
+def said(library: str, version: Version) -> str:
+    return f"{library}_{'.'.join(map(str, version))}"
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments:
+        print("usage: python -m build_tools.wheel_check WHEEL...", file=sys.stderr)
+        return 2
+    failed = False
+    for wheel in map(Path, arguments):
+        needed, wrong = check(wheel)
+        newest = ", ".join(said(*item) for item in sorted(needed.items()))
+        print(f"{wheel.name}: {wheel.stat().st_size / (1 << 20):.1f} MiB; needs {newest}")
+        for reason in wrong:
+            print(f"{wheel.name}: {reason}", file=sys.stderr)
+        failed = failed or bool(wrong)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
