@@ -11,6 +11,7 @@ import torch
 
 from seqkern.core.cli_options import check_output, integer, real
 from seqkern.core.errors import UserError
+from seqkern.text import TextFormatError
 from seqkern.word2vec import formats
 from seqkern.word2vec.fasttext import FastText
 from seqkern.word2vec.keyed_vectors import KeyedVectors
@@ -118,6 +119,8 @@ def run_vectors(options: argparse.Namespace) -> int:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{error.filename}: {error.strerror}") from error
+    except TextFormatError as error:  # which says how one continues in Python
+        raise UserError(str(error).replace('errors="replace"', "--errors replace")) from error
     except torch.OutOfMemoryError as error:
         raise UserError(f"--device: {options.device} has too little memory: {error}") from error
     finally:

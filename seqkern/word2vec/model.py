@@ -111,7 +111,7 @@ class Word2Vec:
         CorpusError: a ``ValueError``: no word of the corpus is frequent enough.
         OSError: the corpus cannot be read, or there is too little room in TMPDIR for it.
         TextFormatError: a ``ValueError``: it is no UTF-8, or compressed and damaged.
-        DivergenceError: a ``FloatingPointError``: the vectors grow beyond all bounds.
+        DivergenceError: a ``FloatingPointError``: a number of the vectors is above 10,000 or NaN.
     """
 
     wv: KeyedVectors

@@ -126,6 +126,7 @@ def test_text_that_is_no_utf8(text: Path, capsys: pytest.CaptureFixture[str]) ->
     assert cli.main(words) == 1
     shown = capsys.readouterr().err
     assert f"seqkern vectors: cannot read {text}: line 1501, byte " in shown
+    assert "or pass --errors replace to read U+FFFD there" in shown
     assert shown.count("\n") == 1 and not out.exists()
     assert cli.main([*words, "--errors", "replace"]) == 0
     assert len(KeyedVectors.load_word2vec_format(out)) == 32
