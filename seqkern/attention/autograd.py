@@ -35,6 +35,8 @@ _backward = {
 if library.cpu.loaded:
     _forward["cpu"] = torch.ops.seqkern.attention_forward.default
     _backward["cpu"] = torch.ops.seqkern.attention_backward.default
+# What an operator calls in its turn, one Python frame later; a compiler wants to see the operator.
+_uncompiled = {backend: operator._op for backend, operator in _forward.items()}
 
 _grad_enabled = torch.is_grad_enabled
 _compiling = torch.compiler.is_compiling
@@ -63,10 +65,10 @@ def attention(
     cu_seqlens are given: (output, lse), with their shapes.
 
     Query, key and value are float32, float64 or bfloat16 for "cpu", float32, bfloat16 or float16
-    for "triton"; bias is of their dtype or float32, slopes
-    and sinks are float32 (float64 for float64), cu_seqlens int32 or int64. A softcap of 0.0, a
-    dropout_p of 0.0 and windows of -1 stand for none. The forward is FlashAttention's algorithm 1,
-    the backward its algorithm 4 (Dao et al. 2022).
+    for "triton"; bias is of their dtype or float32, slopes and sinks are float32 (float64 for
+    float64), cu_seqlens int32 or int64. A softcap of 0.0, a dropout_p of 0.0 and windows of -1
+    stand for none. The forward is FlashAttention's algorithm 1, the backward its algorithm 4 (Dao
+    et al. 2022).
 
     Raises:
         RuntimeError: the operator refuses the arguments; it knows only its own names for them.
@@ -85,7 +87,7 @@ def attention(
             query, key, value, bias, alibi_slopes, sinks, mask, cu_seqlens_q, cu_seqlens_k, seed,
             backend, scale, softcap, dropout_p, is_causal, window_left, window_right,
         )  # fmt: skip
-    return _forward[backend](
+    return (_forward if _compiling() else _uncompiled)[backend](
         query, key, value, mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
         scale, softcap, dropout_p, is_causal, window_left, window_right,
     )  # fmt: skip
@@ -108,7 +110,7 @@ class _Attention(torch.autograd.Function):
         backend: str,
         *options: Any,
     ) -> tuple[Tensor, Tensor]:
-        output, lse = _forward[backend](
+        output, lse = _uncompiled[backend](
             query, key, value, mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
             *options,
         )  # fmt: skip
@@ -132,7 +134,7 @@ class _Attention(torch.autograd.Function):
         if grad_output is None and grad_lse is None:
             return (None,) * 6 + no_more
         if differentiable_backward((grad_output, grad_lse)):
-            run = _Textbook(mask, cu_q, cu_k, seed, ctx.options)
+            run = Specification(mask, cu_q, cu_k, seed, ctx.options)
             tensors = (query, key, value, bias, slopes, sinks)
             found = reference_gradients(run, tensors, need, (grad_output, grad_lse))
             return (*found, *no_more)
@@ -168,8 +170,9 @@ _traced = traced(
 )
 
 
-class _Textbook:
-    """The reference as a function of the tensors that have gradients."""
+class Specification:
+    """The reference as a function of the tensors that have gradients; `options` are the last six
+    arguments of the operator, from scale on."""
 
     def __init__(
         self,

@@ -303,8 +303,11 @@ def varlen(
         raise RuntimeError(
             f"key and value must have the same heads, got {_shapes(key=key, value=value)}"
         )
-    if torch.compiler.is_compiling():
-        return  # values are not known there; the kernel looks at them
+    if torch.compiler.is_compiling():  # values are not known there; the kernel checks them
+        per_head(
+            query, query.shape[1], (cu_seqlens_q.numel() - 1, query.shape[1]), alibi_slopes, sinks
+        )
+        return
     sequences = cumulative_lengths("cu_seqlens_q", cu_seqlens_q, "query", query.shape[0])
     others = cumulative_lengths("cu_seqlens_k", cu_seqlens_k, "key", key.shape[0])
     if sequences != others:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seqkern.core import dispatch
-from seqkern.core.backends import Explanation
+from seqkern.core.backends import Explanation, requested
 from seqkern.core.dispatch import runs_directly
 from seqkern.core.triton import tuning
 
@@ -28,6 +28,8 @@ def choose(query: Tensor, others: Sequence[Tensor | None], extras: str = "") -> 
     Raises:
         RuntimeError: the backend named by `use_backend` cannot run it, or none can; says why.
     """
+    if requested.value == "auto" and not dispatch.cpu_refusal(query, others):
+        return "cpu"  # what comes first is chosen without asking the others
     refused = refusals(query, others, extras)
     return dispatch.pick(refused, _automatic(refused, query, others))
 

@@ -9,14 +9,21 @@ from torch import Tensor
 
 from seqkern.attention import autograd, causal_bias, checks, choice, nested, overrides
 from seqkern.attention.folding import folded
-from seqkern.attention.ops import attention, lowered, widened, without_equal
+from seqkern.attention.ops import (
+    default_scale,
+    in_score_dtype,
+    lowered,
+    run_attention,
+    without_equal,
+)
 from seqkern.attention.seeds import draw_seed
 from seqkern.attention.torch_backend import call_torch, merged
-from seqkern.core.dispatch import without_autocast
 
 _runs_directly = choice.runs_directly
 _kernel = autograd.attention
-_somebody_looks = overrides.somebody_looks
+# Asked here before `somebody_looks` asks them: a Python call costs as much as the two together.
+_overridden = torch.overrides.has_torch_function_variadic
+_modes = torch._C._len_torch_function_stack
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -91,7 +98,8 @@ def scaled_dot_product_attention(
     >>> q = torch.randn(2, 8, 100, 64)  # doctest: +SKIP
     >>> output = scaled_dot_product_attention(q, q, q, is_causal=True)  # doctest: +SKIP
     """
-    if _somebody_looks(query, key, value, attn_mask, alibi_slopes, sinks):
+    seen = (query, key, value, attn_mask, alibi_slopes, sinks)
+    if (_overridden(*seen) or _modes()) and overrides.somebody_looks(*seen):
         options = _given(
             attn_mask=attn_mask, dropout_p=dropout_p or None, is_causal=is_causal or None,
             scale=scale, enable_gqa=enable_gqa or None,
@@ -122,7 +130,7 @@ def scaled_dot_product_attention(
             seed = draw_seed(query.device) if dropout_p else None
         if alibi_slopes is not None or sinks is not None:
             checks.per_head(query, query.shape[1], query.shape[:2], alibi_slopes, sinks)
-            alibi_slopes, sinks = widened(query, alibi_slopes), widened(query, sinks)
+            alibi_slopes, sinks = in_score_dtype(query, alibi_slopes), in_score_dtype(query, sinks)
         output, lse = _kernel(
             query, key, value, mask, bias, alibi_slopes, sinks, None, None, seed,
             query.shape[3] ** -0.5 if scale is None else scale, cap, dropout_p,
@@ -256,22 +264,14 @@ def _any_call(
     checks.inputs(query, key, value, attn_mask)
     call = folded(query, key, value, attn_mask, enable_gqa)
     checks.per_head(query, call.lead[-1] if call.lead else 1, call.lead, alibi_slopes, sinks)
-    with without_autocast(query.device.type):
-        output, lse = attention(
-            call.query,
-            call.key,
-            call.value,
-            mask=call.mask if boolean else None,
-            bias=None if boolean else call.mask,
-            alibi_slopes=call.per_head(alibi_slopes),
-            sinks=call.per_head(sinks),
-            scale=scale,
-            softcap=cap,
-            dropout_p=dropout_p,
-            is_causal=is_causal,
-            window=sides,
-            seed=draw_seed(query.device) if dropout_p > 0 else None,
-        )
+    output, lse = run_attention(
+        backend, call.query, call.key, call.value,
+        call.mask if boolean else None, None if boolean else call.mask,
+        call.per_head(alibi_slopes), call.per_head(sinks), None, None,
+        draw_seed(query.device) if dropout_p > 0 else None,
+        default_scale(query.shape[-1]) if scale is None else scale,
+        cap, dropout_p, is_causal, sides[0], sides[1],
+    )  # fmt: skip
     output = call.unfolded(output)
     return (output, call.unfolded(lse)) if return_lse else output
 

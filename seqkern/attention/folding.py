@@ -96,6 +96,8 @@ def _repeated(tensor: Tensor, heads: int) -> Tensor:
 def _broadcast(inner: int, query: Tensor, key: Tensor, value: Tensor) -> list[int]:
     """The common shape of all but the last `inner` dimensions."""
     shapes = [t.shape[: t.dim() - inner] for t in (query, key, value)]
+    if shapes[0] == shapes[1] == shapes[2]:
+        return list(shapes[0])
     lead = checks.broadcast(shapes[0], shapes[1], query=query, key=key)
     return checks.broadcast(lead, shapes[2], query=query, key=key, value=value)
 

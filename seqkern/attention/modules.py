@@ -146,10 +146,10 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
             output = shown_attention(q, k, v, mask, bias, self._dropout_probability(), causal)
             return self._projected_out(_heads_merged(output, sizes)), None
         dropout_p, seed = self._dropout(query.device)
-        weights = None
-        if need_weights and (
-            _runs_on_torch(q, k, v, bias) or overrides.overriding((q, k, v, mask, bias))
-        ):
+        weights = backend = None
+        if need_weights and not choice.runs_directly(q):
+            backend = choice.choose(q, (k, v, bias))
+        if need_weights and (backend == "torch" or overrides.overriding((q, k, v, mask, bias))):
             output, weights = by_torch(q, k, v, mask, bias, dropout_p, average_attn_weights)
         else:
             output, lse = attention(
@@ -163,6 +163,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
                 window=(-1, 0) if aligned == causal_bias.BOTTOM_RIGHT else (-1, -1),
                 seed=seed,
                 need_lse=need_weights,
+                backend=backend,
             )
             if need_weights:
                 weights = attention_weights(
@@ -351,11 +352,6 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
                 f"key's sequence and batch dims {key.shape[:-1]} do not match value's "
                 f"{value.shape[:-1]}"
             )
-
-
-def _runs_on_torch(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
-    """Whether PyTorch's operator, which says nothing about weights, is the one for this call."""
-    return not choice.runs_directly(q) and choice.choose(q, (k, v, bias)) == "torch"
 
 
 def _heads_first(x: Tensor, sizes: _Sizes) -> Tensor:

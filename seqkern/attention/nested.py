@@ -2,22 +2,20 @@
 
 As PyTorch users pass them: (B, H, j, D), the transposed view of a (B, j, H, D) made from a jagged
 or strided `torch.nested` tensor; or (B, j, D), sequences without heads. They are taken apart into
-what `attention_varlen` takes, and the result is nested as query is.
+what `run_varlen` takes, and the result is nested as query is.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from seqkern.attention import choice
-from seqkern.attention.ops import without_equal
+from seqkern.attention.ops import default_scale, without_equal
 from seqkern.attention.packing import Packed, ragged_dim, sequences
 from seqkern.attention.seeds import draw_seed
 from seqkern.attention.torch_backend import call_torch
-from seqkern.attention.varlen import attention_varlen
+from seqkern.attention.varlen import run_varlen
 
 
 def scaled_dot_product_attention(
@@ -43,20 +41,11 @@ def scaled_dot_product_attention(
     """
     _check(query, key, value, attn_mask)
     extras = without_equal(alibi_slopes, sinks, softcap, window, return_lse)
-    if choice.choose(query, (key, value, alibi_slopes, sinks), extras) == "torch":
+    backend = choice.choose(query, (key, value, alibi_slopes, sinks), extras)
+    if backend == "torch":
         return call_torch(
             query, key, value, None, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
-    options: dict[str, Any] = {
-        "alibi_slopes": alibi_slopes,
-        "sinks": sinks,
-        "scale": scale,
-        "softcap": softcap,
-        "dropout_p": dropout_p,
-        "is_causal": is_causal,
-        "window": window,
-        "seed": draw_seed(query.device) if dropout_p > 0 else None,
-    }
     q, k, v = _apart(query, "query"), _apart(key, "key"), _apart(value, "value")
     q_values, k_values, v_values = (_with_heads(packed) for packed in (q, k, v))
     if len(q.offsets) != len(k.offsets):
@@ -72,7 +61,12 @@ def scaled_dot_product_attention(
             "query, key and value must have the same number of heads unless enable_gqa is given, "
             f"got {q_values.shape[1]}, {k_values.shape[1]} and {v_values.shape[1]}"
         )
-    output, lse = attention_varlen(q_values, k_values, v_values, q.offsets, k.offsets, **options)
+    output, lse = run_varlen(
+        backend, q_values, k_values, v_values, q.offsets, k.offsets, alibi_slopes, sinks,
+        draw_seed(query.device) if dropout_p > 0 else None,
+        default_scale(q_values.shape[-1]) if scale is None else scale,
+        softcap, dropout_p, is_causal, window[0], window[1],
+    )  # fmt: skip
     nested = _together(output, q)
     return (nested, _together(lse.transpose(0, 1), q)) if return_lse else nested
 

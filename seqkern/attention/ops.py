@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seqkern.attention import autograd, checks, choice, reference, torch_backend
+from seqkern.attention import autograd, checks, choice, torch_backend
 from seqkern.attention.recomputation import check_implementation
 from seqkern.core.dispatch import without_autocast
 
@@ -32,6 +32,7 @@ def attention(
     window: tuple[int, int] = (-1, -1),
     seed: Tensor | None = None,
     need_lse: bool = True,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scaled dot-product attention; the equations are in `seqkern.attention.reference`.
 
@@ -52,8 +53,9 @@ def attention(
         is_causal: query i looks at the keys 0 to i.
         window: (left, right), query i looks at the keys i + M - N - left to i + M - N + right;
             -1 is unlimited.
-        need_lse: whether the caller looks at lse. If not, PyTorch's operator, which gives none,
+        need_lse: whether the caller uses lse. If not, PyTorch's operator, which gives none,
             may run too, and lse is then empty.
+        backend: what `choice.choose` gave for the call, from a caller that had to know it before.
 
     Returns:
         output (B, H, N, Dv), its heads inside the positions in memory where query has them so,
@@ -67,7 +69,7 @@ def attention(
         scale = default_scale(query.shape[-1])
     if _runs_directly(query):
         if alibi_slopes is not None or sinks is not None:
-            alibi_slopes, sinks = widened(query, alibi_slopes), widened(query, sinks)
+            alibi_slopes, sinks = in_score_dtype(query, alibi_slopes), in_score_dtype(query, sinks)
         try:
             return autograd.attention(
                 query, key, value, mask, bias, alibi_slopes, sinks, None, None, seed,
@@ -76,40 +78,59 @@ def attention(
         except RuntimeError:
             checks.four_dimensional(query, key, value, mask, bias, alibi_slopes, sinks)
             raise
-    extras = without_equal(alibi_slopes, sinks, softcap, window, need_lse)
-    backend = choice.choose(query, (key, value, bias, alibi_slopes, sinks), extras)
+    if backend is None:
+        extras = without_equal(alibi_slopes, sinks, softcap, window, need_lse)
+        backend = choice.choose(query, (key, value, bias, alibi_slopes, sinks), extras)
     if backend == "torch":
         output = torch_backend.attention(query, key, value, mask, bias, scale, dropout_p, is_causal)
         return output, output.new_empty(0)
     query, key, value, bias = lowered(query, key, value, bias)  # type: ignore[assignment]
     checks.four_dimensional(query, key, value, mask, bias, alibi_slopes, sinks)
-    alibi_slopes, sinks = widened(query, alibi_slopes), widened(query, sinks)
+    return run_attention(
+        backend, query, key, value, mask, bias, alibi_slopes, sinks, None, None, seed,
+        scale, softcap, dropout_p, is_causal, window[0], window[1],
+    )  # fmt: skip
+
+
+def run_attention(
+    backend: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    alibi_slopes: Tensor | None,
+    sinks: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    seed: Tensor | None,
+    scale: float,
+    softcap: float,
+    dropout_p: float,
+    is_causal: bool,
+    window_left: int,
+    window_right: int,
+) -> tuple[Tensor, Tensor]:
+    """`autograd.attention` on a backend already chosen, of arguments already checked.
+
+    The backend is "cpu", "triton" or "reference". Everything else is as in `autograd.attention`,
+    but float16 is taken on the CPU too, and slopes and sinks in any floating dtype.
+    """
+    alibi_slopes, sinks = in_score_dtype(query, alibi_slopes), in_score_dtype(query, sinks)
     if backend == "reference":
         if dropout_p:
             check_implementation(backend)
+        options = (scale, softcap, dropout_p, is_causal, window_left, window_right)
+        run = autograd.Specification(mask, cu_seqlens_q, cu_seqlens_k, seed, options)
         with without_autocast(query.device.type):
-            return reference.attention(
-                query,
-                key,
-                value,
-                mask=mask,
-                bias=bias,
-                alibi_slopes=alibi_slopes,
-                sinks=sinks,
-                scale=scale,
-                softcap=softcap,
-                dropout_p=dropout_p,
-                is_causal=is_causal,
-                window=window,
-                seed=seed,
-            )
+            return run(query, key, value, bias, alibi_slopes, sinks)
     dtype = query.dtype
     if backend == "cpu" and dtype == torch.float16:  # autograd sees the casts
         query, key, value = query.float(), key.float(), value.float()
         bias = None if bias is None else bias.float()
     output, lse = autograd.attention(
-        query, key, value, mask, bias, alibi_slopes, sinks, None, None, seed,
-        scale, softcap, dropout_p, is_causal, window[0], window[1], backend,
+        query, key, value, mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
+        scale, softcap, dropout_p, is_causal, window_left, window_right, backend,
     )  # fmt: skip
     return output.to(dtype), lse
 
@@ -157,7 +178,7 @@ def without_equal(
     return "lse to return" if need_lse else ""
 
 
-def widened(query: Tensor, numbers: Tensor | None) -> Tensor | None:
+def in_score_dtype(query: Tensor, numbers: Tensor | None) -> Tensor | None:
     """Slopes and sinks in the dtype in which scores are computed."""
     if numbers is None:
         return None

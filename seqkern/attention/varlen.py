@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 from torch import Tensor
 from torch.overrides import handle_torch_function
 
-from seqkern.attention import autograd, checks, choice, overrides, reference
-from seqkern.attention.ops import default_scale, lowered, widened
-from seqkern.attention.recomputation import check_implementation
+from seqkern.attention import autograd, checks, choice, overrides
+from seqkern.attention.ops import default_scale, in_score_dtype, lowered, run_attention
 from seqkern.attention.seeds import draw_seed
-from seqkern.core.dispatch import without_autocast
 
 
 def varlen_attention(
@@ -133,7 +132,8 @@ def attention_varlen(
             checks.per_head(query, query.shape[1], lead, alibi_slopes, sinks)
         try:
             return autograd.attention(
-                query, key, value, None, None, widened(query, alibi_slopes), widened(query, sinks),
+                query, key, value, None, None,
+                in_score_dtype(query, alibi_slopes), in_score_dtype(query, sinks),
                 cu_seqlens_q, cu_seqlens_k, seed,
                 scale, softcap, dropout_p, is_causal, window[0], window[1],
             )  # fmt: skip
@@ -141,33 +141,29 @@ def attention_varlen(
             checks.varlen(query, key, value, cu_seqlens_q, cu_seqlens_k, alibi_slopes, sinks)
             raise
     backend = choice.choose(query, (key, value, alibi_slopes, sinks), "cu_seqlens")
+    return run_varlen(
+        backend, query, key, value, cu_seqlens_q, cu_seqlens_k, alibi_slopes, sinks, seed,
+        scale, softcap, dropout_p, is_causal, window[0], window[1],
+    )  # fmt: skip
+
+
+def run_varlen(
+    backend: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    alibi_slopes: Tensor | None,
+    sinks: Tensor | None,
+    seed: Tensor | None,
+    *options: Any,
+) -> tuple[Tensor, Tensor]:
+    """`attention_varlen` on a backend already chosen; it and the options, from scale on, are those
+    of `run_attention`."""
     query, key, value = lowered(query, key, value)  # type: ignore[assignment]
     checks.varlen(query, key, value, cu_seqlens_q, cu_seqlens_k, alibi_slopes, sinks)
-    alibi_slopes, sinks = widened(query, alibi_slopes), widened(query, sinks)
-    if backend == "reference":
-        if dropout_p:
-            check_implementation(backend)
-        with without_autocast(query.device.type):
-            return reference.varlen_attention(
-                query,
-                key,
-                value,
-                cu_seqlens_q,
-                cu_seqlens_k,
-                alibi_slopes=alibi_slopes,
-                sinks=sinks,
-                scale=scale,
-                softcap=softcap,
-                dropout_p=dropout_p,
-                is_causal=is_causal,
-                window=window,
-                seed=seed,
-            )
-    dtype = query.dtype
-    if backend == "cpu" and dtype == torch.float16:  # autograd sees the casts
-        query, key, value = query.float(), key.float(), value.float()
-    output, lse = autograd.attention(
-        query, key, value, None, None, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
-        scale, softcap, dropout_p, is_causal, window[0], window[1], backend,
+    return run_attention(
+        backend, query, key, value, None, None, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k,
+        seed, *options,
     )  # fmt: skip
-    return output.to(dtype), lse
