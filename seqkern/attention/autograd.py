@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from seqkern.attention import fake, reference  # noqa: F401  (fake registers its kernels)
+from seqkern.attention.needs import BIAS, KEY, QUERY, SLOPES, VALUE
 from seqkern.attention.recomputation import check_implementation
 from seqkern.core import library
 from seqkern.core.double_backward import differentiable_backward, reference_gradients
@@ -140,7 +141,13 @@ class _Attention(torch.autograd.Function):
             return (*found, *no_more)
         if grad_output is None:  # only lse was used
             grad_output = output.new_zeros(()).expand(output.shape)
-        needs = need[0] | need[1] << 1 | need[2] << 2 | need[3] << 3 | need[4] << 4
+        needs = (
+            (QUERY if need[0] else 0)
+            | (KEY if need[1] else 0)
+            | (VALUE if need[2] else 0)
+            | (BIAS if need[3] else 0)
+            | (SLOPES if need[4] else 0)
+        )
         d_query = d_key = d_value = d_bias = d_slopes = None
         if needs:
             d_query, d_key, d_value, d_bias, d_slopes = _backward[ctx.backend](

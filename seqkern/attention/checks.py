@@ -14,29 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# The C++ names, which PyTorch's messages about attention use.
-_CPP_NAMES = {
-    torch.float32: "float",
-    torch.float64: "double",
-    torch.float16: "c10::Half",
-    torch.bfloat16: "c10::BFloat16",
-    torch.bool: "bool",
-    torch.uint8: "unsigned char",
-    torch.int8: "signed char",
-    torch.int16: "short int",
-    torch.int32: "int",
-    torch.int64: "long int",
-    torch.complex64: "c10::complex<float>",
-    torch.complex128: "c10::complex<double>",
-}
+from seqkern.core.dtypes import cpp_type_name
+
 _POSITIONS = {"query": 1, "key": 2, "value": 3}
 CAUSAL = (None, "top_left", "bottom_right")
 _ENDLESS = 2**40  # more than any sequence is long: positions plus a window stay within 64 bits
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """The name by which PyTorch's messages call a dtype."""
-    return _CPP_NAMES.get(dtype, str(dtype))
 
 
 def types(function: str, optional: Sequence[str] = ("attn_mask",), **tensors: Any) -> None:
@@ -104,8 +86,8 @@ def inputs(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None) 
     if not query.dtype == key.dtype == value.dtype:
         raise RuntimeError(
             "Expected query, key, and value to have the same dtype, but got query.dtype: "
-            f"{dtype_name(query.dtype)} key.dtype: {dtype_name(key.dtype)} and value.dtype: "
-            f"{dtype_name(value.dtype)} instead."
+            f"{cpp_type_name(query.dtype)} key.dtype: {cpp_type_name(key.dtype)} and value.dtype: "
+            f"{cpp_type_name(value.dtype)} instead."
         )
     if not query.device == key.device == value.device:
         raise RuntimeError(
@@ -128,8 +110,8 @@ def mask_dtype(query: Tensor, attn_mask: Tensor) -> None:
     if attn_mask.dtype not in (torch.bool, query.dtype, torch.float32):
         raise RuntimeError(
             "Expected attn_mask dtype to be bool or float or to match query dtype, but got "
-            f"attn_mask.dtype: {dtype_name(attn_mask.dtype)} and  query.dtype: "
-            f"{dtype_name(query.dtype)} instead."
+            f"attn_mask.dtype: {cpp_type_name(attn_mask.dtype)} and  query.dtype: "
+            f"{cpp_type_name(query.dtype)} instead."
         )
 
 

@@ -24,7 +24,6 @@ _kernel = autograd.attention
 # Asked here before `somebody_looks` asks them: a Python call costs as much as the two together.
 _overridden = torch.overrides.has_torch_function_variadic
 _modes = torch._C._len_torch_function_stack
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def scaled_dot_product_attention(
@@ -194,7 +193,7 @@ def _fits(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> bool:
 
 def _mask_fits(query: Tensor, key: Tensor, mask: Tensor) -> bool:
     """The same for a mask of four dimensions or fewer."""
-    if type(mask) not in _PLAIN or mask.is_nested or not mask.is_cpu:
+    if type(mask) not in overrides.PLAIN_TYPES or mask.is_nested or not mask.is_cpu:
         return False
     shape, full = mask.shape, (*query.shape[:3], key.shape[2])
     return (

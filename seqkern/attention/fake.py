@@ -8,11 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seqkern.attention import needs as needed
 from seqkern.core import library
-
-
-def _wide(query: Tensor) -> torch.dtype:
-    return torch.float64 if query.dtype == torch.float64 else torch.float32
+from seqkern.core.dtypes import accumulation_dtype
 
 
 def _laid_out_as(like: Tensor, batch: int, heads: int, length: int, width: int) -> Tensor:
@@ -53,10 +51,10 @@ def attention_forward(
     if cu_seqlens_q is not None:
         total, heads, _ = query.shape
         output = query.new_empty((total, heads, width))
-        return output, query.new_empty((heads, total), dtype=_wide(query))
+        return output, query.new_empty((heads, total), dtype=accumulation_dtype(query.dtype))
     batch, heads, queries, _ = query.shape
     output = _laid_out_as(query, batch, heads, queries, width)
-    return output, query.new_empty((batch, heads, queries), dtype=_wide(query))
+    return output, query.new_empty((batch, heads, queries), dtype=accumulation_dtype(query.dtype))
 
 
 def attention_backward(
@@ -83,19 +81,21 @@ def attention_backward(
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value and bias in their shapes and dtypes, and of the slopes, (B, H)
-    or (S, H) in float32 or float64; (0,) for one that `needs` (bits 1, 2, 4, 8, 16) leaves out."""
+    or (S, H) in float32 or float64; (0,) for one whose bit `needs` lacks."""
     varlen = cu_seqlens_q is not None
     grad_bias = query.new_empty(0)
-    if needs & 8 and bias is not None:
+    if needs & needed.BIAS and bias is not None:
         grad_bias = bias.new_empty(bias.shape)
     grad_slopes = query.new_empty(0)
-    if needs & 16:
+    if needs & needed.SLOPES:
         batch = query.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
-        grad_slopes = query.new_empty((batch, query.shape[1]), dtype=_wide(query))
+        grad_slopes = query.new_empty(
+            (batch, query.shape[1]), dtype=accumulation_dtype(query.dtype)
+        )
     return (
-        _grad(query, needs & 1, varlen),
-        _grad(key, needs & 2, varlen),
-        _grad(value, needs & 4, varlen),
+        _grad(query, needs & needed.QUERY, varlen),
+        _grad(key, needs & needed.KEY, varlen),
+        _grad(value, needs & needed.VALUE, varlen),
         grad_bias,
         grad_slopes,
     )

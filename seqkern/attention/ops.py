@@ -12,6 +12,7 @@ from torch import Tensor
 from seqkern.attention import autograd, checks, choice, torch_backend
 from seqkern.attention.recomputation import check_implementation
 from seqkern.core.dispatch import without_autocast
+from seqkern.core.dtypes import accumulation_dtype
 
 _runs_directly = choice.runs_directly
 
@@ -182,4 +183,4 @@ def in_score_dtype(query: Tensor, numbers: Tensor | None) -> Tensor | None:
     """Slopes and sinks in the dtype in which scores are computed."""
     if numbers is None:
         return None
-    return numbers.to(torch.float64 if query.dtype == torch.float64 else torch.float32)
+    return numbers.to(accumulation_dtype(query.dtype))

@@ -28,7 +28,7 @@ from seqkern.attention.torch_backend import torch_attention
 
 _overridden = has_torch_function_variadic
 _modes = torch._C._len_torch_function_stack
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 
 def somebody_looks(*tensors: Any) -> bool:
@@ -58,7 +58,7 @@ def overriding(tensors: Sequence[Any]) -> list[Any]:
 
 
 def _overrides(tensor: Tensor) -> bool:
-    if type(tensor) in _PLAIN or tensor.is_nested or is_causal_bias(tensor):
+    if type(tensor) in PLAIN_TYPES or tensor.is_nested or is_causal_bias(tensor):
         return False
     return type(tensor).__torch_function__ is not torch._C._disabled_torch_function_impl
 

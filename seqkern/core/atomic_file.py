@@ -10,9 +10,11 @@ from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
+FilePath = str | PathLike[str]
+
 
 @contextmanager
-def whole_file(path: str | PathLike[str], *, sync: bool = True) -> Iterator[BinaryIO]:
+def whole_file(path: FilePath, *, sync: bool = True) -> Iterator[BinaryIO]:
     """A new file, to write and read, that becomes `path` at the end of the block.
 
     Until then it lies beside it under another name. If the block raises it is deleted; if that or

@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 
 from seqkern.core import library
 from seqkern.core.backends import BACKENDS, Explanation, requested
+from seqkern.core.dtypes import dtype_name
 from seqkern.core.triton import support
 
 # What the kernels read and write. float16 goes through float32.
@@ -77,7 +78,7 @@ def gpu_refusal(
 ) -> str:
     """Why a domain's GPU kernels, which know these dtypes, cannot run a call on their device."""
     if input.dtype not in dtypes:
-        known = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        known = ", ".join(sorted(dtype_name(dtype) for dtype in dtypes))
         return f"no kernel for {input.dtype}: {known}"
     return transform((input, *others))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seqkern.core import library
 from seqkern.core.double_backward import differentiable_backward, reference_gradients
+from seqkern.core.dtypes import accumulation_dtype
 from seqkern.core.saving import Unchecked, direct, traced
 from seqkern.embedding import fake, reference  # noqa: F401  (fake registers its kernels)
 
@@ -214,7 +215,7 @@ class _BagSum(torch.autograd.Function):
 
             found = reference_gradients(run, (weight,), ctx.needs_input_grad, (grad,))
             return (*found, *no_more)
-        grad = grad.to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
+        grad = grad.to(accumulation_dtype(weight.dtype))
         if ctx.mean:
             grad = grad / (offsets[words + 1] - offsets[words]).clamp(min=1)[:, None]
         arguments = (grad.contiguous(), weight, offsets, rows, words)

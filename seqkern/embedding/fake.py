@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from seqkern.core import library
-
-
-def _wide(weight: Tensor) -> torch.dtype:
-    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+from seqkern.core.dtypes import accumulation_dtype
 
 
 def embedding_objective(
@@ -32,7 +29,7 @@ def embedding_objective(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """loss () and scale (); with `save` hidden and grad_inputs (E, d), coefficients (E, terms)."""
-    wide = _wide(in_weight)
+    wide = accumulation_dtype(in_weight.dtype)
     number = in_weight.new_empty((), dtype=wide)
     examples, features = inputs.shape[0], in_weight.shape[1]
     shapes = [(examples, features)] * 2 + [(examples, terms)] if save else [(0,)] * 3
@@ -77,7 +74,7 @@ def embedding_objective_backward_sparse(
 
 def embedding_objective_update_(in_weight: Tensor, out_weight: Tensor, *batch: Any) -> Tensor:
     """loss (); the tables are changed."""
-    return in_weight.new_empty((), dtype=_wide(in_weight))
+    return in_weight.new_empty((), dtype=accumulation_dtype(in_weight.dtype))
 
 
 def embedding_bags(

@@ -23,6 +23,7 @@ from seqkern.core import library
 from seqkern.core.double_backward import differentiable_backward, reference_gradients
 from seqkern.core.saving import Unchecked, direct, kept, traced
 from seqkern.recurrent import reference, registration
+from seqkern.recurrent.needs import layer_needs
 
 # Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
 if library.cpu.loaded:
@@ -181,12 +182,12 @@ class _LSTM(torch.autograd.Function):
         if differentiable_backward(grads):
             run = partial(reference.lstm, batch_sizes=batch_sizes, reverse=reverse)
             tensors = (input, h0, c0, w_ih, w_hh, *ctx.biases.unchanged(), w_hr)
-            return (*reference_gradients(widened(run), tensors, need, grads), None, None, None)
+            return (*reference_gradients(in_float32(run), tensors, need, grads), None, None, None)
         bias = need[5] or need[6]
-        mask = _mask(need[0], need[1], need[2], need[3], need[4], bias, need[7])
+        needs = layer_needs(need[0], need[1], need[2], need[3], need[4], bias, need[7])
         d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b, d_w_hr = (
             _lstm_backward_triton if ctx.triton else _lstm_backward
-        )(*grads, input, h0, c0, w_ih, w_hh, w_hr, batch_sizes, *saved, reverse, mask)
+        )(*grads, input, h0, c0, w_ih, w_hh, w_hr, batch_sizes, *saved, reverse, needs)
         return (
             d_x if need[0] else None,
             d_h0 if need[1] else None,
@@ -234,11 +235,11 @@ class _GRU(torch.autograd.Function):
         if differentiable_backward(grads):
             run = partial(reference.gru, batch_sizes=batch_sizes, reverse=reverse)
             tensors = (input, h0, w_ih, w_hh, *ctx.biases.unchanged())
-            return (*reference_gradients(widened(run), tensors, need, grads), None, None, None)
-        mask = _mask(need[0], need[1], False, need[2], need[3], need[4] or need[5], False)
+            return (*reference_gradients(in_float32(run), tensors, need, grads), None, None, None)
+        needs = layer_needs(need[0], need[1], False, need[2], need[3], need[4] or need[5], False)
         d_x, d_h0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = (
             _gru_backward_triton if ctx.triton else _gru_backward
-        )(*grads, input, h0, w_ih, w_hh, batch_sizes, *saved, reverse, mask)
+        )(*grads, input, h0, w_ih, w_hh, batch_sizes, *saved, reverse, needs)
         return (
             d_x if need[0] else None,
             d_h0 if need[1] else None,
@@ -292,15 +293,15 @@ class _RNN(torch.autograd.Function):
             )
             tensors = (input, h0, w_ih, w_hh, *ctx.biases.unchanged())
             return (
-                *reference_gradients(widened(run), tensors, need, grads),
+                *reference_gradients(in_float32(run), tensors, need, grads),
                 None,
                 None,
                 None,
                 None,
             )
-        mask = _mask(need[0], need[1], False, need[2], need[3], need[4] or need[5], False)
+        needs = layer_needs(need[0], need[1], False, need[2], need[3], need[4] or need[5], False)
         d_x, d_h0, d_w_ih, d_w_hh, d_b = (_rnn_backward_triton if ctx.triton else _rnn_backward)(
-            *grads, input, h0, w_ih, w_hh, batch_sizes, output, relu, reverse, mask
+            *grads, input, h0, w_ih, w_hh, batch_sizes, output, relu, reverse, needs
         )
         return (
             d_x if need[0] else None,
@@ -324,20 +325,7 @@ _gru_apply = direct(_GRU)
 _rnn_apply = direct(_RNN)
 
 
-def _mask(input: bool, h0: bool, c0: bool, w_ih: bool, w_hh: bool, bias: bool, w_hr: bool) -> int:
-    """The operators' `needs`: which gradients to compute."""
-    return (
-        (1 if input else 0)
-        | (2 if h0 else 0)
-        | (4 if c0 else 0)
-        | (8 if w_ih else 0)
-        | (16 if w_hh else 0)
-        | (32 if bias else 0)
-        | (64 if w_hr else 0)
-    )
-
-
-def widened(run: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+def in_float32(run: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
     """`run` with 16-bit tensors computed in float32, as the kernels do, and rounded at the end."""
 
     def wide(*args: Any) -> tuple[Tensor, ...]:

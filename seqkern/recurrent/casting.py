@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seqkern.recurrent.checks import dtype_name
+from seqkern.core.dtypes import scalar_type_name
 from seqkern.recurrent.kinds import Kind
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
@@ -53,7 +53,7 @@ def autocast_dtype(
     if any(doubles):
         raise RuntimeError(
             "mat1 and mat2 must have the same dtype, but got Double and "
-            f"{dtype_name(lower)}: autocast leaves float64 tensors alone, here only some of "
+            f"{scalar_type_name(lower)}: autocast leaves float64 tensors alone, here only some of "
             "input, states and weights are float64"
         )
     if device == "cuda" or kind.name.startswith("rnn"):

@@ -18,7 +18,7 @@ from seqkern.core import library
 from seqkern.core.double_backward import differentiable_backward, reference_gradients
 from seqkern.core.saving import Unchecked, direct, traced
 from seqkern.recurrent import fake, reference  # noqa: F401  (fake registers its kernels)
-from seqkern.recurrent.autograd import widened
+from seqkern.recurrent.autograd import in_float32
 
 # Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
 if library.cpu.loaded:
@@ -133,7 +133,7 @@ def _textbook(name: str, *options: Any) -> Callable[..., tuple[Tensor, ...]]:
     def step(*tensors: Tensor | None) -> tuple[Tensor, ...]:
         return layer(*tensors, *projection, None, False, *options)[1:]
 
-    return widened(step)
+    return in_float32(step)
 
 
 class _LSTMCell(torch.autograd.Function):

@@ -11,14 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from seqkern.core.dtypes import scalar_type_name
 from seqkern.recurrent.kinds import Kind, State, Weights
-
-_SHORT = {torch.float32: "Float", torch.float64: "Double", torch.float16: "Half"}
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """PyTorch's C++ name of a dtype, which its messages use: Float, BFloat16, Long."""
-    return _SHORT.get(dtype) or torch.empty(0, dtype=dtype).type().rpartition(".")[2][:-6]
 
 
 def layer(
@@ -147,8 +141,9 @@ def _same_device_and_dtype(
                 )
             if tensor.dtype != x.dtype:
                 raise RuntimeError(
-                    f"mat1 and mat2 must have the same dtype, but got {dtype_name(x.dtype)} and "
-                    f"{dtype_name(tensor.dtype)}: input is {x.dtype}, {name} is {tensor.dtype}"
+                    "mat1 and mat2 must have the same dtype, but got "
+                    f"{scalar_type_name(x.dtype)} and {scalar_type_name(tensor.dtype)}: input is "
+                    f"{x.dtype}, {name} is {tensor.dtype}"
                 )
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from seqkern.core import library
+from seqkern.core.dtypes import accumulation_dtype
+from seqkern.recurrent import needs as needed
 from seqkern.recurrent import registration
 
 
@@ -62,7 +64,7 @@ def lstm_forward(
     hidden = w_hh.shape[0] // 4
     width = w_hh.shape[1]
     lead = input.shape[:-1]
-    wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+    wide = accumulation_dtype(input.dtype)
     return (
         input.new_empty((*lead, width)),
         _final(input, h0, width),
@@ -92,13 +94,13 @@ def lstm_backward(
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
-        _wanted(input, needs & 1),
-        _initial(input, h0, w_hh.shape[1], needs & 2),
-        _initial(input, c0, w_hh.shape[0] // 4, needs & 4),
-        _wanted(w_ih, needs & 8),
-        _wanted(w_hh, needs & 16),
-        input.new_empty(w_ih.shape[0] if needs & 32 else 0),
-        _none(input) if w_hr is None else _wanted(w_hr, needs & 64),
+        _wanted(input, needs & needed.INPUT),
+        _initial(input, h0, w_hh.shape[1], needs & needed.H0),
+        _initial(input, c0, w_hh.shape[0] // 4, needs & needed.C0),
+        _wanted(w_ih, needs & needed.W_IH),
+        _wanted(w_hh, needs & needed.W_HH),
+        input.new_empty(w_ih.shape[0] if needs & needed.BIAS else 0),
+        _none(input) if w_hr is None else _wanted(w_hr, needs & needed.W_HR),
     )
 
 
@@ -137,12 +139,12 @@ def gru_backward(
     reverse: bool,
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    bias = w_ih.shape[0] if needs & 32 else 0
+    bias = w_ih.shape[0] if needs & needed.BIAS else 0
     return (
-        _wanted(input, needs & 1),
-        _initial(input, h0, w_hh.shape[1], needs & 2),
-        _wanted(w_ih, needs & 8),
-        _wanted(w_hh, needs & 16),
+        _wanted(input, needs & needed.INPUT),
+        _initial(input, h0, w_hh.shape[1], needs & needed.H0),
+        _wanted(w_ih, needs & needed.W_IH),
+        _wanted(w_hh, needs & needed.W_HH),
         input.new_empty(bias),
         input.new_empty(bias),
     )
@@ -180,11 +182,11 @@ def rnn_backward(
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
-        _wanted(input, needs & 1),
-        _initial(input, h0, w_hh.shape[1], needs & 2),
-        _wanted(w_ih, needs & 8),
-        _wanted(w_hh, needs & 16),
-        input.new_empty(w_ih.shape[0] if needs & 32 else 0),
+        _wanted(input, needs & needed.INPUT),
+        _initial(input, h0, w_hh.shape[1], needs & needed.H0),
+        _wanted(w_ih, needs & needed.W_IH),
+        _wanted(w_hh, needs & needed.W_HH),
+        input.new_empty(w_ih.shape[0] if needs & needed.BIAS else 0),
     )
 
 
@@ -244,14 +246,18 @@ def recurrent_stack_backward(
     for place, bits in enumerate(needs):
         w_ih, w_hh = weights[place * each : place * each + 2]
         biases = [
-            w_ih.shape[0] if bits & 32 else 0,
-            w_ih.shape[0] if bits & 32 and cell == 1 else 0,
+            w_ih.shape[0] if bits & needed.BIAS else 0,
+            w_ih.shape[0] if bits & needed.BIAS and cell == 1 else 0,
         ]
-        found += [_wanted(w_ih, bits & 8), _wanted(w_hh, bits & 16), *map(input.new_empty, biases)]
+        found += [
+            _wanted(w_ih, bits & needed.W_IH),
+            _wanted(w_hh, bits & needed.W_HH),
+            *map(input.new_empty, biases),
+        ]
     return (
-        _wanted(input, needs[0] & 1),
-        input.new_empty(states if needs[0] & 2 else 0),
-        input.new_empty(states if needs[0] & 4 and cell == 0 else 0),
+        _wanted(input, needs[0] & needed.INPUT),
+        input.new_empty(states if needs[0] & needed.H0 else 0),
+        input.new_empty(states if needs[0] & needed.C0 and cell == 0 else 0),
         found,
     )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seqkern.core.dispatch import without_autocast
 from seqkern.recurrent import checks, choice, torch_backend
-from seqkern.recurrent.autograd import widened
+from seqkern.recurrent.autograd import in_float32
 from seqkern.recurrent.kinds import GRU, LSTM, RNN_RELU, RNN_TANH, Kind, State, Weights
 
 
@@ -149,7 +149,7 @@ def _wide_reference(
         output, final = kind.reference(x, state, w, None, batch_sizes, reverse)  # type: ignore
         return (output, *final)
 
-    output, *final = widened(run)(x, *state, *weights)
+    output, *final = in_float32(run)(x, *state, *weights)
     return output, tuple(final)
 
 
@@ -169,5 +169,5 @@ def _by_float32(
         output, final = kind.kernel(x, state, w, packed, batch_sizes, reverse)  # type: ignore
         return (output, *final)
 
-    output, *final = widened(run)(x, *state, *weights)
+    output, *final = in_float32(run)(x, *state, *weights)
     return output, tuple(final)

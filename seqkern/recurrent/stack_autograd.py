@@ -17,8 +17,9 @@ from seqkern.core import library
 from seqkern.core.double_backward import differentiable_backward, reference_gradients
 from seqkern.core.saving import Unchecked, kept, traced
 from seqkern.recurrent import fake  # noqa: F401  (registers)
-from seqkern.recurrent.autograd import widened
+from seqkern.recurrent.autograd import in_float32
 from seqkern.recurrent.kinds import CELLS, Kind
+from seqkern.recurrent.needs import layer_needs
 
 if library.cpu.loaded:
     _forward = torch.ops.seqkern.recurrent_stack_forward.default
@@ -90,7 +91,7 @@ class _Stack(torch.autograd.Function):
             weights = _together(matrices, ctx.biases.unchanged())
             tensors = (input, h0, c0, *weights)
             need = (need_input, need_h0, need_c0, *need_weights)
-            found = reference_gradients(widened(run), tensors, need, grads)
+            found = reference_gradients(in_float32(run), tensors, need, grads)
             return (*found[:3], None, None, None, None, *found[3:])
         weights = _together(matrices, ctx.biases.as_they_are)
         each = 4 if bias else 2
@@ -98,8 +99,8 @@ class _Stack(torch.autograd.Function):
         needs = []
         for place in range(0, len(weights), each):
             w_ih, w_hh, *biases = need_weights[place : place + each]
-            needs.append((8 if w_ih else 0) | (16 if w_hh else 0) | (32 if any(biases) else 0))
-        needs[0] |= (1 if need_input else 0) | (2 if need_h0 else 0) | (4 if need_c0 else 0)
+            needs.append(layer_needs(False, False, False, w_ih, w_hh, any(biases), False))
+        needs[0] |= layer_needs(need_input, need_h0, need_c0, False, False, False, False)
         grads = (*grads, None)[:3]
         d_input, d_h0, d_c0, d_weights = _backward(
             *grads, input, h0, c0, weights, batch_sizes, *saved, cell, bias, bidirectional, needs

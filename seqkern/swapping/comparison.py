@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from seqkern.core.dtypes import dtype_name
+
 TOLERANCE = {
     torch.float64: 1e-9,
     torch.float32: 1e-4,
@@ -81,7 +83,7 @@ def _check_structure(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor])
 
     def describe(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
         return {
-            name: f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+            name: f"{dtype_name(tensor.dtype)}{list(tensor.shape)}"
             for name, tensor in tensors.items()
         }
 
@@ -97,7 +99,7 @@ def _norm(tensor: torch.Tensor) -> float:
     """Euclidean norm of the finite elements, in double precision; 0 for an integer tensor."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return 0.0
-    return _wide(tensor.masked_fill(~tensor.isfinite(), 0)).norm().item()
+    return _in_double(tensor.masked_fill(~tensor.isfinite(), 0)).norm().item()
 
 
 def _error(old: torch.Tensor, new: torch.Tensor, largest: float, name: str) -> float:
@@ -109,12 +111,12 @@ def _error(old: torch.Tensor, new: torch.Tensor, largest: float, name: str) -> f
     finite = old.isfinite()
     if not torch.equal(old[~finite], new[~finite]):
         return float("inf")
-    difference = (_wide(new[finite]) - _wide(old[finite])).norm().item()
+    difference = (_in_double(new[finite]) - _in_double(old[finite])).norm().item()
     scale = max(_norm(old), _SMALL * largest)
     return difference / scale if scale else (0.0 if difference == 0 else float("inf"))
 
 
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
+def _in_double(tensor: torch.Tensor) -> torch.Tensor:
     """In double precision on the CPU; not every accelerator has double precision."""
     return tensor.cpu().to(torch.complex128 if tensor.is_complex() else torch.float64)
 

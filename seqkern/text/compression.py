@@ -11,9 +11,9 @@ import io
 import re
 from collections.abc import Callable
 from importlib import import_module
-from os import PathLike
 from typing import Any, NamedTuple, Protocol
 
+from seqkern.core.atomic_file import FilePath
 from seqkern.text.files import TextFormatError, file_error
 
 BEGINNING = 16
@@ -51,7 +51,7 @@ class Compression(NamedTuple):
     install: str
     """What to do where there is none."""
 
-    def decoder(self, path: str | PathLike[str]) -> Callable[[], Decoder]:
+    def decoder(self, path: FilePath) -> Callable[[], Decoder]:
         """What makes decoders.
 
         Raises:
@@ -147,7 +147,7 @@ COMPRESSIONS = (
 )
 
 
-def compression_of(path: str | PathLike[str], beginning: bytes) -> Compression | None:
+def compression_of(path: FilePath, beginning: bytes) -> Compression | None:
     """What a file with these first bytes is compressed with; None for one that is not.
 
     Raises:
@@ -181,7 +181,7 @@ class Decompressed(io.RawIOBase):
 
     def __init__(
         self,
-        path: str | PathLike[str],
+        path: FilePath,
         file: io.RawIOBase,
         compression: Compression,
         piece: int,

@@ -11,6 +11,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from seqkern.core.atomic_file import FilePath
 from seqkern.core.library import require_text
 from seqkern.text.files import CorpusFormatError, file_error
 
@@ -69,9 +70,7 @@ class EncodedCorpus:
         self._tokens: Tensor | None = tokens
 
     @classmethod
-    def open(
-        cls, path: str | os.PathLike[str], *, vocabulary_size: int | None = None
-    ) -> EncodedCorpus:
+    def open(cls, path: FilePath, *, vocabulary_size: int | None = None) -> EncodedCorpus:
         """Maps a file that `read_corpus` or `encode_corpus` wrote.
 
         The whole file is read once and checked before it is mapped: header, sizes, that every id

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from seqkern.core.atomic_file import FilePath
 from seqkern.core.library import require_text
 from seqkern.text.corpus import EncodedCorpus, Sizes, map_tokens
 from seqkern.text.files import TextFileError, file_error, whole_file
@@ -20,7 +21,7 @@ from seqkern.text.opening import PlainFile, check_is_text, undecodable
 from seqkern.text.room import Room
 from seqkern.text.vocabulary import Vocabulary, check_limits
 
-Source = str | os.PathLike[str] | Iterable[Iterable[str]]
+Source = FilePath | Iterable[Iterable[str]]
 Progress = Callable[[int, int], None]
 
 _BETWEEN_REPORTS = 1000  # sentences
@@ -38,7 +39,7 @@ def read_corpus(
     max_vocab: int | None = None,
     pattern: str | re.Pattern[str] | None = None,
     max_sentence: int = 10_000,
-    path: str | os.PathLike[str] | None = None,
+    path: FilePath | None = None,
     errors: str = "strict",
     threads: int | None = None,
     progress: Progress | None = None,
@@ -115,7 +116,7 @@ def encode_corpus(
     *,
     pattern: str | re.Pattern[str] | None = None,
     max_sentence: int = 10_000,
-    path: str | os.PathLike[str] | None = None,
+    path: FilePath | None = None,
     errors: str = "strict",
     threads: int | None = None,
     progress: Progress | None = None,
@@ -138,7 +139,7 @@ class _Encoding:
         source: Source,
         pattern: str | re.Pattern[str] | None,
         max_sentence: int,
-        path: str | os.PathLike[str] | None,
+        path: FilePath | None,
         errors: str,
         threads: int | None,
         progress: Progress | None,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from os import PathLike
 from pathlib import Path
 
 from seqkern.core import atomic_file
+from seqkern.core.atomic_file import FilePath
 from seqkern.core.errors import UserError
 
 
@@ -31,7 +31,7 @@ class CorpusFormatError(UserError, ValueError):
     """An encoded corpus that was cut off, changed, or is none."""
 
 
-def file_error(action: str, path: str | PathLike[str], error: OSError) -> TextFileError:
+def file_error(action: str, path: FilePath, error: OSError) -> TextFileError:
     """The error "cannot `action` `path`: reason" for what the system said."""
     kind = MissingTextFileError if isinstance(error, FileNotFoundError) else TextFileError
     named = kind(f"cannot {action} {path}: {error.strerror or error}")

@@ -7,14 +7,12 @@ import io
 import os
 import select
 from collections.abc import Iterator
-from os import PathLike
 from stat import S_ISREG
 from types import TracebackType
 
+from seqkern.core.atomic_file import FilePath
 from seqkern.text.compression import BEGINNING, Decompressed, compression_of
 from seqkern.text.files import TextFormatError
-
-Path = str | PathLike[str]
 
 _CHUNK = 1 << 18  # bytes
 _PIECE = 1 << 16  # compressed bytes
@@ -41,7 +39,7 @@ class PlainFile:
             While it is read: it is damaged.
     """
 
-    def __init__(self, path: Path, *, patient: bool = True, piece: int | None = None) -> None:
+    def __init__(self, path: FilePath, *, patient: bool = True, piece: int | None = None) -> None:
         self._file = io.FileIO(path)
         try:
             status = os.fstat(self._file.fileno())
@@ -132,7 +130,7 @@ def _take(file: io.FileIO, size: int) -> bytes:
     return taken
 
 
-def decoded_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
+def decoded_lines(path: FilePath, encoding: str = "utf-8") -> Iterator[str]:
     """The lines of a text with their ends; CR, LF and both together end one. A byte order mark is
     dropped.
 
@@ -173,7 +171,7 @@ def decoded_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
 
 
 def undecodable(
-    path: Path,
+    path: FilePath,
     line: int,
     byte: int,
     found: bytes,
@@ -204,7 +202,7 @@ def undecodable(
     )
 
 
-def check_is_text(path: Path, beginning: bytes) -> None:
+def check_is_text(path: FilePath, beginning: bytes) -> None:
     """Looks at the first bytes of what should be a text.
 
     Raises:

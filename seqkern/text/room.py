@@ -9,6 +9,7 @@ import re
 import warnings
 from pathlib import Path
 
+from seqkern.core.atomic_file import FilePath
 from seqkern.text.files import TextFileError
 from seqkern.text.opening import PlainFile
 
@@ -41,9 +42,7 @@ class Room:
         self._in_memory = in_memory
         self._advice = advice
 
-    def expect(
-        self, path: str | os.PathLike[str], file: PlainFile, pattern: Pattern | None
-    ) -> None:
+    def expect(self, path: FilePath, file: PlainFile, pattern: Pattern | None) -> None:
         """Before a text is read.
 
         Raises:
@@ -99,7 +98,7 @@ class Room:
         return error
 
 
-def _entries(path: str | os.PathLike[str], file: PlainFile, pattern: Pattern | None) -> int:
+def _entries(path: FilePath, file: PlainFile, pattern: Pattern | None) -> int:
     """About how many words and ends of sentences a text has."""
     if file.compression:
         pieces, size = _decompressed(path, file.size)
@@ -117,7 +116,7 @@ def _entries(path: str | os.PathLike[str], file: PlainFile, pattern: Pattern | N
     return entries * size // max(sum(map(len, pieces)), 1)
 
 
-def _decompressed(path: str | os.PathLike[str], size: int) -> tuple[list[bytes], int]:
+def _decompressed(path: FilePath, size: int) -> tuple[list[bytes], int]:
     """The beginning of a compressed text, and about how many bytes of text there are in a file of
     `size` bytes."""
     pieces: list[bytes] = []

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
+from seqkern.core.atomic_file import FilePath
 from seqkern.core.errors import UserError
 from seqkern.text import EncodedCorpus, Vocabulary, encode_corpus, read_corpus
 
 Sentences = Iterable[Sequence[str]]
-File = str | PathLike[str]
 
 
 class CorpusError(UserError, ValueError):
@@ -26,7 +26,7 @@ class FileState(NamedTuple):
     changed: int
 
     @classmethod
-    def of(cls, path: File) -> FileState:
+    def of(cls, path: FilePath) -> FileState:
         state = os.stat(path)
         return cls(os.path.realpath(path), state.st_size, state.st_mtime_ns)
 
@@ -41,14 +41,14 @@ class Encoded(NamedTuple):
     state: FileState | None
     """The file that it came from; None: from sentences."""
 
-    def is_of(self, corpus_file: File | None) -> bool:
+    def is_of(self, corpus_file: FilePath | None) -> bool:
         """Whether it is the content of this file, unchanged since."""
         return corpus_file is not None and self.state == FileState.of(corpus_file)
 
 
 def one_source(
-    name: str, corpus_iterable: Sentences | None, corpus_file: File | None
-) -> Sentences | File:
+    name: str, corpus_iterable: Sentences | None, corpus_file: FilePath | None
+) -> Sentences | FilePath:
     """The one of the two that is given.
 
     Raises:
@@ -68,7 +68,7 @@ def one_source(
     return corpus_iterable
 
 
-def read(source: Sentences | File, **options: Any) -> tuple[Vocabulary, Encoded]:
+def read(source: Sentences | FilePath, **options: Any) -> tuple[Vocabulary, Encoded]:
     """Count the words of a text and encode it; see :func:`seqkern.text.read_corpus`.
 
     Raises:
@@ -87,7 +87,7 @@ def read(source: Sentences | File, **options: Any) -> tuple[Vocabulary, Encoded]
     return vocabulary, Encoded(corpus, vocabulary.total_words, vocabulary.total_sentences, state)
 
 
-def encode(source: Sentences | File, vocabulary: Vocabulary, **options: Any) -> Encoded:
+def encode(source: Sentences | FilePath, vocabulary: Vocabulary, **options: Any) -> Encoded:
     """Encode a text with a vocabulary; see :func:`seqkern.text.encode_corpus`.
 
     Raises:
@@ -107,7 +107,7 @@ def encode(source: Sentences | File, vocabulary: Vocabulary, **options: Any) -> 
     return Encoded(corpus, corpus.text_words, corpus.text_sentences, state)
 
 
-def _no_words(source: Sentences | File) -> str:
+def _no_words(source: Sentences | FilePath) -> str:
     """What to say of a text without any."""
     if isinstance(source, str | PathLike):
         return f"the text {os.fspath(source)} holds no words"

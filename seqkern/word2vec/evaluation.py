@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from seqkern.core.atomic_file import FilePath
 from seqkern.text.opening import decoded_lines
 from seqkern.word2vec.correlation import Correlation, pearson, spearman
 
@@ -53,7 +53,7 @@ class Words(NamedTuple):
 
 def evaluate_word_pairs(
     words: Words,
-    pairs: str | PathLike[str],
+    pairs: FilePath,
     delimiter: str,
     encoding: str,
     restrict_vocab: int | None,
@@ -100,7 +100,7 @@ def evaluate_word_pairs(
 
 def evaluate_word_analogies(
     words: Words,
-    analogies: str | PathLike[str],
+    analogies: FilePath,
     restrict_vocab: int | None,
     case_insensitive: bool,
     dummy4unknown: bool,
@@ -134,7 +134,7 @@ def evaluate_word_analogies(
 
 
 def _questions(
-    path: str | PathLike[str], case_insensitive: bool, sections: list[Section]
+    path: FilePath, case_insensitive: bool, sections: list[Section]
 ) -> Iterator[tuple[Section, Quadruple]]:
     """The questions of a file and the section of each; every section is put into `sections`."""
     for number, line in enumerate(decoded_lines(path), 1):

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqkern.core.atomic_file import FilePath
 from seqkern.text import Subwords, Vocabulary
 from seqkern.word2vec import tables
 from seqkern.word2vec.arguments import whole
-from seqkern.word2vec.corpora import File, Sentences
+from seqkern.word2vec.corpora import Sentences
 from seqkern.word2vec.model import Word2Vec
 from seqkern.word2vec.progress import Listener
 from seqkern.word2vec.subword_vectors import FastTextKeyedVectors
@@ -42,7 +43,7 @@ class FastText(Word2Vec):
     def __init__(
         self,
         sentences: Sentences | None = None,
-        corpus_file: File | None = None,
+        corpus_file: FilePath | None = None,
         sg: int = 0,
         hs: int = 0,
         vector_size: int = 100,

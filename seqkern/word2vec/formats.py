@@ -18,17 +18,14 @@ import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from os import PathLike
 from typing import NamedTuple
 
 import numpy as np
 
-from seqkern.core.atomic_file import whole_file
+from seqkern.core.atomic_file import FilePath, whole_file
 from seqkern.core.errors import UserError
 from seqkern.text import TextFormatError
 from seqkern.text.opening import PlainFile
-
-Path = str | PathLike[str]
 
 LONGEST_WORD = 65_536  # bytes
 LONGEST_NUMBER = 64  # bytes; float32 takes 15, but other programs may write more digits
@@ -59,7 +56,7 @@ class LoadedVectors(NamedTuple):
 
 
 def save(
-    path: Path,
+    path: FilePath,
     words: Sequence[str],
     vectors: np.ndarray,
     *,
@@ -97,7 +94,7 @@ def save(
                 file.write(word + b" " + line % tuple(vector.astype(np.float32).tolist()))
 
 
-def save_counts(path: Path, words: Sequence[str], counts: np.ndarray, prefix: str = "") -> None:
+def save_counts(path: FilePath, words: Sequence[str], counts: np.ndarray, prefix: str = "") -> None:
     """Write a line "WORD COUNT" for each word: word2vec's ``-save-vocab``. Errors as in
     :func:`save`."""
     encoded = [_encode(prefix + word) for word in words]
@@ -107,7 +104,7 @@ def save_counts(path: Path, words: Sequence[str], counts: np.ndarray, prefix: st
 
 
 def load(
-    path: Path,
+    path: FilePath,
     *,
     binary: bool = False,
     header: bool = True,
@@ -164,7 +161,7 @@ def load(
     return LoadedVectors(list(words), vectors)
 
 
-def looks_binary(path: Path) -> bool:
+def looks_binary(path: FilePath) -> bool:
     """Whether a file with a first line is in the binary format: whether control characters, which
     no text has and hardly any vector lacks, stand near its beginning.
 
@@ -176,7 +173,7 @@ def looks_binary(path: Path) -> bool:
     return any(byte in beginning for byte in set(range(32)) - set(b"\t\n\v\f\r"))
 
 
-def load_counts(path: Path, unicode_errors: str = "strict") -> dict[str, int]:
+def load_counts(path: FilePath, unicode_errors: str = "strict") -> dict[str, int]:
     """Read the lines "WORD COUNT" that :func:`save_counts` and word2vec write.
 
     Raises:
@@ -195,7 +192,7 @@ def load_counts(path: Path, unicode_errors: str = "strict") -> dict[str, int]:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[PlainFile]:
+def _open(path: FilePath) -> Iterator[PlainFile]:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait for a writer
         raise FormatError(f"cannot read the word vectors {path}: byte 0: it is no plain file")
@@ -209,7 +206,7 @@ def _open(path: Path) -> Iterator[PlainFile]:
 class _Reader:
     """Reads a file and knows where it is."""
 
-    def __init__(self, path: Path, file: PlainFile, unicode_errors: str) -> None:
+    def __init__(self, path: FilePath, file: PlainFile, unicode_errors: str) -> None:
         self._path = path
         self._stream = file.stream
         self._unicode_errors = unicode_errors

@@ -6,12 +6,12 @@ The names and results are those of gensim 4's ``KeyedVectors``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from seqkern.core.atomic_file import FilePath
 from seqkern.word2vec import evaluation, formats
 from seqkern.word2vec.correlation import Correlation
 
@@ -19,7 +19,6 @@ Key = str | int
 """A word, or the number of its row."""
 KeyOrVector = Key | np.ndarray
 Weighted = KeyOrVector | tuple[KeyOrVector, float]
-File = str | PathLike[str]
 
 
 class KeyedVectors:
@@ -350,7 +349,7 @@ class KeyedVectors:
 
     def evaluate_word_pairs(
         self,
-        pairs: File,
+        pairs: FilePath,
         delimiter: str = "\t",
         encoding: str = "utf8",
         restrict_vocab: int | None = 300_000,
@@ -385,7 +384,7 @@ class KeyedVectors:
 
     def evaluate_word_analogies(
         self,
-        analogies: File,
+        analogies: FilePath,
         restrict_vocab: int | None = 300_000,
         case_insensitive: bool = True,
         dummy4unknown: bool = False,
@@ -417,8 +416,8 @@ class KeyedVectors:
 
     def save_word2vec_format(
         self,
-        fname: File,
-        fvocab: File | None = None,
+        fname: FilePath,
+        fvocab: FilePath | None = None,
         binary: bool = False,
         write_header: bool = True,
         prefix: str = "",
@@ -453,8 +452,8 @@ class KeyedVectors:
     @classmethod
     def load_word2vec_format(
         cls,
-        fname: File,
-        fvocab: File | None = None,
+        fname: FilePath,
+        fvocab: FilePath | None = None,
         binary: bool = False,
         unicode_errors: str = "strict",
         limit: int | None = None,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqkern.core.atomic_file import FilePath
 from seqkern.embedding.training import Tally, train_
 from seqkern.text import (
     AliasTable,
@@ -25,7 +26,7 @@ from seqkern.text import (
 )
 from seqkern.word2vec import corpora, tables
 from seqkern.word2vec.arguments import flag, number, one_of, refuse_others, whole
-from seqkern.word2vec.corpora import Encoded, File, Sentences
+from seqkern.word2vec.corpora import Encoded, Sentences
 from seqkern.word2vec.divergence import LIMIT, DivergenceError, Watch, largest
 from seqkern.word2vec.keyed_vectors import KeyedVectors
 from seqkern.word2vec.placement import Placed, device_of
@@ -119,7 +120,7 @@ class Word2Vec:
     def __init__(
         self,
         sentences: Sentences | None = None,
-        corpus_file: File | None = None,
+        corpus_file: FilePath | None = None,
         vector_size: int = 100,
         alpha: float = 0.025,
         window: int = 5,
@@ -206,7 +207,7 @@ class Word2Vec:
         return min(self.workers, torch.get_num_threads())
 
     def build_vocab(
-        self, corpus_iterable: Sentences | None = None, corpus_file: File | None = None
+        self, corpus_iterable: Sentences | None = None, corpus_file: FilePath | None = None
     ) -> None:
         """Count the words of a corpus, choose the vocabulary and start the vectors anew.
 
@@ -236,7 +237,7 @@ class Word2Vec:
     def train(
         self,
         corpus_iterable: Sentences | None = None,
-        corpus_file: File | None = None,
+        corpus_file: FilePath | None = None,
         total_examples: int | None = None,
         total_words: int | None = None,
         epochs: int | None = None,

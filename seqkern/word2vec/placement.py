@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from seqkern.embedding.training import Bags, Noise, Paths, device_refusal
-
-_LINE = 16  # float32 in the 64 bytes that a row should begin with
+from seqkern.word2vec.tables import padded_width
 
 
 class _OnDevice(NamedTuple):
@@ -102,5 +101,5 @@ class Placed:
 
 def _copy(table: Tensor, device: torch.device) -> Tensor:
     rows, size = table.shape
-    padded = table.new_zeros(rows, -(-size // _LINE) * _LINE, device=device)
+    padded = table.new_zeros(rows, padded_width(size), device=device)
     return padded[:, :size].copy_(table)

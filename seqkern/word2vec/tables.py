@@ -6,7 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_LINE = 16  # float32 in a cache line
+_LINE = 16  # float32 in a cache line, 64 bytes
+
+
+def padded_width(size: int) -> int:
+    """The features of a row that ends where a cache line does, for `size` features or more."""
+    return -(-size // _LINE) * _LINE
 
 
 def zeros(rows: int, size: int) -> Tensor:
@@ -16,7 +21,7 @@ def zeros(rows: int, size: int) -> Tensor:
     The memory is numpy's, which asks the system for huge pages where an array is large: rows are
     visited in no order, and with small pages nearly every visit would miss the translation cache.
     """
-    padded = -(-size // _LINE) * _LINE
+    padded = padded_width(size)
     memory = np.zeros(rows * padded + _LINE, np.float32)
     start = -(memory.ctypes.data // 4) % _LINE
     return torch.from_numpy(memory[start : start + rows * padded]).view(rows, padded)[:, :size]
