@@ -92,8 +92,8 @@ def test_gradient_error(errors: list[dict[str, Any]], kind: str) -> None:
     case = Case("training", settings.THREADS[-1], Family(kind, torch.bfloat16), ERROR_SHAPE)
     names = ("output", "query", "key", "value")
     with thread_count(case.threads):
-        truth = case.precise(torch.float64)()
-        ours, theirs = (relative_errors(names, side(), truth) for side in case.contestants())
+        reference = case.precise(torch.float64)()
+        ours, theirs = (relative_errors(names, side(), reference) for side in case.contestants())
     errors.append(
         {"domain": case.domain, "row": case.row, "shape": case.size, "threads": case.threads}
         | {"ours": ours, "peer": theirs, "most": 0.5}

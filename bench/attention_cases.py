@@ -201,7 +201,7 @@ class Case(cases.Case):
         """PyTorch's contestant for the same (rounded) inputs, computing in another dtype."""
         return Contestant(self, torch_attention, dtype)
 
-    def truth(self, theirs: cases.Contestant) -> Sequence[Tensor]:
+    def reference(self, theirs: cases.Contestant) -> Sequence[Tensor]:
         return [result.to(self.dtype) for result in self.precise(torch.float32)()]
 
     def stand_in(self) -> Contestant | None:
@@ -210,13 +210,13 @@ class Case(cases.Case):
 
 
 def reference_attention(*tensors: Tensor, **options: Any) -> Tensor:
-    """Our textbook attention, for comparison."""
+    """seqkern's reference attention, for comparison."""
     with seqkern.use_backend("reference"):
         return seqkern_attention(*tensors, **options)
 
 
 class Contestant(cases.Contestant):
-    """One function at work on one case.
+    """One function on one case.
 
     Args:
         case: what it computes.

@@ -111,7 +111,7 @@ class Case(cases.Case):
         seqkern.swap(ours)
         return Contestant(self, ours), Contestant(self, theirs)
 
-    def truth(self, theirs: cases.Contestant) -> Sequence[Tensor]:
+    def reference(self, theirs: cases.Contestant) -> Sequence[Tensor]:
         assert isinstance(theirs, Contestant)
         precise = Contestant(self, copy.deepcopy(theirs.module).float())
         return [result.to(self.dtype) for result in precise()]
@@ -125,7 +125,7 @@ class Case(cases.Case):
 
 
 class Contestant(cases.Contestant):
-    """One module at work on one case, computing in the dtype of its parameters."""
+    """One module on one case, computing in the dtype of its parameters."""
 
     def __init__(self, case: Case, module: torch.nn.Module) -> None:
         self.module = module

@@ -1,4 +1,4 @@
-"""How fast this machine reads memory, the yardstick for what reads much and computes little."""
+"""How fast this machine reads memory, the bound for what reads much and computes little."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_bandwidth(size: int) -> float:
     speed of the memory itself.
 
     Three operations do nothing but read, each in a library of its own: a sum (PyTorch's), a dot
-    product of a vector with itself and a matrix times a vector that stays in the first cache
+    product of a vector with itself and a matrix times a vector that stays in L1
     (both the BLAS's). Which is the fastest depends on the size and the number of threads (one of
     them may not use all), so the fastest counts. A copy would write as much as it reads.
 

@@ -1,7 +1,7 @@
 """What the cases of every domain have in common.
 
 A `Case` is one measurement, a `Contestant` one of the two sides at work on it. `measuring.py`,
-`memory.py` and the report know no more of a domain than what stands here.
+`memory.py` and the report use no more of a domain than what is here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MODES = ("inference", "training")
 
 
 class Contestant(abc.ABC):
-    """One side at work on one case. Calling it does the work that is timed.
+    """One side of one case. Calling it does the work that is timed.
 
     Args:
         mode: ``inference``, without gradients; or ``training``, a forward and a backward.
@@ -48,7 +48,7 @@ class Contestant(abc.ABC):
         return [output, *(source.grad for source in self.sources)]  # type: ignore[list-item]
 
     def forget(self) -> None:
-        """Let go of the gradients of the last call."""
+        """Drops the gradients of the last call."""
         for source in self.sources:
             source.grad = None
 
@@ -70,7 +70,7 @@ class Case(abc.ABC):
     threads: int
 
     domain: ClassVar[str]
-    """The wing of the package: ``recurrent``, ``attention``."""
+    """The domain of the package: ``recurrent``, ``attention``."""
 
     def __str__(self) -> str:
         name = self.row.replace(" ", "-")
@@ -116,16 +116,16 @@ class Case(abc.ABC):
         """Ours and PyTorch's, with the same weights and inputs."""
 
     @abc.abstractmethod
-    def truth(self, theirs: Contestant) -> Sequence[Tensor]:
+    def reference(self, theirs: Contestant) -> Sequence[Tensor]:
         """What PyTorch's contestant computes, in float32 and then rounded to `dtype`."""
 
     def stand_in(self) -> Callable[[], Sequence[Tensor]] | None:
-        """Who our results are compared with where PyTorch's are random in another way; or None."""
+        """What our results are compared with where PyTorch's random numbers differ; or None."""
         return None
 
 
 def choose_side(case: Case, side: str) -> Contestant:
-    """The contestant of a side, one of `SIDES`; the other one is let go of."""
+    """The contestant of a side, one of `SIDES`; the other one is dropped."""
     return case.contestants()[SIDES.index(side)]
 
 

@@ -26,7 +26,7 @@ def peak_memory(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def errors(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    """The list of errors against the truth that goes into the JSON of this run."""
+    """The list of errors against the reference that goes into the JSON of this run."""
     return request.config.stash.setdefault(_ERRORS, [])
 
 
@@ -35,7 +35,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
     output_json["peak_memory"] = config.stash.get(_PEAK_MEMORY, [])
     output_json["errors"] = config.stash.get(_ERRORS, [])
     output_json["peers"] = peers()
-    # Without the path of this checkout, which is nobody else's business.
+    # Without the path of this checkout, which is private.
     output_json["installation"] = seqkern.info().replace(f"{Path(__file__).parents[1]}/", "")
     for benchmark in output_json["benchmarks"]:
-        benchmark["stats"].pop("data", None)  # every single round: megabytes that nobody reads
+        benchmark["stats"].pop("data", None)  # every single round: megabytes that are not used

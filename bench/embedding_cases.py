@@ -189,7 +189,7 @@ class Case(cases.Case):
             return Update(ours, batch), theirs
         return Contestant(ours, lambda: ours(*batch), self.family.optimizer), theirs
 
-    def truth(self, theirs: cases.Contestant) -> Sequence[Tensor]:
+    def reference(self, theirs: cases.Contestant) -> Sequence[Tensor]:
         """PyTorch's side once more, from the start, in float64."""
         other = self.contestants()[1]
         other.module.double()

@@ -72,7 +72,7 @@ def trainings(folder: Path, device: torch.device) -> Iterator[Case]:
 
 
 def training(row: word2vec_cases.Row, corpus: word2vec_cases.Corpus, device: torch.device) -> Case:
-    """With it goes the way of the tables to the GPU and back. Both sides train alike, so in the
+    """It includes copying the tables to the GPU and back. Both sides train alike, so in the
     end both have seen the same text as often, and can be judged."""
     sides = word2vec_cases.Contestants(row, corpus, PASSES, device=device)
     threads = sides.use_the_peers_best()

@@ -1,4 +1,4 @@
-"""The speed of this machine's matrix product, the yardstick for everything that is one inside."""
+"""The speed of this machine's matrix product, the bound for everything that consists of them."""
 
 from __future__ import annotations
 

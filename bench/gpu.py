@@ -5,7 +5,7 @@ alternately in one process, and within a budget of time.
 
 Writes every case with medians in milliseconds, ratio (the peer's time over ours) and what was
 reached in TFLOP/s or GB/s; then the report of it (`bench.gpu_report`): the goals and whether they
-are met, the cases, what failed, and what there was no time for. A domain lists its cases in
+are met, the cases, what failed, and what was left out for lack of time. A domain lists its cases in
 `bench/<domain>_gpu_cases.py`, as `cases(device)`, the most important ones first: once the domain's
 share of the time is over, the rest is left out, and named.
 """

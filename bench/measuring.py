@@ -28,7 +28,7 @@ def measure(pair: Pair, case: Case, **info: Any) -> None:
             ours,
             theirs,
             tolerance=TOLERANCE[case.dtype],
-            truth=lambda: case.truth(theirs),
+            reference=lambda: case.reference(theirs),
             stand_in=case.stand_in(),
             domain=case.domain,
             row=case.row,

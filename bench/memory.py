@@ -50,7 +50,7 @@ def measure(side: str, cases: Sequence[Case], small: Case | None = None) -> list
             not count.
 
     Raises:
-        RuntimeError: the process failed; its last words are in the message.
+        RuntimeError: the process failed; the end of its output is in the message.
     """
     # Blocks of 64 KiB and more come from the system and go back to it, so that the resident memory
     # is what is really in use.

@@ -25,8 +25,8 @@ class Pair:
     """Times two contestants in turn and records both in pytest-benchmark's JSON.
 
     pytest-benchmark times seqkern; the peer runs just before it in every other round and just
-    after it in the rounds between (peer, ours | ours, peer | peer, ours ...), so that both meet
-    the same clock rate and the same neighbours on the machine.
+    after it in the rounds between (peer, ours | ours, peer | peer, ours ...), so that both run at
+    the same clock rate and under the same load.
     """
 
     def __init__(self, benchmark: BenchmarkFixture) -> None:
@@ -38,14 +38,14 @@ class Pair:
         peer: Work,
         *,
         tolerance: float,
-        truth: Work | None = None,
+        reference: Work | None = None,
         stand_in: Work | None = None,
         min_rounds: int = settings.MIN_ROUNDS,
         **info: Any,
     ) -> None:
         """Check that both compute the same, then measure them.
 
-        Where they disagree, `truth` decides: if ours are its results, the peer is measured all
+        Where they disagree, `reference` decides: if ours are its results, the peer is measured all
         the same and recorded as wrong (`peer_wrong`). `checked_against` records with whom our
         results were compared: ``peer`` or ``stand-in``.
 
@@ -53,9 +53,9 @@ class Pair:
             ours: seqkern's way.
             peer: the other way.
             tolerance: largest error of ours relative to the peer's, in norm, of every result.
-            truth: the same results computed more precisely; called only after a disagreement.
-            stand_in: compared with ours in the peer's place, with torch's generator seeded alike,
-                where the peer draws other random numbers than we do. Of the peer's results then
+            reference: the same results computed more precisely; called only after a disagreement.
+            stand_in: compared with ours in place of the peer, with torch's generator seeded alike,
+                where the peer draws other random numbers than seqkern. Of the peer's results then
                 only number, shapes and dtypes are checked, and that they are no NaN.
             min_rounds: how often each is timed at the least, however long that takes.
             info: facts about the case, recorded as they are beside the measured numbers.
@@ -66,7 +66,7 @@ class Pair:
         start = time.perf_counter()
         info["peer_wrong"] = False
         if stand_in is None:
-            info["peer_wrong"] = _peer_is_wrong(ours, peer, tolerance, truth)
+            info["peer_wrong"] = _peer_is_wrong(ours, peer, tolerance, reference)
         else:
             mine = _seeded(ours)
             check_results(mine, _seeded(stand_in), tolerance)
@@ -75,7 +75,7 @@ class Pair:
         info["checked_against"] = "stand-in" if stand_in else "peer"
         seconds = time.perf_counter() - start
         if stand_in or seconds < settings.SECONDS_PER_PAIR:
-            # Now that both are warm, know it better: it was short, or most of it the stand-in's.
+            # Both are warm now: estimate again, as it was short, or most of it the stand-in's.
             seconds = timed(ours) + timed(peer)
         rounds = round(settings.SECONDS_PER_PAIR / seconds)
         rounds = max(min_rounds, min(settings.MAX_ROUNDS, rounds))
@@ -114,15 +114,15 @@ def _seeded(contestant: Work) -> Sequence[torch.Tensor]:
     return contestant()
 
 
-def _peer_is_wrong(ours: Work, peer: Work, tolerance: float, truth: Work | None) -> bool:
-    """False if both agree, True if only ours agree with the truth, else AssertionError."""
+def _peer_is_wrong(ours: Work, peer: Work, tolerance: float, reference: Work | None) -> bool:
+    """False if both agree, True if only ours agree with the reference, else AssertionError."""
     mine = ours()
     try:
         check_results(mine, peer(), tolerance)
     except AssertionError:
-        if truth is None:
+        if reference is None:
             raise
-        check_results(mine, truth(), tolerance)
+        check_results(mine, reference(), tolerance)
         return True
     return False
 

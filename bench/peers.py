@@ -1,4 +1,4 @@
-"""Who seqkern is measured against, and whether they are here."""
+"""The peers that seqkern is measured against, and whether they are installed."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ class Case(cases.Case):
         seqkern.swap(ours)
         return Contestant(self, ours), Contestant(self, theirs)
 
-    def truth(self, theirs: cases.Contestant) -> Sequence[Tensor]:
+    def reference(self, theirs: cases.Contestant) -> Sequence[Tensor]:
         """From the same weights and the unrounded input."""
         assert isinstance(theirs, Contestant)
         precise = replace(self, family=replace(self.family, dtype=torch.float32))
@@ -195,7 +195,7 @@ class Case(cases.Case):
 
 
 class Contestant(cases.Contestant):
-    """One module at work on one case."""
+    """One module on one case."""
 
     def __init__(self, case: Case, module: torch.nn.Module) -> None:
         self.module = module

@@ -278,7 +278,7 @@ def _memory(records: list[Record], domain: str) -> str:
 
 
 def _errors(records: list[Record]) -> str:
-    """Errors against the truth: ours and the peer's, of each result."""
+    """Errors against the reference: ours and the peer's, of each result."""
     names = _distinct(name for record in records for name in record["ours"])
     rows = []
     for record in records:

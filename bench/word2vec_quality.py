@@ -126,8 +126,8 @@ def table(records: Sequence[Record]) -> str:
     """Means over the seeds and, where both sides are there, ours minus gensim's.
 
     Ours at any number of threads is held against gensim's at the same number, or where that was not
-    trained against gensim's at any: more threads make neither better nor worse on purpose, and for
-    a GPU the number means nothing. Where gensim was trained in both of its ways, ours is held
+    trained against gensim's at any: more threads are meant to make no difference, and for
+    a GPU the number has no meaning. Where gensim was trained in both of its ways, ours is held
     against each.
     """
     lines = [

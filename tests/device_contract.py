@@ -1,10 +1,10 @@
-"""What every operator owes on a GPU, as checks that any domain's call goes through: CUDA graphs,
-streams, several devices, torch.compile, autocast, fp16 that overflows, the same bits twice.
+"""What is required of every operator on a GPU, as checks that any domain's call goes through: CUDA
+graphs, streams, several devices, torch.compile, autocast, fp16 that overflows, the same bits twice.
 
 A domain brings calls as `Work`s (`tests/<domain>/test_triton_contract.py`). Where the tests run on
 the CPU, interpreted, there are no graphs and no streams. The checks run all the same, with the work
-done at once in their place: that shows what the tests themselves get wrong, and all of what does
-not hang on graphs and streams.
+done at once in their place: that shows what the tests themselves get wrong, and everything that
+does not depend on graphs and streams.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ def assert_same(found: Outputs, expected: Outputs, what: str) -> None:
     """The same numbers, up to another order of summation."""
     assert len(found) == len(expected)
     for number, (mine, right) in enumerate(zip(found, expected, strict=True)):
-        hair = TOLERANCE[right.dtype]
+        atol = TOLERANCE[right.dtype]
 
         def said(text: str, number: int = number) -> str:
             return f"{what}, result {number}: {text}"
 
-        torch.testing.assert_close(mine, right, rtol=hair, atol=hair, msg=said)
+        torch.testing.assert_close(mine, right, rtol=atol, atol=atol, msg=said)
 
 
 # ---- CUDA graphs ----
@@ -152,7 +152,7 @@ def replays_draw_anew(call: Callable[[], Tensor]) -> None:
 
 def runs_on_a_side_stream(make: Maker) -> None:
     """Work on a stream whose inputs come late, with nothing that waits for the device, while the
-    main stream overwrites all memory that is free by its reckoning."""
+    main stream overwrites all memory that is free as it counts."""
     work = make(torch.device(DEVICE))
     inputs = work.other_inputs(1)
     expected = work.run(*inputs)
@@ -255,8 +255,8 @@ def gives_the_same_bits(make: Maker, times: int = 3) -> None:
 def autocast_is_torchs(
     ours: nn.Module, theirs: nn.Module, inputs: Sequence[Tensor], lower: torch.dtype
 ) -> None:
-    """The dtypes of PyTorch's module, and numbers as near to the truth as its own: results and the
-    gradients of the inputs."""
+    """The dtypes of PyTorch's module, and numbers as near to the reference as its own: results and
+    the gradients of the inputs."""
     ours.load_state_dict(theirs.state_dict())
     results = []
     for module, dtype in ((ours, None), (theirs, None), (theirs, torch.float64)):
@@ -267,9 +267,9 @@ def autocast_is_torchs(
             found = [t for t in _flat(module(*given)) if t is not None]
         grads = torch.autograd.grad(found, given, [o.detach() for o in found])
         results.append([*found, *grads])
-    for number, (mine, other, truth) in enumerate(zip(*results, strict=True)):
-        # The computation has seen 16 bits, whatever the dtype of the result.
-        assert_parity(mine, other, truth, f"result {number}", tiny=6e-3)
+    for number, (mine, other, reference) in enumerate(zip(*results, strict=True)):
+        # The computation used 16 bits, whatever the dtype of the result.
+        assert_parity(mine, other, reference, f"result {number}", tiny=6e-3)
 
 
 def second_derivatives_ignore_autocast(call: Callable[..., Outputs], inputs: Outputs) -> None:
@@ -332,6 +332,6 @@ def overflow_skips_a_step(
         assert all(p.isfinite().all() for p in module.parameters())
         scales[backend] = taken[-1]
     # Where exactly something overflows depends on the order of summation, and on what is kept in
-    # 32 bits on the way: ours may bear more.
+    # 32 bits on the way: ours may allow more.
     ours, theirs = (scales[backend] for backend in backends)
     assert theirs / 2 <= ours <= theirs * 8, scales

@@ -1,4 +1,4 @@
-"""How long a test waits before it calls what it waits for hung. Nothing that works takes a fraction
-of it, on however busy a machine; no verdict may hang on anything shorter."""
+"""How long a test waits before it reports a hang. Nothing that works takes a fraction of it, on a
+machine however busy; no result may depend on anything shorter."""
 
 HANGS = 900.0  # seconds

@@ -180,8 +180,8 @@ class Watch:
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("transform", [False, True])
 @pytest.mark.parametrize("cell", [False, True])
-def test_explain_tells_the_truth(monkeypatch, name, dtype, device, transform, cell):
-    """What explain says is what runs, and what it says cannot run raises that reason."""
+def test_explain_names_what_runs(monkeypatch, name, dtype, device, transform, cell):
+    """What explain names is what runs, and what it says cannot run raises that reason."""
     watch = Watch(monkeypatch)
     cls = seqkern.nn.LSTMCell if cell else seqkern.nn.LSTM
     module = cls(3, 4, dtype=dtype, device=device)

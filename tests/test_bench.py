@@ -207,12 +207,12 @@ def test_read_bandwidth() -> None:
 
 
 def test_relative_errors() -> None:
-    truth = [torch.tensor([3.0, 4.0]), torch.tensor([0.0, 5.0]), torch.tensor([12.0])]
+    reference = [torch.tensor([3.0, 4.0]), torch.tensor([0.0, 5.0]), torch.tensor([12.0])]
     results = [torch.tensor([3.0, 4.5]), torch.tensor([0.0, 5.0]), torch.tensor([13.0])]
-    errors = relative_errors(("output", "query", "key"), results, truth)
+    errors = relative_errors(("output", "query", "key"), results, reference)
     assert errors == pytest.approx({"output": 0.1, "query": 0, "key": 1 / 12, "gradients": 1 / 13})
     results[1] = torch.tensor([float("nan"), 5])
-    errors = relative_errors(("output", "query", "key"), results, truth)
+    errors = relative_errors(("output", "query", "key"), results, reference)
     assert math.isnan(errors["query"]) and math.isnan(errors["gradients"])
 
 
@@ -278,7 +278,7 @@ class TestReport:
         assert "## Layers, training, 2 threads" in lines
         assert "## Layers, inference, 1 thread" in lines
         assert "|  | 4x1x8x8 | 4x9x8x8 | mean | batch 1 | worst | target | met |" in lines
-        assert "|  | 4x1x8x8 | mean | worst | target | met |" in lines  # nobody asks for batch 1
+        assert "|  | 4x1x8x8 | mean | worst | target | met |" in lines  # no target for batch 1
         assert "| LSTM | 2.00 | 0.50* | **1.00** | 2.00 | 0.50 | ≥ 1.5 | **no** |" in lines
         assert (
             "| GRU | 4.50 | 0.90 | **2.01** | 4.50 | 0.90 "

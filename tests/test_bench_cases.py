@@ -184,12 +184,12 @@ class TestAttention:
             sources = 0 if mode == "inference" else 4 if kind == "bias" else 3
             assert len(mine) == len(theirs()) == 1 + sources
             if kind != "dropout":
-                check_results(mine, case.truth(theirs), TOLERANCE[dtype])
+                check_results(mine, case.reference(theirs), TOLERANCE[dtype])
                 for first, second in zip(mine, ours(), strict=True):  # gradients do not pile up
                     torch.testing.assert_close(first, second)
 
     def test_what_the_kinds_are(self) -> None:
-        """Each one's output is the textbook's."""
+        """Each one's output is the reference's."""
         for kind, excluded in (
             ("dense", torch.zeros(8, 8, dtype=torch.bool)),
             ("causal", torch.ones(8, 8, dtype=torch.bool).triu(1)),
@@ -275,4 +275,4 @@ class TestAttentionModules:
             ),
         )
         _, theirs = case.contestants()
-        check_results(theirs(), case.truth(theirs), TOLERANCE[torch.bfloat16])
+        check_results(theirs(), case.reference(theirs), TOLERANCE[torch.bfloat16])

@@ -107,7 +107,7 @@ def test_the_graph_is_that_of_torch_and_gives_the_same_and_compiles(name: str) -
 
 
 class Features(fx.Tracer):
-    """What torchvision's feature extraction does: it knows by its own book-keeping in which module
+    """What torchvision's feature extraction does: it records itself in which module
     each node was made, and decides by itself whether to enter one."""
 
     def __init__(self) -> None:
@@ -191,7 +191,7 @@ class TestRefusals:
             torch.testing.assert_close(traced(*arguments), model(*arguments))
 
     def test_a_backward_hook_of_the_old_kind(self, name: str) -> None:
-        """torch would look for a tensor in the Proxy for ever."""
+        """torch would search the Proxy for a tensor without end."""
         model = Model(name)
         seqkern.swap(model)
         model.part.register_backward_hook(lambda *_: None)

@@ -373,7 +373,7 @@ def test_it_says_why_it_cannot_run(monkeypatch, capsys, tmp_path):
 
 @pytest.mark.parametrize("right", [True, False])
 def test_the_command_writes_record_and_report(right, monkeypatch, capsys, tmp_path):
-    """With a CPU that passes for a GPU."""
+    """With a CPU in place of a GPU."""
     other = torch.ones(3) if right else torch.zeros(3)
     case = gpu.Case("cuda LSTM step bf16 16x768", lambda: torch.ones(3), lambda: other, steps=9)
     monkeypatch.setattr(gpu, "trouble", lambda: "")

@@ -184,7 +184,7 @@ def test_a_second_derivative_that_a_changed_bias_would_spoil(module):
         torch.autograd.grad(output.sum(), x, create_graph=True)
 
 
-def test_nothing_is_copied_that_nobody_changes():
+def test_nothing_is_copied_unless_it_is_changed():
     """The output and what the backward pass reads are one piece of memory until one is written."""
     layer = torch.nn.GRU(3, 4)
     seqkern.swap(layer)

@@ -149,15 +149,15 @@ ASK_FOR_TEXT = """
 from seqkern import info
 from seqkern.core import library
 from seqkern.text import Vocabulary, read_corpus
-print(library.text.loaded, library.text.reason)
+print(library.text_core.loaded, library.text_core.reason)
 info()
 read_corpus([["a"]])
 """
 
 
 def test_text_core_is_loaded():
-    assert library.text.loaded, library.text.reason
-    assert library.text.path.exists()
+    assert library.text_core.loaded, library.text_core.reason
+    assert library.text_core.path.exists()
 
 
 def test_text_core_that_is_missing(tmp_path):

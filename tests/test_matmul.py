@@ -42,10 +42,10 @@ def test_parity(isa, shape, layout, dtype):
     rows, depth, columns = shape
     a, b, add = (torch.randn(*s, dtype=dtype) for s in (shape[:2], shape[1:], (rows, columns)))
     left, right = guarded(a, layout[0] == "t"), guarded(b, layout[1] == "t")
-    truth = a.double() @ b.double()
+    reference = a.double() @ b.double()
     torch.set_num_threads(1)
-    assert_parity(matmul(left, right), a @ b, truth)
-    assert_parity(matmul(left, right, guarded(add, False)), a @ b + add, truth + add)
+    assert_parity(matmul(left, right), a @ b, reference)
+    assert_parity(matmul(left, right, guarded(add, False)), a @ b + add, reference + add)
 
 
 @pytest.mark.parametrize("layout", ["nn", "tn"])

@@ -28,7 +28,7 @@ class Fancy(torch.nn.LSTM):
 
 
 class Model(torch.nn.Module):
-    """Everything that a verification must switch off, put back, or look through."""
+    """Everything that a verification must switch off, restore, or look through."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -387,7 +387,7 @@ def test_verification_refuses_what_it_cannot_judge() -> None:
         seqkern.swap(module, verify=torch.full((5, 2, 3), float("nan")))
     assert type(module) is torch.nn.GRU
 
-    with pytest.raises(RuntimeError, match="input.size"):  # torch's own words, before any swap
+    with pytest.raises(RuntimeError, match="input.size"):  # torch's own message, before any swap
         seqkern.swap(module, verify=torch.randn(5, 2, 7))
     assert type(module) is torch.nn.GRU
 

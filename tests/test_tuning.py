@@ -1,4 +1,4 @@
-"""Tuning: what is chosen, kept and passed over. Timers, clocks and GPUs are pretended."""
+"""Tuning: what is chosen, kept and passed over. Timers, clocks and GPUs are simulated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`swap(verify=...)` tells the truth: of values that do not repeat, of a busy machine, of modules
+"""`swap(verify=...)` reports correctly: of values that do not repeat, of a busy machine, of modules
 that are slower, and of attention that no module stands for."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Noise(nn.Module):
 
 
 class OwnGenerator(nn.Module):
-    """Draws from a generator that nobody can put back."""
+    """Draws from a generator that cannot be restored."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The picture of the architecture: the parts of ``seqkern``, each above what it imports.
 
-Parts stand in rows by their level. An arrow that passes other rows runs through a free place in
-each of them; the order within a row is found by moving every place towards the middle of what it
+Parts stand in rows by their level. An arrow that passes other rows runs through a dummy vertex in
+each of them; the order within a row is found by moving every vertex towards the middle of what it
 is tied to (Sugiyama, Tagawa & Toda 1981).
 """
 
@@ -17,7 +17,7 @@ from docs.making.imports import Graph
 
 _HEIGHT, _STEP = 30, 78  # of a box; from row to row
 _LETTER, _PADDING, _BETWEEN = 7.4, 22, 26
-_FREE = 14  # the width of a free place
+_FREE = 14  # the width of a dummy vertex
 _MARGIN = 24
 _ROUNDS = 24
 _COLORS = {
@@ -30,8 +30,8 @@ _COLORS = {
 }
 _TEXT = 'font-family="sans-serif" font-size="13" fill="#222" text-anchor="middle"'
 
-Place = tuple[str, str, int]
-"""A place in a row: a part (name, "", 0), or where an arrow passes (from, to, row)."""
+Vertex = tuple[str, str, int]
+"""A vertex of a row: a part (name, "", 0), or where an arrow passes (from, to, row)."""
 
 
 def picture(package: Path) -> str:
@@ -46,7 +46,7 @@ def draw(graph: Graph, title: str) -> str:
     rows, ties = _rows(graph, level)
     x = _positions(rows, ties)
     top = max(level.values())
-    width = max(x[place] + _width(place) / 2 for row in rows for place in row) + _MARGIN
+    width = max(x[vertex] + _width(vertex) / 2 for row in rows for vertex in row) + _MARGIN
     height = top * _STEP + _HEIGHT + 2 * _MARGIN
 
     def y(row: int) -> float:
@@ -59,7 +59,7 @@ def draw(graph: Graph, title: str) -> str:
             way += [(part, other, row) for row in range(level[part] - 1, level[other], -1)]
             way += [(other, "", 0)]
             heights = [y(row) for row in range(level[part], level[other] - 1, -1)]
-            arrows.append(_arrow([x[place] for place in way], heights))
+            arrows.append(_arrow([x[vertex] for vertex in way], heights))
     for part, row in sorted(level.items()):
         left, box = x[part, "", 0] - _width((part, "", 0)) / 2, _width((part, "", 0))
         color = _COLORS.get(re.split("[/,]", part)[0], "#ffffff")
@@ -79,64 +79,64 @@ def draw(graph: Graph, title: str) -> str:
     )
 
 
-def _width(place: Place) -> float:
-    return _FREE if place[1] else len(place[0]) * _LETTER + _PADDING
+def _width(vertex: Vertex) -> float:
+    return _FREE if vertex[1] else len(vertex[0]) * _LETTER + _PADDING
 
 
 def _rows(
     graph: Graph, level: dict[str, int]
-) -> tuple[list[list[Place]], dict[Place, tuple[list[Place], list[Place]]]]:
-    """The places of each row, and of each place what it is tied to in the rows above and below."""
-    rows: list[list[Place]] = [[] for _ in range(max(level.values()) + 1)]
-    ties: dict[Place, tuple[list[Place], list[Place]]] = {}
+) -> tuple[list[list[Vertex]], dict[Vertex, tuple[list[Vertex], list[Vertex]]]]:
+    """The vertices of each row, and what each is tied to in the rows above and below."""
+    rows: list[list[Vertex]] = [[] for _ in range(max(level.values()) + 1)]
+    ties: dict[Vertex, tuple[list[Vertex], list[Vertex]]] = {}
     for part in sorted(graph):
         rows[level[part]].append((part, "", 0))
         ties[part, "", 0] = ([], [])
     for part in sorted(graph):
         for other in sorted(graph[part]):
-            above: Place = (part, "", 0)
+            above: Vertex = (part, "", 0)
             for row in range(level[part] - 1, level[other], -1):
-                place = (part, other, row)
-                rows[row].append(place)
-                ties[place] = ([above], [])
-                ties[above][1].append(place)
-                above = place
+                vertex = (part, other, row)
+                rows[row].append(vertex)
+                ties[vertex] = ([above], [])
+                ties[above][1].append(vertex)
+                above = vertex
             ties[above][1].append((other, "", 0))
             ties[other, "", 0][0].append(above)
     return rows, ties
 
 
 def _positions(
-    rows: list[list[Place]], ties: dict[Place, tuple[list[Place], list[Place]]]
-) -> dict[Place, float]:
-    """The middle of each place. Rows are gone through downwards and upwards in turn."""
-    x: dict[Place, float] = {}
+    rows: list[list[Vertex]], ties: dict[Vertex, tuple[list[Vertex], list[Vertex]]]
+) -> dict[Vertex, float]:
+    """The middle of each vertex. Rows are passed downwards and upwards in turn."""
+    x: dict[Vertex, float] = {}
     for row in rows:
-        _spread(row, {place: float(number) for number, place in enumerate(row)}, x)
+        _spread(row, {vertex: float(number) for number, vertex in enumerate(row)}, x)
     for number in range(_ROUNDS):
         downwards = number % 2 == 0
         for row in reversed(rows) if downwards else rows:
             wanted = {}
-            for place in row:
-                near = ties[place][0 if downwards else 1] or ties[place][1 if downwards else 0]
-                wanted[place] = mean(x[other] for other in near) if near else x[place]
-            row.sort(key=lambda place: (wanted[place], place))
+            for vertex in row:
+                near = ties[vertex][0 if downwards else 1] or ties[vertex][1 if downwards else 0]
+                wanted[vertex] = mean(x[other] for other in near) if near else x[vertex]
+            row.sort(key=lambda vertex: (wanted[vertex], vertex))
             _spread(row, wanted, x)
-    left = min(x[place] - _width(place) / 2 for row in rows for place in row)
-    return {place: at - left + _MARGIN for place, at in x.items()}
+    left = min(x[vertex] - _width(vertex) / 2 for row in rows for vertex in row)
+    return {vertex: at - left + _MARGIN for vertex, at in x.items()}
 
 
-def _spread(row: list[Place], wanted: dict[Place, float], x: dict[Place, float]) -> None:
-    """Puts a row's places, in their order, as near to where they want to be as they fit: places
-    that would overlap make a block, around the middle of what its members want."""
-    blocks: list[tuple[list[Place], float]] = []  # members, middle of the first one
+def _spread(row: list[Vertex], wanted: dict[Vertex, float], x: dict[Vertex, float]) -> None:
+    """Puts a row's vertices, in their order, as near to their wanted positions as they fit; those
+    that would overlap make a block, around the mean of what its members want."""
+    blocks: list[tuple[list[Vertex], float]] = []  # members, middle of the first one
 
-    def start(members: list[Place]) -> float:
+    def start(members: list[Vertex]) -> float:
         offsets = _offsets(members)
         return mean(wanted[p] - offset for p, offset in zip(members, offsets, strict=True))
 
-    for place in row:
-        members, at = [place], wanted[place]
+    for vertex in row:
+        members, at = [vertex], wanted[vertex]
         while blocks:
             before, first = blocks[-1]
             last = first + _offsets(before)[-1]
@@ -147,23 +147,23 @@ def _spread(row: list[Place], wanted: dict[Place, float], x: dict[Place, float])
             at = start(members)
         blocks.append((members, at))
     for members, at in blocks:
-        for place, offset in zip(members, _offsets(members), strict=True):
-            x[place] = at + offset
+        for vertex, offset in zip(members, _offsets(members), strict=True):
+            x[vertex] = at + offset
 
 
-def _offsets(members: list[Place]) -> list[float]:
+def _offsets(members: list[Vertex]) -> list[float]:
     offsets = [0.0]
     for one, other in zip(members, members[1:], strict=False):
         offsets.append(offsets[-1] + _apart(one, other))
     return offsets
 
 
-def _apart(one: Place, other: Place) -> float:
+def _apart(one: Vertex, other: Vertex) -> float:
     return (_width(one) + _width(other)) / 2 + _BETWEEN
 
 
 def _arrow(xs: list[float], ys: list[float]) -> str:
-    """A line from the lower edge of the first place to the upper edge of the last one, straight
+    """A line from the lower edge of the first vertex to the upper edge of the last one, straight
     down where it passes a row and curved between rows."""
     path = f"M{xs[0]:.1f} {ys[0] + _HEIGHT:.1f}"
     for number in range(1, len(xs)):

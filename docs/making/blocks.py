@@ -35,7 +35,7 @@ _BEGIN = re.compile(r"<!-- made by python -m docs: (.+?) -->")
 
 
 class UnknownBlock(Exception):
-    """A page has a block that nobody fills, or that does not end."""
+    """A page has an unknown block, or one that does not end."""
 
 
 def names(text: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""`torch.nn.attention.bias`: masks that are a word and two numbers.
+"""`torch.nn.attention.bias`: masks given by a variant and two lengths.
 
-A CausalBias is a Tensor over memory that nobody has written. What it means stands in its
-attributes, and an operator that read its numbers would read garbage.
+A CausalBias is a Tensor over uninitialised memory. Its meaning is in its attributes, and an
+operator that read its values would read garbage.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TOP_LEFT, BOTTOM_RIGHT = "top_left", "bottom_right"
 
 def is_causal_bias(mask: Any) -> bool:
     """Whether a mask is what `causal_upper_left` or `causal_lower_right` returns."""
-    # Importing the module loads torch._dynamo. Where nobody has, there is no such mask.
+    # Importing the module loads torch._dynamo. While it is not imported, there is no such mask.
     module = sys.modules.get("torch.nn.attention.bias")
     return module is not None and isinstance(mask, module.CausalBias)
 
@@ -25,9 +25,9 @@ def is_causal_bias(mask: Any) -> bool:
 def alignment(bias: Any, queries: int, keys: int) -> str:
     """`TOP_LEFT` or `BOTTOM_RIGHT`, for scores of (queries, keys).
 
-    The upper left mask is the same for every size, and PyTorch does not look at the one it was made
-    with. The lower right one has to have been made for these numbers; where both are squares it is
-    the upper left one.
+    The upper left mask is the same for every size, and PyTorch ignores the size it was made with.
+    The lower right one has to have been made for these numbers; where both are square it is the
+    upper left one.
 
     Raises:
         RuntimeError: it was made for others.
@@ -50,6 +50,6 @@ def alignment(bias: Any, queries: int, keys: int) -> str:
 
 
 def allowed(aligned: str, queries: int, keys: int, device: torch.device) -> Tensor:
-    """The mask in full: bool (queries, keys), True where a query looks at a key."""
+    """The mask in full: bool (queries, keys), True where a query attends to a key."""
     shift = keys - queries if aligned == BOTTOM_RIGHT else 0
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(shift)

@@ -91,7 +91,7 @@ def _automatic(refused: dict[str, str], query: Tensor, others: Sequence[Tensor |
     transformed = dispatch.transform((query, *others)) and not refused["reference"]
     if not refused["torch"] and not transformed:
         return "torch"
-    # Interpreted, on the CPU, it is no choice but a test.
+    # Interpreted, on the CPU, it is for tests only.
     return "triton" if query.is_cuda and not refused["triton"] else "reference"
 
 

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention with PyTorch's signature, and what PyTorch's has not."""
+"""Scaled dot-product attention with PyTorch's signature, and what PyTorch lacks."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 from seqkern.attention import autograd, causal_bias, checks, choice, nested, overrides
 from seqkern.attention.folding import folded
 from seqkern.attention.ops import (
+    cast_for_autocast,
     default_scale,
     in_score_dtype,
-    lowered,
     run_attention,
-    without_equal,
+    unsupported_by_torch,
 )
 from seqkern.attention.seeds import draw_seed
 from seqkern.attention.torch_backend import call_torch, merged
 
 _runs_directly = choice.runs_directly
 _kernel = autograd.attention
-# Asked here before `somebody_looks` asks them: a Python call costs as much as the two together.
+# Checked here before `is_overridden` does: a Python call costs as much as both.
 _overridden = torch.overrides.has_torch_function_variadic
 _modes = torch._C._len_torch_function_stack
 
@@ -46,9 +46,9 @@ def scaled_dot_product_attention(
     r"""softmax(scale * query key^T + mask) value, for every batch entry and head (Vaswani et al.
     2017, "Attention Is All You Need", equation 1).
 
-    Signature and meaning are those of `torch.nn.functional.scaled_dot_product_attention`; what
-    comes after the star is ours. Conventions there are flash-attn's: with N queries and M keys,
-    query i stands at key position i + M - N for `window`, `alibi_slopes` and
+    Signature and meaning are those of `torch.nn.functional.scaled_dot_product_attention`; the
+    keyword-only arguments are seqkern's. Their conventions are flash-attn's: with N queries and M
+    keys, query i is at key position i + M - N for `window`, `alibi_slopes` and
     causal="bottom_right". The equations are in `seqkern.attention.reference`.
 
     Args:
@@ -61,14 +61,14 @@ def scaled_dot_product_attention(
             `causal_upper_left` and `causal_lower_right` of `torch.nn.attention.bias` are
             causal="top_left" and "bottom_right", and computed as such.
         dropout_p: probability to drop a weight, always applied; from torch's CPU generator.
-        is_causal: query i looks at keys 0 to i, aligned at the top left. Given together with
+        is_causal: query i attends to keys 0 to i, aligned at the top left. Given together with
             attn_mask or `window`, both take part.
         scale: 1 / sqrt(D) if None.
         enable_gqa: key and value may have fewer heads than query, a divisor of H; neighbouring
             heads of query share one.
-        causal: None; "top_left", the same as is_causal; or "bottom_right", query i looks at keys
+        causal: None; "top_left", the same as is_causal; or "bottom_right", query i attends to keys
             0 to i + M - N.
-        window: (left, right), query i looks at keys i + M - N - left to i + M - N + right; -1 is
+        window: (left, right), query i attends to keys i + M - N - left to i + M - N + right; -1 is
             unlimited.
         softcap: c, which makes a scaled score s into c * tanh(s / c), before masks are added.
         alibi_slopes: (H,) or (..., H); adds `-slope * abs(i + M - N - j)` to the scores.
@@ -80,7 +80,7 @@ def scaled_dot_product_attention(
         (..., H, N, Dv) in query's dtype; with `return_lse` (output, lse), where lse is (..., H, N)
         in float32, or float64 for float64. All of query, key, value, a floating attn_mask,
         alibi_slopes and sinks get gradients, also through lse, any number of times. A query that
-        looks at no key gives 0, lse -inf, and no gradient; a key that is masked out contributes
+        attends to no key gives 0, lse -inf, and no gradient; a key that is masked out contributes
         nothing even where it holds NaN.
 
     Raises:
@@ -98,7 +98,7 @@ def scaled_dot_product_attention(
     >>> output = scaled_dot_product_attention(q, q, q, is_causal=True)  # doctest: +SKIP
     """
     seen = (query, key, value, attn_mask, alibi_slopes, sinks)
-    if (_overridden(*seen) or _modes()) and overrides.somebody_looks(*seen):
+    if (_overridden(*seen) or _modes()) and overrides.is_overridden(*seen):
         options = _given(
             attn_mask=attn_mask, dropout_p=dropout_p or None, is_causal=is_causal or None,
             scale=scale, enable_gqa=enable_gqa or None,
@@ -108,7 +108,7 @@ def scaled_dot_product_attention(
             return_lse=return_lse or None, sinks=sinks,
         )  # fmt: skip
         tensors = (query, key, value)
-        return overrides.shown(_OURS, scaled_dot_product_attention, tensors, options, extras)
+        return overrides.dispatch(_OURS, scaled_dot_product_attention, tensors, options, extras)
     if (
         isinstance(query, Tensor)
         and _runs_directly(query)
@@ -142,7 +142,7 @@ def scaled_dot_product_attention(
     )  # fmt: skip
 
 
-def shown_attention(
+def dispatched_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -151,7 +151,8 @@ def shown_attention(
     dropout_p: float,
     is_causal: bool,
 ) -> Tensor:
-    """`ops.attention` for a module's call that somebody wants to see: as a call of the function."""
+    """`ops.attention` for a module's call that `is_overridden`: dispatched as a call of the
+    function."""
     attn_mask, is_causal = merged(query, key, mask, bias, is_causal)
     result = scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal)
     assert isinstance(result, Tensor)  # there is no lse
@@ -245,7 +246,7 @@ def _any_call(
             query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa,
             sides, cap, alibi_slopes, return_lse, sinks,
         )  # fmt: skip
-    extras = without_equal(alibi_slopes, sinks, cap, sides, return_lse)
+    extras = unsupported_by_torch(alibi_slopes, sinks, cap, sides, return_lse)
     tensors = (key, value, attn_mask, alibi_slopes, sinks)
     backend = choice.choose(query, tensors, extras)
     if aligned == causal_bias.BOTTOM_RIGHT:
@@ -259,7 +260,7 @@ def _any_call(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     boolean = attn_mask is not None and attn_mask.dtype == torch.bool
-    query, key, value, attn_mask = lowered(query, key, value, attn_mask)  # type: ignore[assignment]
+    query, key, value, attn_mask = cast_for_autocast(query, key, value, attn_mask)  # type: ignore[assignment]
     checks.inputs(query, key, value, attn_mask)
     call = folded(query, key, value, attn_mask, enable_gqa)
     checks.per_head(query, call.lead[-1] if call.lead else 1, call.lead, alibi_slopes, sinks)

@@ -10,7 +10,7 @@ from torch import Tensor
 from seqkern.attention import checks, choice
 from seqkern.attention.dense import scaled_dot_product_attention
 from seqkern.attention.modules import MultiheadAttention
-from seqkern.attention.ops import without_equal
+from seqkern.attention.ops import unsupported_by_torch
 from seqkern.attention.transformer import (
     Transformer,
     TransformerDecoder,
@@ -45,7 +45,7 @@ def explain_attention(
     name = function if isinstance(function, str) else function.__name__
     checks.types("explain", query=query, key=key, value=value, attn_mask=attn_mask)
     _, sides, cap = checks.options(dropout_p, is_causal, causal, window, softcap)
-    extras = without_equal(alibi_slopes, sinks, cap, sides, return_lse)
+    extras = unsupported_by_torch(alibi_slopes, sinks, cap, sides, return_lse)
     tensors = (key, value, attn_mask, alibi_slopes, sinks)
     return choice.explanation(name, query, tensors, extras)
 

@@ -15,7 +15,8 @@ from seqkern.core.dtypes import accumulation_dtype
 
 def _laid_out_as(like: Tensor, batch: int, heads: int, length: int, width: int) -> Tensor:
     """An empty (batch, heads, length, width), with the heads inside the positions in memory where
-    `like` has them so. The operators copy what has no contiguous rows; such a copy has not."""
+    `like` has them so. The operators copy what has no contiguous rows; in such a copy they are
+    not."""
     rows = like.shape[-1] <= 1 or like.stride(-1) == 1
     if rows and like.stride(1) < like.stride(2):
         return like.new_empty((batch, length, heads, width)).transpose(1, 2)

@@ -2,7 +2,7 @@
 
 PyTorch's attention broadcasts all dimensions but the last two. The operators take (batch, heads,
 length, features) and masks of which each dimension is full or 1, so that no mask has to be
-expanded: leading dimensions are split at the place where the mask allows that.
+expanded: leading dimensions are split where the mask allows it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def folded(
 ) -> Folded:
     """Folds a call that `checks.inputs` has passed.
 
-    Where a leading dimension is 0 there is nothing to look at, whatever the others are: PyTorch
+    Where a leading dimension is 0 there is nothing to attend to, whatever the others are: PyTorch
     gives query's leading dimensions and zeros.
 
     Raises:
@@ -62,7 +62,7 @@ def folded(
         key, value = (
             t[..., :0, :].reshape(*query.shape[:-2], 0, t.shape[-1]) for t in (key, value)
         )
-        # No key's part of it, which still gets its gradient: zeros.
+        # Of no keys, so that its gradient is computed: zeros.
         attn_mask = None if attn_mask is None else attn_mask[..., :0].reshape(1, 0)
     if enable_gqa:
         checks.grouped_heads(query, key, value)

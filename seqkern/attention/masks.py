@@ -3,7 +3,7 @@
 The module's masks say True where a key is left out, or hold numbers to add to the scores. The
 operator takes a boolean `mask`, True where a key takes part, and a floating `bias`, both at once
 and each broadcast: so a padding mask stays (B, 1, 1, M) beside an attention mask of (N, M), and
-nothing of size B x H x N x M comes into being that the caller did not bring.
+nothing of size B x H x N x M is allocated that the caller did not pass.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def check_types(
 
 
 def warn_of_mixed_types(key_padding_mask: Tensor | None, attn_mask: Tensor | None) -> None:
-    """torch.nn's warning about a boolean mask beside a floating one. Ours costs nothing extra."""
+    """torch.nn's warning about a boolean mask beside a floating one. Mixing them costs nothing
+    here."""
     if key_padding_mask is None or attn_mask is None or torch.compiler.is_compiling():
         return
     if key_padding_mask.dtype != attn_mask.dtype:
@@ -51,7 +52,7 @@ def check_ranks(
     key_padding_mask: Tensor | None,
     attn_mask: Tensor | None,
 ) -> None:
-    """The number of dimensions of each argument, before anything else looks at a size.
+    """The number of dimensions of each argument, before any size is used.
 
     Raises:
         AssertionError: as torch.nn.MultiheadAttention.
@@ -131,7 +132,8 @@ def for_operator(
         key_padding_mask: (B, M) or (M,), boolean or floating.
         attn_mask: (N, M) or (B * H, N, M), boolean or floating.
         batch, heads: B and H.
-        extra_keys: how many keys, seen by every query, follow the M (add_bias_kv, add_zero_attn).
+        extra_keys: how many keys, which every query attends to, follow the M (add_bias_kv,
+        add_zero_attn).
 
     Returns:
         (mask, bias): boolean, True to take part, and floating, to add; 4-D, each dimension full or

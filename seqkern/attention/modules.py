@@ -1,4 +1,4 @@
-"""Multi-head attention as a module that takes the place of `torch.nn.MultiheadAttention`.
+"""Multi-head attention: a drop-in module for `torch.nn.MultiheadAttention`.
 
 Constructor, attributes, `state_dict` keys, masks and errors are torch.nn's; a trained module turns
 into this one by assigning its ``__class__`` (`seqkern.swap`). There is one path for training and
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqkern.attention import causal_bias, checks, choice, masks, overrides
-from seqkern.attention.dense import shown_attention
+from seqkern.attention.dense import dispatched_attention
 from seqkern.attention.ops import attention
 from seqkern.attention.packing import occupied, packed, padded
 from seqkern.attention.seeds import draw_seed
@@ -52,8 +52,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
 
     Arguments, attributes, results and errors as torch.nn's, except that
 
-    - a query that sees no key (all masked) has the weights 0 and the output that W^O makes of 0.
-      PyTorch gives NaN or that, depending on need_weights and on the mode;
+    - a query that attends to no key (all masked) has the weights 0 and the output that W^O makes of
+      0. PyTorch gives NaN or that, depending on need_weights and on the mode;
     - evaluation and training compute the same: `is_causal=True` without attn_mask raises in both
       (PyTorch ignores it in evaluation), and what rules out PyTorch's fast path (an odd number of
       heads, batch_first=False, ...) costs nothing here;
@@ -70,8 +70,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     `seqkern.nn.functional.scaled_dot_product_attention`. Asking for the
     weights leaves the output on its fast path and costs one more product and B x H x N x M
     exponentials; `need_weights=False` saves that. With `is_causal=True` attn_mask has to be the
-    causal mask: where no weights are wanted the hint is believed, as in PyTorch. attn_mask may also
-    be a causal mask of `torch.nn.attention.bias` for (N, M), which says itself what it is.
+    causal mask: where no weights are requested the hint is trusted, as in PyTorch. attn_mask may
+    also be a causal mask of `torch.nn.attention.bias` for (N, M), whose variant says what it is.
     """
 
     def forward(
@@ -118,12 +118,12 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         trusted = bool(is_causal) and not need_weights and attn_mask is declared
         if attn_mask is not declared:
             aligned = causal_bias.alignment(declared, sizes.queries, sizes.keys)
-            # Added keys are seen by every query, and weights and PyTorch want a mask of numbers.
+            # Every query attends to added keys, and weights and PyTorch need an explicit mask.
             if need_weights or self._adds_keys() or not choice.runs_directly(query):
                 allowed = causal_bias.allowed(aligned, sizes.queries, sizes.keys, query.device)
                 attn_mask, aligned = ~allowed, None
         if trusted and key_padding_mask is None:
-            attn_mask = None  # as in PyTorch: the hint takes its place, whatever its shape
+            attn_mask = None  # as in PyTorch: the hint replaces it, whatever its shape
         if attn_mask is not None:
             masks.check_attn_shape(attn_mask, self.num_heads, *sizes[2:], sizes.batched)
             if trusted and not attn_mask.requires_grad and not self._adds_keys():
@@ -139,11 +139,11 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         if bias is not None:
             checks.mask_dtype(q, bias)
         causal = aligned == causal_bias.TOP_LEFT or (trusted and attn_mask is None)
-        if not need_weights and overrides.somebody_looks(q, k, v, mask, bias):
+        if not need_weights and overrides.is_overridden(q, k, v, mask, bias):
             if aligned == causal_bias.BOTTOM_RIGHT:
                 allowed = causal_bias.allowed(aligned, sizes.queries, sizes.keys, query.device)
                 mask = allowed[None, None] if mask is None else mask & allowed
-            output = shown_attention(q, k, v, mask, bias, self._dropout_probability(), causal)
+            output = dispatched_attention(q, k, v, mask, bias, self._dropout_probability(), causal)
             return self._projected_out(_heads_merged(output, sizes)), None
         dropout_p, seed = self._dropout(query.device)
         weights = backend = None
@@ -182,12 +182,12 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         key_offsets: Tensor,
         is_causal: bool = False,
     ) -> Tensor:
-        """Attention inside each of B sequences that lie one behind the other, without padding.
+        """Attention inside each of B concatenated sequences, without padding.
 
         Args:
             query, key, value: (total queries, embed_dim), (total keys, kdim), (total keys, vdim).
             query_offsets, key_offsets: (B + 1,) int64 on the CPU: where each sequence starts.
-            is_causal: query i of a sequence sees its keys 0 to i.
+            is_causal: query i of a sequence attends to its keys 0 to i.
 
         Returns:
             (total queries, embed_dim)
@@ -221,7 +221,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
                 "query and key must hold the same number of sequences, got "
                 f"{len(queries.offsets) - 1} and {len(keys.offsets) - 1}"
             )
-        compiling = torch.compiler.is_compiling()  # which cannot look at numbers
+        compiling = torch.compiler.is_compiling()  # which cannot read values
         if values is not keys and not compiling and not torch.equal(keys.offsets, values.offsets):
             raise AssertionError("the sequences of key and value must have the same lengths")
         self._check_features(queries.values, keys.values, values.values)
@@ -290,8 +290,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         return k, v
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-        """(..., E) -> (..., H, D) for each of query, key and value, in as few products as their
-        being the same object allows."""
+        """(..., E) -> (..., H, D) for each of query, key and value, in one product for those that
+        are the same object."""
         bias = self.in_proj_bias
         weights: tuple[Tensor, ...]
         if not self._qkv_same_embed_dim:

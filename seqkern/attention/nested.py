@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seqkern.attention import choice
-from seqkern.attention.ops import default_scale, without_equal
+from seqkern.attention.ops import default_scale, unsupported_by_torch
 from seqkern.attention.packing import Packed, ragged_dim, sequences
 from seqkern.attention.seeds import draw_seed
 from seqkern.attention.torch_backend import call_torch
@@ -40,7 +40,7 @@ def scaled_dot_product_attention(
             are ragged in unequal dimensions, and for attn_mask, which the lengths replace.
     """
     _check(query, key, value, attn_mask)
-    extras = without_equal(alibi_slopes, sinks, softcap, window, return_lse)
+    extras = unsupported_by_torch(alibi_slopes, sinks, softcap, window, return_lse)
     backend = choice.choose(query, (key, value, alibi_slopes, sinks), extras)
     if backend == "torch":
         return call_torch(

@@ -43,7 +43,7 @@ def attention(
             float32, bfloat16 and float16.
         key: (B, Hkv, M, D), value: (B, Hkv, M, Dv), dtype of query; Hkv divides H, and H / Hkv
             neighbouring heads of query share one of key and value.
-        mask: bool, True where a query looks at a key; 4-D, each dimension that of the scores
+        mask: bool, True where a query attends to a key; 4-D, each dimension that of the scores
             (B, H, N, M) or 1.
         bias: added to the scores; the same shapes, in query's dtype or float32. May come together
             with `mask`.
@@ -51,8 +51,8 @@ def attention(
         scale: 1 / sqrt(D) unless given.
         softcap: 0.0 for none.
         dropout_p, seed: the probability to drop, and what `draw_seed` gave where it is not 0.
-        is_causal: query i looks at the keys 0 to i.
-        window: (left, right), query i looks at the keys i + M - N - left to i + M - N + right;
+        is_causal: query i attends to the keys 0 to i.
+        window: (left, right), query i attends to the keys i + M - N - left to i + M - N + right;
             -1 is unlimited.
         need_lse: whether the caller uses lse. If not, PyTorch's operator, which gives none,
             may run too, and lse is then empty.
@@ -80,12 +80,12 @@ def attention(
             checks.four_dimensional(query, key, value, mask, bias, alibi_slopes, sinks)
             raise
     if backend is None:
-        extras = without_equal(alibi_slopes, sinks, softcap, window, need_lse)
+        extras = unsupported_by_torch(alibi_slopes, sinks, softcap, window, need_lse)
         backend = choice.choose(query, (key, value, bias, alibi_slopes, sinks), extras)
     if backend == "torch":
         output = torch_backend.attention(query, key, value, mask, bias, scale, dropout_p, is_causal)
         return output, output.new_empty(0)
-    query, key, value, bias = lowered(query, key, value, bias)  # type: ignore[assignment]
+    query, key, value, bias = cast_for_autocast(query, key, value, bias)  # type: ignore[assignment]
     checks.four_dimensional(query, key, value, mask, bias, alibi_slopes, sinks)
     return run_attention(
         backend, query, key, value, mask, bias, alibi_slopes, sinks, None, None, seed,
@@ -141,7 +141,7 @@ def default_scale(width: int) -> float:
     return width**-0.5 if width else 1.0
 
 
-def lowered(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def cast_for_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """The tensors in the dtype that autocast gives them, where it is on: PyTorch's attention is on
     its list for the lower precision, which spares float64 and what is not floating. The first one
     says for which device."""
@@ -160,7 +160,7 @@ def lowered(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     )
 
 
-def without_equal(
+def unsupported_by_torch(
     alibi_slopes: Tensor | None,
     sinks: Tensor | None,
     softcap: float,

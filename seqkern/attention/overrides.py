@@ -1,11 +1,12 @@
-"""`__torch_function__` around attention: who else looks at a call.
+"""`__torch_function__` around attention: who else handles a call.
 
 PyTorch shows a call of `torch.nn.functional.scaled_dot_product_attention` to the
 TorchFunctionModes that are active, the latest first, and then to the arguments whose type overrides
 `__torch_function__`. Ours shows them the same call, once, and as a call of PyTorch's own function,
 whatever `torch.nn.functional` holds by now: that is what the dispatch tables of other libraries
-were made with. Who passes the call on, by `func(*args, **kwargs)` or `super()`, gets seqkern's
-attention: while others look, a mode of ours stands below theirs and takes PyTorch's place.
+were made with. A handler that passes the call on, by `func(*args, **kwargs)` or `super()`, gets
+seqkern's attention: while others handle it, a mode of ours is below theirs on the stack and takes
+PyTorch's place.
 
 PyTorch's function refuses the keyword arguments that only ours has. So a call with one of them is
 shown as a call of seqkern's function, and none gets lost.
@@ -31,29 +32,29 @@ _modes = torch._C._len_torch_function_stack
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 
-def somebody_looks(*tensors: Any) -> bool:
-    """Whether somebody wants to see a call with these arguments (what is no tensor does not count).
-    Costs next to nothing where all are plain tensors and no mode is active."""
-    # In a compiled function the first asks only the tensors.
+def is_overridden(*tensors: Any) -> bool:
+    """Whether a mode or the type of an argument handles a call with these arguments (what is no
+    tensor does not count). Costs 0.1 us where all are plain tensors and no mode is active."""
+    # In a compiled function the first checks only the tensors.
     if not _overridden(*tensors) and not _modes():
         return False
-    return bool(overriding(tensors)) or _a_mode_looks()
+    return bool(overriding(tensors)) or _a_mode_handles()
 
 
-def _a_mode_looks() -> bool:
+def _a_mode_handles() -> bool:
     if _modes() != 1:
         return _modes() > 0
-    # torch.set_default_device and `with device:` look only at what creates tensors.
+    # torch.set_default_device and `with device:` handle only what creates tensors.
     from torch.utils._device import DeviceContext
 
     return not isinstance(torch._C._get_function_stack_at(0), DeviceContext)
 
 
 def overriding(tensors: Sequence[Any]) -> list[Any]:
-    """Those of the tensors whose types want to see the call."""
+    """Those of the tensors whose types override `__torch_function__`."""
     if not torch._C._is_torch_function_enabled():  # one of them is passing it on
         return []
-    with torch._C.DisableTorchFunctionSubclass():  # nor should they see these questions
+    with torch._C.DisableTorchFunctionSubclass():  # which these queries must not trigger
         return [t for t in tensors if isinstance(t, Tensor) and _overrides(t)]
 
 
@@ -76,10 +77,10 @@ class InPlaceOfTorchs(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not torch_attention:
             return func(*args, **kwargs)
-        looking = overriding((*args, *kwargs.values()))
-        if not looking:
+        overriders = overriding((*args, *kwargs.values()))
+        if not overriders:
             return self.run(*args, **kwargs)
-        classes = _in_order(looking)
+        classes = _in_order(overriders)
         with self:  # for when they pass it on
             for each in classes:
                 result = each.__torch_function__(func, classes, args, kwargs)
@@ -103,7 +104,7 @@ def _in_order(tensors: Sequence[Any]) -> tuple[Any, ...]:
 
 @contextmanager
 def _below_all_others(mode: TorchFunctionMode) -> Iterator[None]:
-    """The mode at the bottom of the stack: it is asked last."""
+    """The mode at the bottom of the stack: it is called last."""
     push, pop = torch._C._push_on_torch_function_stack, torch._C._pop_torch_function_stack
     others = [pop() for _ in range(_modes())]
     for each in (mode, *reversed(others)):
@@ -117,14 +118,14 @@ def _below_all_others(mode: TorchFunctionMode) -> Iterator[None]:
             push(each)
 
 
-def shown(
+def dispatch(
     ours: InPlaceOfTorchs,
     function: Callable[..., Any],
     tensors: tuple[Any, Any, Any],
     options: dict[str, Any],
     extras: dict[str, Any],
 ) -> Any:
-    """A call for which `somebody_looks`, shown to everybody who does.
+    """A call that `is_overridden`, given to every handler of it.
 
     Args:
         ours: what runs in the end.
@@ -134,8 +135,8 @@ def shown(
         extras: those that only `function` has, where they are not the defaults.
     """
     if extras:
-        looking = overriding((*tensors, *options.values(), *extras.values()))
-        return handle_torch_function(function, looking, *tensors, **options, **extras)
+        overriders = overriding((*tensors, *options.values(), *extras.values()))
+        return handle_torch_function(function, overriders, *tensors, **options, **extras)
     if not _modes():
         return ours.__torch_function__(torch_attention, (), tensors, options)
     with _below_all_others(ours):

@@ -1,4 +1,4 @@
-"""Nested tensors as what they hold: all sequences of a batch one behind the other."""
+"""Nested tensors as what they hold: all sequences of a batch, concatenated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Packed:
     """A batch of sequences without padding.
 
     Attributes:
-        values: (total, *), the sequences one behind the other.
+        values: (total, *), the concatenated sequences.
         offsets: (B + 1,) int64 on the CPU: sequence b is values[offsets[b] : offsets[b + 1]].
         source: the nested tensor (B, length, *) that it was.
     """
@@ -27,7 +27,8 @@ class Packed:
         """Other values (total, *), nested in the layout and with the lengths of the source."""
         source = self.source
         if source.layout == torch.jagged:
-            # The very same offsets: by them PyTorch knows that two ragged sizes are equal.
+            # The same offsets object: by its identity PyTorch knows that two ragged sizes are
+            # equal.
             offsets = source.offsets()  # type: ignore[attr-defined]
             return torch.nested.nested_tensor_from_jagged(values, offsets)
         lengths = self.offsets.diff().tolist()
@@ -65,7 +66,7 @@ def sequences(nested: Tensor) -> Packed:
     """Takes a nested tensor (B, length, *) apart that is ragged in dimension 1. Differentiable."""
     if nested.layout == torch.jagged:
         jagged: Any = nested
-        if jagged.lengths() is not None:  # holes between the sequences: move them together
+        if jagged.lengths() is not None:  # gaps between the sequences: close them
             jagged = torch.nested.as_nested_tensor(list(nested.unbind()), layout=torch.jagged)
         return Packed(jagged.values(), jagged.offsets().cpu(), jagged)
     parts = nested.unbind()
@@ -81,7 +82,7 @@ def ragged_dim(nested: Tensor) -> int:
 
 
 def padded(values: Tensor, offsets: Tensor) -> Tensor:
-    """(total, *) as (B, longest, *) with zeros behind the end of each sequence."""
+    """(total, *) as (B, longest, *) with zeros after the end of each sequence."""
     sequences = values.split(offsets.diff().tolist())
     return torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
 

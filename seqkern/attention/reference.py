@@ -1,4 +1,4 @@
-r"""Attention as the textbook writes it, in plain PyTorch.
+r"""The reference for attention: its equations in plain PyTorch.
 
 This file is the specification. Every kernel is measured against it in float64; it runs in any
 floating dtype and on any device, can be differentiated any number of times and works under
@@ -10,13 +10,13 @@ For every sequence b of the batch and every head h (Vaswani et al. 2017)::
     s_ij = c * tanh(s_ij / c)                         with softcap c (Gemma 2, 2024)
     s_ij = s_ij + bias_ij                             with an additive mask
     s_ij = s_ij - slope * |i + M - N - j|             with ALiBi (Press, Smith & Lewis 2022)
-    s_ij = -inf                                       where query i does not look at key j
+    s_ij = -inf                                       where query i does not attend to key j
     lse_i = log(exp(sink) + sum_j exp(s_ij))          with sinks (gpt-oss, 2025), else only the sum
-    P_ij = exp(s_ij - lse_i)                          softmax; sinks take their share
+    P_ij = exp(s_ij - lse_i)                          softmax; sinks are in the denominator only
     P_ij = P_ij * keep_ij / (1 - p)                   with dropout of probability p
     o_i = sum_j P_ij v_j
 
-Query i looks at key j unless
+Query i attends to key j unless
 
 - `mask` is False there, or `bias` is -inf;
 - with `is_causal`, j > i (aligned at the top left, PyTorch's convention);
@@ -24,8 +24,8 @@ Query i looks at key j unless
   the bottom right, flash-attn's convention; -1 is unlimited). (-1, 0) is causal attention aligned
   at the bottom right.
 
-A key that a query does not look at contributes nothing to it, even where it holds NaN. A query
-that looks at no key has the output 0, the lse -inf (or that of its sink alone), and no gradient.
+A key that a query does not attend to contributes nothing to it, even where it holds NaN. A query
+that attends to no key has the output 0, the lse -inf (or that of its sink alone), and no gradient.
 
 Shapes: query (B, H, N, D), key (B, Hkv, M, D), value (B, Hkv, M, Dv) where Hkv divides H and
 H / Hkv neighbouring query heads share one of key and value (Ainslie et al. 2023); `mask` (bool) and
@@ -61,8 +61,8 @@ def attention(
     seed: Tensor | None = None,
     sequence: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Returns (output, lse); see the module's text. `sequence` is the number b of the first entry
-    of the batch, for dropout.
+    """Returns (output, lse); see the module's docstring. `sequence` is the number b of the first
+    entry of the batch, for dropout.
 
     Raises:
         RuntimeError: dropout_p is not 0 and seed is None.
@@ -75,30 +75,30 @@ def attention(
         scale = width**-0.5 if width else 1.0
     i = torch.arange(queries, device=query.device)[:, None]
     j = torch.arange(keys, device=query.device)
-    looks = _looks(i, j, mask, bias, is_causal, window)
-    if looks is not None:
-        seen = looks.any(-2)[..., None]  # by any query
+    attends = _attends(i, j, mask, bias, is_causal, window)
+    if attends is not None:
+        seen = attends.any(-2)[..., None]  # by some query
         k, v = torch.where(seen, k, 0), torch.where(seen, v, 0)
 
-    s = scale * _scores(q, k, looks)
+    s = scale * _scores(q, k, attends)
     if softcap:
         s = softcap * torch.tanh(s / softcap)
     if bias is not None:
         s = s + bias
     if alibi_slopes is not None:
         s = s - alibi_slopes.to(wide)[..., None, None] * (i + keys - queries - j).abs()
-    if looks is not None:
-        s = s.masked_fill(~looks, -torch.inf)
+    if attends is not None:
+        s = s.masked_fill(~attends, -torch.inf)
 
     logits = s
     if sinks is not None:
         column = sinks.to(wide)[:, None, None].expand(batch, heads, queries, 1)
         logits = torch.cat([s, column], dim=-1)
     empty = (logits == -torch.inf).all(-1, keepdim=True)
-    logits = logits.masked_fill(empty, 0)  # any number: its softmax is not used
+    logits = logits.masked_fill(empty, 0)  # any value: its softmax is not used
     lse = torch.logsumexp(logits, dim=-1).masked_fill(empty[..., 0], -torch.inf)
     p = torch.softmax(logits, dim=-1)[..., :keys]
-    p = p.masked_fill(empty if looks is None else empty | ~looks, 0)
+    p = p.masked_fill(empty if attends is None else empty | ~attends, 0)
 
     if dropout_p:
         if seed is None:
@@ -107,7 +107,7 @@ def attention(
             seed.to(query.device), dropout_p, batch, heads, queries, keys, first_batch=sequence
         )
         p = p * keep / (1 - dropout_p) if dropout_p < 1 else p * 0
-    return _weighted_sum(p, v, looks).to(query.dtype), lse
+    return _weighted_sum(p, v, attends).to(query.dtype), lse
 
 
 def varlen_attention(
@@ -126,7 +126,7 @@ def varlen_attention(
     window: tuple[int, int] = (-1, -1),
     seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`attention` for each of S sequences that lie one after another.
+    """`attention` for each of S concatenated sequences.
 
     Shapes: query (total_q, H, D), key (total_k, Hkv, D), value (total_k, Hkv, Dv); sequence b has
     the rows cu_seqlens_q[b] to cu_seqlens_q[b + 1] of query and those of cu_seqlens_k of key and
@@ -167,7 +167,7 @@ def _per_head(x: Tensor, heads: int) -> Tensor:
     return x if shared == 1 else x.repeat_interleave(shared, dim=1)
 
 
-def _looks(
+def _attends(
     i: Tensor,
     j: Tensor,
     mask: Tensor | None,
@@ -175,7 +175,7 @@ def _looks(
     is_causal: bool,
     window: tuple[int, int],
 ) -> Tensor | None:
-    """Which query looks at which key, (B, H, N, M) with dimensions of 1; None: each at all."""
+    """Which query attends to which key, (B, H, N, M) with dimensions of 1; None: each to all."""
     left, right = window
     at = i + j.shape[0] - i.shape[0]  # len() would fix the lengths in torch.export
     conditions = [
@@ -185,35 +185,35 @@ def _looks(
         (j >= at - left)[None, None] if left >= 0 else None,
         (j <= at + right)[None, None] if right >= 0 else None,
     ]
-    looks = None
+    attends = None
     for condition in conditions:
         if condition is not None:
-            looks = condition if looks is None else looks & condition
-    return looks
+            attends = condition if attends is None else attends & condition
+    return attends
 
 
-def _scores(q: Tensor, k: Tensor, looks: Tensor | None) -> Tensor:
+def _scores(q: Tensor, k: Tensor, attends: Tensor | None) -> Tensor:
     """q_i . k_j for every pair that counts."""
-    if looks is None or not _apart(k, looks):
+    if attends is None or not _apart(k, attends):
         return q @ k.transpose(-2, -1)
-    return (q[..., None, :] * torch.where(looks[..., None], k[..., None, :, :], 0)).sum(-1)
+    return (q[..., None, :] * torch.where(attends[..., None], k[..., None, :, :], 0)).sum(-1)
 
 
-def _weighted_sum(p: Tensor, v: Tensor, looks: Tensor | None) -> Tensor:
+def _weighted_sum(p: Tensor, v: Tensor, attends: Tensor | None) -> Tensor:
     """sum_j p_ij v_j over the keys that count."""
-    if looks is None or not _apart(v, looks):
+    if attends is None or not _apart(v, attends):
         return p @ v
-    return (p[..., None] * torch.where(looks[..., None], v[..., None, :, :], 0)).sum(-2)
+    return (p[..., None] * torch.where(attends[..., None], v[..., None, :, :], 0)).sum(-2)
 
 
-def _apart(x: Tensor, looks: Tensor) -> bool:
-    """Whether each pair of query and key has to be taken by itself, at D times the memory.
+def _apart(x: Tensor, attends: Tensor) -> bool:
+    """Whether each pair of query and key has to be multiplied separately, at D times the memory.
 
     0 * NaN is NaN, so a matrix product carries the NaN of a key into every query. That matters
-    where some queries look at the key and others do not. Nobody can ask for values under vmap and
-    in a compiled function; there a NaN stays away only from where no query looks at its key.
+    where some queries attend to the key and others do not. Values cannot be tested under vmap and
+    in a compiled function; there a NaN is kept out only where no query attends to its key.
     """
-    if looks.shape[-2] == 1 or torch.compiler.is_compiling() or x.is_meta:
+    if attends.shape[-2] == 1 or torch.compiler.is_compiling() or x.is_meta:
         return False
     inner = x
     while _functorch.is_functorch_wrapped_tensor(inner):

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from seqkern.attention.recomputation import check_implementation
 
-# PyTorch's own function, whatever others (seqkern's users, for one) have put in its place in
-# torch.nn.functional, and whenever they do.
+# PyTorch's own function, even if torch.nn.functional has been patched, by seqkern's users for
+# example.
 torch_attention = torch._C._nn.scaled_dot_product_attention
 
 

@@ -1,4 +1,4 @@
-"""The Transformer and its layers on seqkern's attention, in the place of `torch.nn`'s.
+"""The Transformer and its layers on seqkern's attention: drop-in modules for `torch.nn`'s.
 
 They are torch.nn's classes with two things changed: their attention is `MultiheadAttention` of
 this package, and the fused evaluation path of torch.nn, which computes a softmax over everything
@@ -23,8 +23,8 @@ from seqkern.core.fx_leaf import leaf, record_call
 
 
 def _adopting(layer: type[torch.nn.Module]) -> Any:
-    """The constructor of a torch.nn layer, with its signature, that gives what it made our
-    classes."""
+    """The constructor of a torch.nn layer, with its signature, that changes the parts it made to
+    seqkern's classes."""
 
     @functools.wraps(layer.__init__)
     def construct(self: torch.nn.Module, *arguments: Any, **options: Any) -> None:
@@ -43,7 +43,7 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
 
     Arguments, attributes, results and errors as torch.nn's: src and the result are
     (B, L, d_model) with batch_first, else (L, B, d_model), or (L, d_model). See
-    `MultiheadAttention` for dtypes and masks and for what its attention does differently. Nested
+    `MultiheadAttention` for dtypes and masks and for the differences of its attention. Nested
     input of both layouts works in training, too.
     """
 
@@ -87,14 +87,15 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         return self.norm2(x + self._ff_block(x))
 
     def _forward_packed(self, x: Tensor, offsets: Tensor) -> Tensor:
-        """`forward` of sequences that lie one behind the other, (total, d_model)."""
+        """`forward` of concatenated sequences, (total, d_model)."""
         attention: Any = self.self_attn
         return self._blocks(
             x, lambda y: self.dropout1(attention.attend_packed(y, y, y, offsets, offsets))
         )
 
     def _takes_packed(self) -> bool:
-        """Whether `_forward_packed` can stand for a call of the layer without anyone noticing."""
+        """Whether `_forward_packed` can replace a call of the layer without a visible
+        difference."""
         cls, attention = type(self), self.self_attn
         return (
             cls.forward is TransformerEncoderLayer.forward
@@ -118,7 +119,7 @@ class TransformerDecoderLayer(torch.nn.TransformerDecoderLayer):
 
     Arguments, attributes, results and errors as torch.nn's: tgt and the result are (B, L, d_model)
     with batch_first, else (L, B, d_model), or (L, d_model), and memory is alike. See
-    `MultiheadAttention` for dtypes and masks and for what its attention does differently.
+    `MultiheadAttention` for dtypes and masks and for the differences of its attention.
     """
 
     __init__ = _adopting(torch.nn.TransformerDecoderLayer)
@@ -137,7 +138,7 @@ class TransformerEncoder(torch.nn.TransformerEncoder):
     behind the sequences, and layers of which the constructor thought it possible
     (`use_nested_tensor`).
 
-    There the layers see no padding where their attention runs on seqkern's kernels. Layers that
+    There the layers get no padding where their attention runs on seqkern's kernels. Layers that
     are not seqkern's, or that carry hooks, get padded tensors and masks, never nested tensors, and
     padded positions are set to zero at the end.
     """
@@ -286,7 +287,8 @@ _OURS: dict[type, type] = {
 
 
 def _adopt(module: torch.nn.Module) -> None:
-    """Gives the parts that torch.nn's constructor has made, and the module, our classes."""
+    """Changes the parts that torch.nn's constructor has made, and the module, to seqkern's
+    classes."""
     for part in module.modules():
         part.__class__ = _OURS.get(type(part), type(part))
 
@@ -301,9 +303,9 @@ def _length(sequences: Tensor, layers: Any) -> int | None:
 
 
 def _is_causal(mask: Tensor | None, hint: bool | None, length: int | None) -> bool:
-    """The caller's hint, or without one whether the mask leaves out just what lies ahead.
+    """The caller's hint, or without one whether the mask excludes exactly the later positions.
 
-    A compiled function cannot look at the mask's numbers and takes the mask as it is.
+    A compiled function cannot read the mask's values and takes the mask as it is.
     """
     if hint is not None:
         return hint
@@ -318,13 +320,13 @@ def _is_causal(mask: Tensor | None, hint: bool | None, length: int | None) -> bo
 
 
 def _is_torchs(method: Any, name: str) -> bool:
-    """Whether neither a subclass nor this one object has another method in its place."""
+    """Whether neither a subclass nor the object itself overrides the method."""
     plain = getattr(torch.nn.TransformerEncoderLayer, name)
     return getattr(method, "__func__", None) is plain
 
 
 def _reads_positions(attention: Any) -> bool:
-    """Whether the attention adds keys of its own, which packed sequences have no place for."""
+    """Whether the attention adds keys of its own, which packed sequences cannot hold."""
     return attention.bias_k is not None or attention.add_zero_attn
 
 
@@ -332,10 +334,10 @@ def _positions(src: Tensor, padding: Tensor, check: bool) -> Tensor | None:
     """(B, L), True where src holds a position; None where PyTorch would keep the padding.
 
     It keeps it where positions come after padding (unless `check` is off) and where a floating mask
-    is no mere mask.
+    has values other than 0 and -inf.
     """
     if padding.shape != src.shape[:2]:
-        return None  # for the attention to complain about
+        return None  # for the attention to refuse
     if padding.dtype == torch.bool:
         valid = ~padding
     else:

@@ -1,4 +1,4 @@
-"""Attention inside each of several sequences that lie one after another, without padding."""
+"""Attention inside each of several concatenated sequences, without padding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function
 
 from seqkern.attention import autograd, checks, choice, overrides
-from seqkern.attention.ops import default_scale, in_score_dtype, lowered, run_attention
+from seqkern.attention.ops import cast_for_autocast, default_scale, in_score_dtype, run_attention
 from seqkern.attention.seeds import draw_seed
 
 
@@ -62,7 +62,7 @@ def varlen_attention(
     A TorchFunctionMode, and an argument whose type overrides `__torch_function__`, sees the call.
     """
     tensors = (query, key, value, cu_seqlens_q, cu_seqlens_k, alibi_slopes, sinks)
-    if overrides.somebody_looks(*tensors):
+    if overrides.is_overridden(*tensors):
         return handle_torch_function(
             varlen_attention, overrides.overriding(tensors),
             query, key, value, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
@@ -161,7 +161,7 @@ def run_varlen(
 ) -> tuple[Tensor, Tensor]:
     """`attention_varlen` on a backend already chosen; it and the options, from scale on, are those
     of `run_attention`."""
-    query, key, value = lowered(query, key, value)  # type: ignore[assignment]
+    query, key, value = cast_for_autocast(query, key, value)  # type: ignore[assignment]
     checks.varlen(query, key, value, cu_seqlens_q, cu_seqlens_k, alibi_slopes, sinks)
     return run_attention(
         backend, query, key, value, None, None, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k,

@@ -1,15 +1,15 @@
-"""The attention weights that `need_weights=True` asks for, beside an output that did not need them.
+"""The attention weights that `need_weights=True` returns, beside an output computed without them.
 
-The operator leaves, for each query, the log of its softmax's denominator. One product of queries
-and keys and one exponential give the weights back::
+The operator leaves, for each query, the log-sum-exp of its scores. One product of queries and keys
+and one exponential give the weights::
 
     P_ij = exp(scale * q_i . k_j + bias_ij - lse_i),    0 where a mask excludes j
 
-No softmax over rows is left to do. So where only the mean over the heads is wanted, and no gradient
-of it, a few rows of all heads are worked on at a time, in the cache; B x H x N x M numbers are
-never in memory together.
+No softmax over rows is needed. So where only the mean over the heads is wanted, and no gradient
+of it, a few rows of all heads are computed at a time, in cache, and B x H x N x M numbers are never
+allocated.
 
-PyTorch's operator leaves no such logarithm; `by_torch` is for the calls that it runs.
+PyTorch's operator returns no log-sum-exp; `by_torch` is for the calls that it runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from seqkern.attention.philox import kept
 from seqkern.attention.recomputation import check_implementation
 from seqkern.core.dispatch import without_autocast
 
-_BLOCK = 1 << 19  # scores that are worked on at a time, 2 MiB of float32
+_BLOCK = 1 << 19  # scores computed at a time, 2 MiB of float32
 
 
 def attention_weights(
@@ -38,12 +38,13 @@ def attention_weights(
     seed: Tensor | None,
     average: bool,
 ) -> Tensor:
-    """What the softmax was, after dropout, as torch.nn.MultiheadAttention returns it.
+    """The softmax after dropout, as torch.nn.MultiheadAttention returns it.
 
     Args:
         query, key: (B, H, N, D) and (B, H, M, D).
-        lse: (B, H, N), from the operator; -inf for a query that sees no key: its weights are 0.
-        mask, bias, dropout_p, seed: what the operator had.
+        lse: (B, H, N), from the operator; -inf for a query that attends to no key: its weights are
+        0.
+        mask, bias, dropout_p, seed: those of the operator's call.
         average: the mean over the heads.
 
     Returns:
@@ -81,7 +82,7 @@ def _additive(
     added = [] if bias is None else [bias]
     if mask is None:
         return key, None, added
-    key = torch.where(mask.any(2)[..., None], key, 0)  # a key that nobody looks at
+    key = torch.where(mask.any(2)[..., None], key, 0)  # a key that no query attends to
     if mask.shape[2] != 1 and not (plain and bool(torch.isfinite(key).all())):
         return key, mask, added
     zeros = torch.zeros(mask.shape, dtype=key.dtype, device=key.device)
@@ -112,7 +113,8 @@ def _exponentials(
 def _mean_in_blocks(
     query: Tensor, key: Tensor, lse: Tensor, mask: Tensor | None, added: list[Tensor]
 ) -> Tensor:
-    """(B, N, M), some rows of one sequence at a time, and of their keys none behind the last."""
+    """(B, N, M), some rows of one sequence at a time, and of their keys none after the last one
+    attended to."""
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
     result = torch.zeros(batch, queries, keys, dtype=lse.dtype)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def whole_file(path: FilePath, *, sync: bool = True) -> Iterator[BinaryIO]:
 
     Args:
         path: the file; a link is followed. The mode of a file that is there already is kept.
-        sync: wait until all of it is on the disk, so that even a machine that stops leaves one of
-            the two. False for what can be made again.
+        sync: wait until all of it is on the disk, so that even if the machine stops one of the two
+        is there. False for what can be recreated.
 
     Raises:
         OSError: the folder is missing, full or not writable.

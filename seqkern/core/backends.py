@@ -5,7 +5,7 @@ A backend is one way to run an operator:
 - ``cpu``: the kernels in the compiled library ``_cpu``;
 - ``triton``, ``cuda``: the GPU kernels;
 - ``torch``: PyTorch's own operator (oneDNN, cuDNN, MPS, whatever it has for the device);
-- ``reference``: the textbook in plain PyTorch, slow, the specification.
+- ``reference``: the equations in plain PyTorch, slow, the specification.
 
 ``auto`` takes the fastest that can run the call. Each domain decides for its own operators and
 registers with `explains` a function that says what it decided.

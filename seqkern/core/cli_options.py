@@ -46,7 +46,7 @@ def real(smallest: float, largest: float) -> Callable[[str], float]:
 
 
 def check_output(option: str, path: Path) -> None:
-    """Find out before the work, not after it, that a file cannot be written.
+    """Checks before the work, not after it, that a file can be written.
 
     Raises:
         UserError: it cannot; the message begins with the name of the option.

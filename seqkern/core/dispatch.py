@@ -44,7 +44,7 @@ def runs_directly(input: Tensor) -> bool:
 
 
 def transform(tensors: Iterable[Tensor | None]) -> str:
-    """Names the function transform or the forward-mode tangent that a kernel cannot see through;
+    """Names the function transform or the forward-mode tangent that a kernel cannot handle;
     "" where there is none."""
     if _transforming():
         return "a torch.func transform (grad, vmap, jvp, ...) is active"
@@ -56,7 +56,8 @@ def transform(tensors: Iterable[Tensor | None]) -> str:
 
 
 def cpu_refusal(input: Tensor, others: Iterable[Tensor | None]) -> str:
-    """Why the CPU kernels cannot run a call with these tensors, as far as every domain asks."""
+    """Why the CPU kernels cannot run a call with these tensors, as far as it is the same for every
+    domain."""
     if not library.cpu.loaded:
         return str(library.cpu.reason)
     if input.device.type != "cpu":
@@ -97,7 +98,7 @@ def no_kernel(domain: str) -> str:
 
 
 def cpu_strength(input: Tensor) -> str:
-    """What speaks for the CPU kernels, for `explained`."""
+    """Why the CPU kernels are chosen, for `explained`."""
     through = ", through float32" if input.dtype == torch.float16 else ""
     return (
         f"fused kernels, ISA level {library.isa()} in use{through}; "
@@ -124,7 +125,7 @@ def explained(
     strength: Callable[[str], str],
     weakness: Callable[[str, str], str],
 ) -> Explanation:
-    """`pick` with its reasons: `strength(backend)` says what speaks for the chosen one,
+    """`pick` with its reasons: `strength(backend)` says why the chosen one is chosen,
     `weakness(backend, chosen)` why another one that could run the call is not preferred."""
     name = requested.value
     wanted = automatic if name == "auto" else name

@@ -1,5 +1,5 @@
-"""Derivatives of derivatives: a kernel's backward has no backward of its own, so differentiating
-it once more differentiates the textbook."""
+"""Second derivatives: a kernel's backward has no backward of its own, so differentiating
+it once more differentiates the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors that are the user's to put right."""
+"""Errors that the user can fix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something that the person at the command line can put right.
+    """Something that the user of the command line can fix.
 
     Its message is one sentence that says what to do; the command line prints it without a
     traceback.
@@ -17,15 +17,14 @@ class UserError(Exception):
 
 
 class SettingError(UserError, ValueError):
-    """An environment variable of seqkern's holds something that it cannot mean; raised when
-    seqkern is imported."""
+    """An environment variable of seqkern has an invalid value; raised when seqkern is imported."""
 
 
 @contextmanager
 def without_traceback_on_the_command_line() -> Iterator[None]:
-    """Lets a `SettingError` end the command line by its sentence and status 1.
+    """Makes a `SettingError` end the command line with its sentence and status 1.
 
-    The package is imported before the command line has a say, so this stands around its imports.
+    The package is imported before the command line runs, so this wraps its imports.
     In any other program the error is raised as it is.
     """
     try:

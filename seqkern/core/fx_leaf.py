@@ -1,9 +1,9 @@
-"""Modules that `torch.fx` does not look into.
+"""Modules that `torch.fx` does not trace into.
 
 A tracer of torch.fx (`symbolic_trace`, FX quantization, feature extraction) takes the modules of
 torch.nn for leaves of its graph, by the name of the Python module that their class is from. It
-calls ours, whose code looks at shapes and types and cannot be traced. So their `forward`, where it
-is given a Proxy, records in the graph the call that it is in.
+would trace ours, whose code depends on shapes and types and cannot be traced. So their `forward`,
+where it is given a Proxy, records the call in the graph.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.fx.proxy import Proxy, TraceError
 
 Forward = TypeVar("Forward", bound=Callable[..., Any])
 
-_PLAIN = frozenset({Tensor, type(None), bool})  # what most arguments are
+_PLAIN = frozenset({Tensor, type(None), bool})  # the type of most arguments
 
 
 def leaf(forward: Forward) -> Forward:

@@ -1,4 +1,4 @@
-"""What one pastes into a bug report: versions, machine, libraries, environment."""
+"""For a bug report: versions, machine, libraries, environment."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def info() -> str:
         "CPU library": _state(library.cpu),
         **_cpu_library_details(),
         "CUDA library": _state(library.cuda),
-        "text core": _state(library.text),
+        "text core": _state(library.text_core),
         "Triton": support.state(),
         "  tuning": tuning.state(),
         "GPU": _gpus(),
@@ -62,7 +62,7 @@ def _cpu_model() -> str:
 
 
 def _usable_cores() -> int:
-    # What containers and taskset leave to this process, where the system can say.
+    # What containers and taskset allow this process, where the system reports it.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,8 +1,8 @@
-"""Loads the compiled libraries, and says in a sentence why one is not there.
+"""Loads the compiled libraries, and says in a sentence why one is missing.
 
-`cpu` holds every operator's schema and the CPU kernels, `cuda` the CUDA kernels, `text` the Python
-module of the text core. A missing library is no error here, because the rest works without it:
-`require_cpu` and `require_text` are for those who cannot.
+`cpu` holds every operator's schema and the CPU kernels, `cuda` the CUDA kernels, `text_core` the
+Python module of the text core. A missing library is no error here, because the rest works without
+it: `require_cpu` and `require_text` are for callers that cannot.
 
 Environment: SEQKERN_ISA selects a lower instruction-set level than the machine's best;
 SEQKERN_CPU_LIBRARY and SEQKERN_TEXT_MODULE name another build of the CPU library and of the text
@@ -34,7 +34,7 @@ _BUILD = "make build, or: pip install --no-build-isolation ."
 
 @dataclass(frozen=True)
 class Library:
-    """A compiled library: where it lies and, when it is not loaded, the reason in one sentence."""
+    """A compiled library: its path and, when it is not loaded, the reason in one sentence."""
 
     path: Path
     reason: str | None = None
@@ -76,8 +76,8 @@ def _load_cpu() -> Library:
 
 
 def different_operators(source: str) -> list[str]:
-    """The operators of this text of csrc/library.cpp that the library now loaded does not have,
-    or has with another schema."""
+    """The operators of this source text of csrc/library.cpp that the loaded library lacks or has
+    with another schema."""
     calls = re.findall(r"m\.def\(((?:\s*\"[^\"]*\")+)\)", source)
     wanted = [
         torch._C.parse_schema("seqkern::" + "".join(re.findall(r"\"([^\"]*)\"", call)))
@@ -127,7 +127,7 @@ def _why_no_text_module(override: str | None, path: Path) -> str:
 def require_text() -> ModuleType:
     """The text core's module; raises RuntimeError with the reason when it is not loaded."""
     if _text_module is None:
-        raise RuntimeError(f"seqkern's text core is not loaded: {text.reason}")
+        raise RuntimeError(f"seqkern's text core is not loaded: {text_core.reason}")
     return _text_module
 
 
@@ -139,12 +139,12 @@ def require_cpu() -> None:
 
 def isa() -> str:
     """The instruction-set level that the CPU kernels use."""
-    return _text("seqkern_isa")
+    return _c_string("seqkern_isa")
 
 
 def isa_levels() -> tuple[str, ...]:
     """The levels that are built and that this machine can run, from low to high."""
-    return tuple(_text("seqkern_isa_levels").split())
+    return tuple(_c_string("seqkern_isa_levels").split())
 
 
 def set_isa(level: str) -> None:
@@ -160,10 +160,10 @@ def set_isa(level: str) -> None:
 
 def build_info() -> str:
     """The compiler that built the CPU library and the ISA levels it was built for."""
-    return _text("seqkern_build_info")
+    return _c_string("seqkern_build_info")
 
 
-def _text(function: str) -> str:
+def _c_string(function: str) -> str:
     require_cpu()
     call = getattr(ctypes.CDLL(str(cpu.path)), function)
     call.restype = ctypes.c_char_p
@@ -190,5 +190,5 @@ def _apply_environment() -> None:
 
 cpu = _load_cpu()
 cuda = _load_cuda()
-text, _text_module = _load_text()
+text_core, _text_module = _load_text()
 _apply_environment()

@@ -1,11 +1,11 @@
-"""What an autograd.Function saves is nobody's to change: in place on a result, or under a compiler.
+"""Nothing may change what an autograd.Function saves: in place on a result, or under a compiler.
 
-PyTorch notices, by a tensor's version, when somebody has changed what a backward pass needs, and
-raises. Two things go beyond that here. PyTorch's unfused layers return copies of what they save, so
-a program may change a result in place; `kept` allows the same without making a copy that nobody
-needs. And Dynamo, which traces into an autograd.Function, drops the version check, so gradients
-would be silently wrong; `traced` hides the Function behind an operator, where autograd itself runs
-it while the graph is traced, with its check.
+PyTorch notices, by a tensor's version, when what a backward pass needs has been changed, and
+raises. Two cases go beyond that here. PyTorch's unfused layers return copies of what they save, so
+a program may change a result in place; `kept` allows the same without an unneeded copy. And Dynamo,
+which traces into an autograd.Function, drops the version check, so gradients would be silently
+wrong; `traced` hides the Function behind an operator, where autograd itself runs it while the graph
+is traced, with its check.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _lazy_clone: Callable[[Tensor], Tensor] = getattr(torch, "_lazy_clone", torch.cl
 def kept(result: Tensor) -> Tensor:
     """A result of a Function's forward, as the forward may save it and its caller may change it.
 
-    On the CPU it shares its memory with the result until somebody writes to one of the two. Traced
-    by a compiler it is a copy, which the compiler leaves out where nobody writes. On a GPU it is
-    the result itself, and changing that raises in the backward pass, as with PyTorch's own (cuDNN's
+    On the CPU it shares its memory with the result until one of the two is written. Traced by a
+    compiler it is a copy, which the compiler removes where neither is written. On a GPU it is the
+    result itself, and changing that raises in the backward pass, as with PyTorch's own (cuDNN's
     layers, flash attention): memory that is shared in this way would ignore `record_stream`.
     """
-    if type(result) is not Tensor:  # a compiler's stand-in
+    if type(result) is not Tensor:  # a compiler's fake tensor
         return result.clone()
     return _lazy_clone(result) if result.is_cpu else result
 
@@ -68,8 +68,8 @@ def _version(tensor: Tensor | None) -> int | None:
 
 
 def direct(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """`function.apply` for calls that no function transform sees and no compiler: what it does in
-    Python, looking for the former, takes as long as a small step."""
+    """`function.apply` for calls under no function transform and no compiler: its check in Python
+    for transforms takes as long as a small step."""
     return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 

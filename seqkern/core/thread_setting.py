@@ -1,4 +1,4 @@
-"""What a thread has chosen: until the next choice, or inside a `with` block."""
+"""A setting of a thread: until the next choice, or inside a `with` block."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class ThreadSetting(threading.local, Generic[T]):
-    """A value for each thread; one that chose none has the default."""
+    """A value for each thread; a thread that has set none has the default."""
 
-    def __init__(self, default: T) -> None:  # called anew in each thread that asks
+    def __init__(self, default: T) -> None:  # called once in each thread that reads it
         self.value = default
         # The choice just made, with the value that it replaced: a `with` on it restores that one.
         self.latest: tuple[Choice[T], T] | None = None
@@ -23,8 +23,8 @@ class ThreadSetting(threading.local, Generic[T]):
 
 
 class Choice(Generic[T]):
-    """Holds from its making on; as a context manager until the end of the block. It may be entered
-    again, in any thread."""
+    """Takes effect when it is made; as a context manager until the end of the block. It may be
+    entered again, in any thread."""
 
     def __init__(self, setting: ThreadSetting[T], value: T) -> None:
         self._setting, self._value = setting, value

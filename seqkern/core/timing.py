@@ -1,4 +1,4 @@
-"""Timing two things against each other fairly."""
+"""Timing two callables against each other fairly."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _has_accelerator() -> bool:
 
 
 def synchronize() -> None:
-    """Wait for an accelerator, if there is one, so that the clock sees finished work."""
+    """Wait for an accelerator, if there is one, so that the clock measures finished work."""
     if _has_accelerator():
         torch.accelerator.synchronize()
 
@@ -68,11 +68,11 @@ counts as busy."""
 
 
 def shortest(times: PairTimes, cpu: PairTimes, accelerator: bool = False) -> Shortest:
-    """What the rounds come to, by the clock and by processor time.
+    """The result of the rounds, by the clock and by processor time.
 
     The machine is busy where the rounds of both contestants took unequally long, or where the best
-    round of one got clearly less processor time than the clock ran: not even one core was its own.
-    Nothing of this can be said where an accelerator does the work.
+    round of one got clearly less processor time than the clock ran: it did not even have one core
+    to itself. None of this is known where an accelerator does the work.
     """
     spreads = [statistics.median(rounds) / min(rounds) for rounds in times]
     first, second, first_cpu, second_cpu = (max(min(rounds), 1e-9) for rounds in (*times, *cpu))
@@ -129,9 +129,9 @@ def interleave(
 ) -> PairTimes:
     """Time two callables in turn: A B, B A, A B, ...
 
-    On a shared machine the clock rate and the neighbours change from second to second. Measured
-    in turns, both contestants meet the same weather, and alternating who goes first keeps either
-    from always following the other. The garbage collector rests meanwhile.
+    On a shared machine the clock rate and the load change from second to second. Measured in turns,
+    both contestants run under the same conditions, and alternating the order keeps either from
+    always following the other. The garbage collector is off meanwhile.
 
     Args:
         first: the first contestant.

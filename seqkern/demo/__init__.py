@@ -3,8 +3,8 @@ vectors of the same text.
 
 Both trainings start from the same weights and see the same batches; they take turns step by step,
 so that a busy machine slows both alike. The demo prints whether the losses agree, how much faster
-one is, and a sample of what was learnt, and draws the curves. Then it trains word vectors, prints
-some neighbours, and measures gensim beside them where it is installed.
+one is, and a sample of the model's output, and draws the curves. Then it trains word vectors,
+prints some neighbours, and measures gensim beside them where it is installed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def _compare_trainings(options: argparse.Namespace) -> int:
         training = Training(numbers, len(alphabet), options)
         return training, swap(training.model) if swapped else None
 
-    for swapped in (False, True):  # the first step of a process is slow; let nobody have it
+    # The first step of a process is slow, so neither side is charged for it.
+    for swapped in (False, True):
         start(swapped)[0].step()
     with_torch, _ = start(False)
     with_seqkern, report = start(True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-# Two trainings that differ in rounding drift apart, slowly at first and then chaotically. So the
-# losses must agree closely, step by step, while the drift is young, and on average throughout.
+# Two trainings that differ in rounding diverge, slowly at first and then chaotically. So the losses
+# must agree closely, step by step, in the first steps, and on average throughout.
 YOUNG = 100  # steps
 YOUNG_TOLERANCE = 1e-3
 AVERAGE_TOLERANCE = 2e-2

@@ -12,8 +12,8 @@ from seqkern.core.timing import PairTimes
 def draw(first: list[float], second: list[float], times: PairTimes, path: Path) -> None:
     """Draw both loss curves, over the steps and over the time that they take.
 
-    Time is counted in median steps, which leaves out the moments when the machine was busy with
-    something else.
+    Time is counted in median steps, which leaves out the moments when the machine was busy
+    otherwise.
     """
     from matplotlib.figure import Figure
 

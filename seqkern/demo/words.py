@@ -23,9 +23,9 @@ WORD = re.compile(r"[^\W\d_]+")  # letters of any script
 LEAST_WORDS = 1000
 SHOWN = 5  # words whose neighbours are printed
 NEIGHBOURS = 4
-# Words this frequent stand everywhere and are near nothing in particular.
+# Words this frequent occur everywhere and have no meaningful neighbours.
 COMMON = 30
-# What both sides train with; what is not here has the same default.
+# What both sides train with; everything else has the same default.
 SETTINGS: dict[str, Any] = {"vector_size": 100, "sg": 1}
 
 

@@ -99,7 +99,7 @@ class _Objective(torch.autograd.Function):
         need = ctx.needs_input_grad
         no_more = (None,) * 10
         if differentiable_backward((grad_loss,)):
-            run = _Textbook(batch, ctx.options)
+            run = _Specification(batch, ctx.options)
             found = reference_gradients(run, ctx.tables.unchanged(), need, (grad_loss,))
             return (*found, *no_more)
         in_weight, out_weight = ctx.tables.as_they_are
@@ -122,7 +122,7 @@ _objective_apply = direct(_Objective)
 _traced_objective = traced(_Objective)
 
 
-class _Textbook:
+class _Specification:
     """The reference as a function of the tensors that have gradients."""
 
     def __init__(self, batch: list[Any], options: tuple[int, bool, int]) -> None:
@@ -166,7 +166,7 @@ def update_(
         terms, mean, padding_idx, lr,
     )  # fmt: skip
     if not torch.compiler.is_compiling():
-        # The operator is not one that autograd knows, so nobody else says that they have changed.
+        # The operator is not one that autograd knows, so the version has to be bumped here.
         torch.autograd.graph.increment_version((in_weight, out_weight))
     return loss
 

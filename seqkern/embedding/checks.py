@@ -1,4 +1,4 @@
-"""What the arguments of this wing must be, and what an error says where they are not.
+"""What the arguments of this domain must be, and what an error says where they are not.
 
 Classes of errors are those of `torch.nn.functional.embedding`: IndexError for an index that is out
 of range, RuntimeError for a dtype, a device or shapes that do not fit.
@@ -33,7 +33,7 @@ def indices(name: str, value: Tensor, device: torch.device) -> Tensor:
 def in_range(name: str, value: Tensor, limit: int, padding_idx: int, what: str) -> None:
     """Raises IndexError if an index is outside [0, limit) and is not padding_idx.
 
-    `what` says what limits it. Silent where nobody can look: in a compiled function, under a
+    `what` says what limits it. Silent where values cannot be read: in a compiled function, under a
     function transform, and for a tensor that holds no data.
     """
     if torch.compiler.is_compiling() or value.is_meta or value.numel() == 0:

@@ -1,4 +1,4 @@
-"""Which backend runs a call of this wing, and why each other one does not."""
+"""Which backend runs a call of this domain, and why each other one does not."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def refusals(weight: Tensor, others: Sequence[Tensor | None]) -> dict[str, str]:
 def _automatic(weight: Tensor, refused: dict[str, str]) -> str:
     if not refused["cpu"]:
         return "cpu"
-    # Interpreted, on the CPU, it is no choice but a test.
+    # Interpreted, on the CPU, it is for tests only.
     return "triton" if weight.is_cuda and not refused["triton"] else "reference"
 
 

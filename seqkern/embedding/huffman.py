@@ -9,7 +9,7 @@ from seqkern.embedding.reference import Paths
 
 
 def huffman_paths(counts: Tensor) -> Paths:
-    """The way from the root of the Huffman tree of the counts to each word.
+    """The paths from the root of the Huffman tree of the counts to each word.
 
     Two queues (van Leeuwen 1976): the leaves from the rarest word on and the inner nodes in the
     order in which they are made, so that each step takes the two least counts from their heads.

@@ -78,7 +78,7 @@ class _Objective(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """word2vec's start: in_embed uniform in +-0.5 / embedding_dim, out_embed 0."""
+        """word2vec's initialisation: in_embed uniform in +-0.5 / embedding_dim, out_embed 0."""
         half = 0.5 / self.embedding_dim
         with torch.no_grad():
             self.in_embed.weight.uniform_(-half, half)
@@ -357,7 +357,7 @@ class SubwordEmbedding(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """fastText's start: uniform in +-1 / embedding_dim."""
+        """fastText's initialisation: uniform in +-1 / embedding_dim."""
         with torch.no_grad():
             self.weight.uniform_(-1 / self.embedding_dim, 1 / self.embedding_dim)
 

@@ -15,7 +15,7 @@ POWER = 0.75
 class AliasTable(NamedTuple):
     """Walker's alias method: draw k uniformly from [0, V) and u from [0, 2^32); the word is k where
     u < thresholds[k], else aliases[k]. Probabilities are within 2^-32 / V of the exact ones for
-    each entry that gives to a word."""
+    each entry that contributes to a word."""
 
     thresholds: Tensor
     """int64 (V,), 0 to 2^32"""
@@ -62,7 +62,7 @@ def alias_table(weights: Tensor) -> AliasTable:
     """The table that draws k with probability weights[k] / sum.
 
     Vose's sweep (1991) without a loop: entries below the mean are filled up, in their order, by
-    those above it in theirs, so that two running sums say who gives to whom.
+    those above it in theirs, so that two running sums pair small entries with large ones.
 
     Args:
         weights: (V,), not negative, some positive; V > 0.
@@ -74,7 +74,7 @@ def alias_table(weights: Tensor) -> AliasTable:
     if len(small) and len(large):
         wanted = (1 - scaled[small]).cumsum(0)
         offered = (scaled[large] - 1).cumsum(0)
-        # A small entry takes from the large one that has something left when its turn comes.
+        # A small entry takes from the first large one that has something left.
         before = torch.cat([wanted.new_zeros(1), wanted[:-1]])
         giver = torch.searchsorted(offered, before, right=True).clamp(max=len(large) - 1)
         thresholds[small] = scaled[small]

@@ -42,7 +42,7 @@ def skipgram_loss(
         negatives: int64 or int32 `(*context.shape, K)`; for a context (..., C) also (..., K), which
             all pairs of a center share.
         paths: instead of `negatives`: an object with the tensors offsets int64 (V + 1,), nodes
-            int32 (L,) and codes uint8 (L,), such as `seqkern.embedding.reference.Paths`: the way
+            int32 (L,) and codes uint8 (L,), such as `seqkern.embedding.reference.Paths`: the path
             to the word w is nodes[offsets[w]:offsets[w + 1]].
         padding_idx: the index that is no word: such a pair does not count and such a negative is
             left out. It may be negative as in `torch.nn.functional.embedding`.
@@ -52,7 +52,7 @@ def skipgram_loss(
         The loss without dimensions, float32 (float64 for float64 weights); 0 where no pair counts.
         Gradients are in the dtype of the weights, each row summed in the order of the batch, so
         that they do not depend on the number of threads. On a GPU a dense gradient in float32 or
-        float64 is summed by atomic additions in the order of chance, unless
+        float64 is summed by atomic additions in no fixed order, unless
         torch.use_deterministic_algorithms is on.
 
     Raises:

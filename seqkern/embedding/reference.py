@@ -1,4 +1,4 @@
-r"""The objectives of word2vec and fastText's bags as their papers write them, in plain PyTorch.
+r"""The reference for word2vec's objectives and fastText's bags, in plain PyTorch.
 
 This file is the specification. Every kernel is measured against it in float64; it runs in any
 floating dtype and on any device, can be differentiated any number of times and works under
@@ -16,7 +16,7 @@ from the noise distribution::
     loss_e = -log sigma(u_w . h) - sum_k log sigma(-u_{w_k} . h)
 
 Hierarchical softmax (Morin & Bengio 2005; Mikolov et al. 2013, equation 3), n_1 ... n_L the inner
-nodes on the way from the root of the Huffman tree to w, b_j in {0, 1} the branch taken at each::
+nodes on the path from the root of the Huffman tree to w, b_j in {0, 1} the branch taken at each::
 
     loss_e = -sum_j log sigma((1 - 2 b_j) u_{n_j} . h)
 
@@ -29,7 +29,7 @@ The loss of a batch is the mean of loss_e over the examples that count. `padding
 an example with that target, or with no other input words, does not count; as one of several input
 words or as a negative it is left out. Rows that are left out contribute nothing, even where they
 hold NaN. Where no example counts, the loss is 0. A negative that happens to be w itself counts as
-any other; who wants word2vec.c's rule, which leaves it out, writes padding_idx in its place.
+any other; for word2vec.c's rule, which leaves it out, replace it by padding_idx.
 
 Bojanowski, Grave, Joulin & Mikolov 2017 make the vector of a word from its own row and those of its
 n-grams; fastText's code divides by their number::
@@ -47,7 +47,7 @@ from torch.nn import functional as F
 
 
 class Paths(NamedTuple):
-    """The way from the root of a binary tree to each of its V leaves; all tensors of one device.
+    """The paths from the root of a binary tree to each of its V leaves; all tensors of one device.
 
     The word w passes nodes[offsets[w]:offsets[w + 1]], the root first, and takes the branches codes
     of the same places.
@@ -74,7 +74,7 @@ def objective(
     sparse: bool = False,
     longest: int | None = None,
 ) -> Tensor:
-    """The loss of a batch, without dimensions, in float32 or float64; see the module's text.
+    """The loss of a batch, without dimensions, in float32 or float64; see the module's docstring.
 
     Args:
         in_weight: (V, d).

@@ -1,7 +1,7 @@
 """The word vectors' operators on CUDA: Triton's kernels.
 
 The CPU library brings the operators' schemas and `fake` their shapes; here they get one more
-dispatch key. What the operators save does not depend on what ran them.
+dispatch key. What the operators save does not depend on the backend.
 """
 
 from __future__ import annotations

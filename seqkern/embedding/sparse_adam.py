@@ -91,11 +91,11 @@ class SparseAdam(torch.optim.SparseAdam):
             group["eps"],
             float(group["lr"]) * corrected,
         )
-        # The operator is not one that autograd knows, so nobody else says that they have changed.
+        # The operator is not one that autograd knows, so the version has to be bumped here.
         torch.autograd.graph.increment_version(tables)
 
     def _by_pytorch(self, params: list[Tensor]) -> None:
-        """PyTorch's step for these parameters, while the others seem to have no gradient."""
+        """PyTorch's step for these parameters, while the others are shown without a gradient."""
         wanted = {id(param) for param in params}
         others = [
             (param, param.grad)
@@ -107,7 +107,7 @@ class SparseAdam(torch.optim.SparseAdam):
             param.grad = None
         try:
             # Past all wrappers: profiling and hooks, which have run for this step already, and
-            # Dynamo's, which lies around them once the process has compiled something.
+            # Dynamo's, which wraps them once the process has compiled something.
             inspect.unwrap(torch.optim.SparseAdam.step)(self)
         finally:
             for param, grad in others:

@@ -2,8 +2,8 @@ r"""word2vec's training loop over a piece of an encoded corpus, as one operator 
 
 The objectives are those of `seqkern.embedding.reference`; the sequence of updates is word2vec.c's
 (Mikolov et al. 2013): each kept word in turn is the centre of a window, and every window makes a
-step of stochastic gradient descent before the next one is looked at. Within a window all products
-are taken of the rows as they stand before its step, and rows that occur twice get both steps.
+step of stochastic gradient descent before the next window. Within a window all products use the
+rows before its step, and rows that occur twice get both steps.
 
 - Skip-gram: each context word's input row predicts the centre word. The negatives of a window are
   drawn once and shared by its contexts (Ji, Satish, Li & Dubey 2016), which costs no quality and
@@ -14,25 +14,25 @@ are taken of the rows as they stand before its step, and rows that occur twice g
   round.)
 - Bags (fastText, Bojanowski et al. 2017): a word's input row is the mean over its bag, each row of
   which gets the whole gradient. With CBOW the mean is over the rows of all bags. The composite row
-  is made when the word comes within reach of a window and given back to the table when it leaves,
-  so that words which share an n-gram do not see each other's steps until then.
+  is made when the word enters the range of a window and written back to the table when it leaves,
+  so that words which share an n-gram do not read each other's steps until then.
 - A negative that is the centre word itself is left out.
 
 Several threads train parts of the tokens without locks (Hogwild: Niu, Recht, Re & Wright 2011).
-Cores that change the same row take its cache lines from each other, which costs all that a second
-thread gives where they have no cache in common. There each thread works on copies of frequent rows
-(of words with low numbers, and of inner nodes with high ones, up to 4 MB of each table) and adds
-what a copy has gained to the table after some dozens of uses. How far apart its cores are each call
-measures, in some microseconds. The upper nodes of the tree of hierarchical softmax, with which
-every path begins, are copied in any case.
+Cores that change the same row invalidate its cache lines for each other, which costs the whole gain
+of a second thread where they share no cache. There each thread works on copies of frequent rows (of
+words with low numbers, and of inner nodes with high ones, up to 4 MB of each table) and adds what a
+copy has gained to the table after some dozens of uses. Each call measures the latency between its
+cores, in some microseconds. The upper nodes of the tree of hierarchical softmax, with which every
+path begins, are copied in any case.
 
 The deterministic mode cuts the tokens into 16 strands, for any number of threads. In each round
-every strand makes the step of its next window on copies of the rows as they stand, and the steps
+every strand makes the step of its next window on copies of the current rows, and the steps
 are then added to the tables in the strands' order: a batch of 16 windows from as many places in the
 text. It takes longer than the ordinary mode, and more threads hardly shorten that.
 
 On a GPU some hundred windows of different parts of the text are stepped side by side, without locks
-as well; the deterministic mode takes 128 strands. Its random numbers are others than the CPU's.
+as well; the deterministic mode takes 128 strands. Its random numbers differ from the CPU's.
 Windows of more than 32 contexts (skip-gram) make their step in parts of 32. In the deterministic
 mode, and for pairs with negatives of their own, composite rows of bags are made for each window, of
 the rows as they stand then.
@@ -65,7 +65,7 @@ class Noise(Protocol):
 
 
 class Paths(Protocol):
-    """`seqkern.embedding.reference.Paths`: the inner nodes on the way to each word."""
+    """`seqkern.embedding.reference.Paths`: the inner nodes on the path to each word."""
 
     @property
     def offsets(self) -> Tensor:
@@ -149,7 +149,7 @@ def train_(
         negatives: drawn for each window, from 1 to 10,000.
         share_negatives: False draws `negatives` for each pair; skip-gram only.
         lr, final_lr: the learning rate falls linearly over the tokens of this call. With several
-            threads each one goes all the way, over its own part.
+        threads each one covers the whole range, over its own part.
         seed: of all random numbers. Calls with different seeds draw different ones.
         threads: parts into which the tokens are cut at sentence ends, each trained by a thread of
             its own, from 1 to 4,096; at most torch.get_num_threads() of them run at a time, which

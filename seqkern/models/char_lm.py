@@ -38,7 +38,7 @@ class Alphabet:
         return cls("".join(character for character, _ in Counter(text).most_common(limit)))
 
     def __len__(self) -> int:
-        """How many numbers there are, the one for unknown characters included."""
+        """The size of the alphabet, the number for unknown characters included."""
         return len(self._characters)
 
     def encode(self, text: str) -> Tensor:
@@ -81,7 +81,7 @@ class CharLM(nn.Module):
 
         Args:
             numbers: character numbers, int64, shape (batch, time).
-            state: what an earlier call returned, to go on from there; None starts afresh.
+            state: what an earlier call returned, to continue from it; None starts anew.
 
         Returns:
             Logits of the character after each one, shape (batch, time, characters), and the state

@@ -1,7 +1,7 @@
 """The compiled cell operators as differentiable functions of a single step.
 
-Beside `autograd`, which has whole layers: a step takes a few microseconds, so here nothing is
-done that a step can do without. What is said there holds here as well.
+Beside `autograd`, which has whole layers: a step takes a few microseconds, so nothing unnecessary
+is done here. What is said there holds here as well.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _plain_backward(grads: tuple[Tensor | None, ...]) -> bool:
     return not differentiable_backward(grads)
 
 
-def _textbook(name: str, *options: Any) -> Callable[..., tuple[Tensor, ...]]:
+def _reference_step(name: str, *options: Any) -> Callable[..., tuple[Tensor, ...]]:
     """A step of `reference`'s layer of that name as a function of the cell's tensors; returns the
     final state."""
     layer = getattr(reference, name)
@@ -161,7 +161,7 @@ class _LSTMCell(torch.autograd.Function):
         if _plain_backward(grads):
             return _lstm_backward(*grads, input, h0, c0, w_ih, w_hh, gates, _NEEDS[need])
         tensors = (input, h0, c0, w_ih, w_hh, *ctx.biases.unchanged())
-        return tuple(reference_gradients(_textbook("lstm"), tensors, need, grads))
+        return tuple(reference_gradients(_reference_step("lstm"), tensors, need, grads))
 
 
 class _GRUCell(torch.autograd.Function):
@@ -188,7 +188,7 @@ class _GRUCell(torch.autograd.Function):
         if _plain_backward(grads):
             return _gru_backward(*grads, input, h0, w_ih, w_hh, gates, _NEEDS_SINGLE[need])
         tensors = (input, h0, w_ih, w_hh, *ctx.biases.unchanged())
-        return tuple(reference_gradients(_textbook("gru"), tensors, need, grads))
+        return tuple(reference_gradients(_reference_step("gru"), tensors, need, grads))
 
 
 class _RNNCell(torch.autograd.Function):
@@ -217,7 +217,7 @@ class _RNNCell(torch.autograd.Function):
         if _plain_backward(grads):
             found = _rnn_backward(*grads, input, h0, w_ih, w_hh, h, relu, _NEEDS_SINGLE[need])
             return (*found, None)
-        step = _textbook("rnn", "relu" if relu else "tanh")
+        step = _reference_step("rnn", "relu" if relu else "tanh")
         tensors = (input, h0, w_ih, w_hh, *ctx.biases.unchanged())
         return (*reference_gradients(step, tensors, need, grads), None)
 

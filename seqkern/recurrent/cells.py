@@ -1,6 +1,6 @@
 """A single step of a recurrent layer: the functional form of the cells.
 
-A step takes a few microseconds, so the common case does nothing but decide that it is one.
+A step takes a few microseconds, so the common case only checks that it is one.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _step(
             weights = tuple(None if w is None else w.to(dtype) for w in weights)  # type: ignore
     checks.cell(kind, input, state, weights)
     if weights[1].shape[1] == 0 and backend == "cpu":
-        backend = "reference"  # the layers' kernels, which come now, need a hidden unit
+        backend = "reference"  # the layers' kernels, which are called next, need a hidden unit
     return run_layer(kind, backend, input, state, weights, packed, None, False)[1]
 
 

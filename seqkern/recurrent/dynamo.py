@@ -1,10 +1,10 @@
 """Lets `torch.compile` and strict `torch.export` trace the layers.
 
 Dynamo refuses every instance of `torch.nn.RNN`, `LSTM` and `GRU`, and ours are such. Its switch,
-`torch._dynamo.config.allow_rnn`, would open the door to torch.nn's own layers as well, which lose
-their dropout there without a word. So it is on only while Dynamo takes in a layer of ours: that is
-one method of its `VariableBuilder`, the same in torch 2.11 to 2.14. On a torch where that is not to
-be found, Dynamo goes on refusing, as it does by a graph break or, with `fullgraph=True`, an error.
+`torch._dynamo.config.allow_rnn`, would admit torch.nn's own layers as well, which silently lose
+their dropout there. So it is on only while Dynamo traces a layer of ours: that is one method of its
+`VariableBuilder`, the same in torch 2.11 to 2.14. On a torch without it, Dynamo goes on refusing,
+as it does by a graph break or, with `fullgraph=True`, an error.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BUILDER = "torch._dynamo.variables.builder"
 def admit(layers: type) -> None:
     """Lets Dynamo trace instances of `layers`, from now on or from when it is imported on.
 
-    Importing Dynamo takes seconds, so that is left to those who compile.
+    Importing Dynamo takes seconds, so only programs that compile do it.
     """
     if BUILDER in sys.modules:
-        # Not sys.modules[...]: this waits for another thread that is at it.
+        # Not sys.modules[...]: this waits for another thread that is importing it.
         open_the_door(importlib.import_module(BUILDER), layers)
     else:
         sys.meta_path.insert(0, _AfterImport(BUILDER, lambda module: open_the_door(module, layers)))
@@ -63,8 +63,8 @@ def open_the_door(builder: Any, layers: type) -> None:
 class _AfterImport(MetaPathFinder):
     """Calls a function with a module as soon as that has been imported.
 
-    It stays in `sys.meta_path` for good: taken out, another thread that walks along the list could
-    miss the finder behind it.
+    It stays in `sys.meta_path`: if it were removed, another thread that iterates over the list
+    could miss the finder after it.
     """
 
     def __init__(self, name: str, then: Callable[[Any], None]) -> None:
@@ -81,7 +81,8 @@ class _AfterImport(MetaPathFinder):
         ]
         specs = (find_spec(name, path, target) for find_spec in others)
         spec = next((spec for spec in specs if spec is not None), None)
-        # A loader that has no such method, or no place for another, cannot be followed; it loads.
+        # A loader that has no such method, or does not allow another one, cannot be followed; it
+        # loads.
         with contextlib.suppress(AttributeError):
             self._shadow_exec_module(spec.loader)  # type: ignore[union-attr]
         return spec

@@ -43,7 +43,7 @@ def _data(input: Any) -> Tensor:
 
 
 def _tensors(nested: Any) -> list[Tensor]:
-    """All floating-point tensors in a nest of sequences."""
+    """All floating-point tensors in nested sequences."""
     if isinstance(nested, Tensor):
         return [nested] if nested.is_floating_point() else []
     if isinstance(nested, Sequence) and not isinstance(nested, str):

@@ -17,7 +17,7 @@ from seqkern.recurrent import registration
 
 
 def _none(like: Tensor) -> Tensor:
-    """How the operators return what was not asked for."""
+    """What the operators return for a gradient that is not needed."""
     return like.new_empty(0)
 
 
@@ -274,7 +274,7 @@ def _gates(input: Tensor, w_hh: Tensor, save: bool) -> Tensor | None:
 def _cell_gradients(
     input: Tensor, w_ih: Tensor, w_hh: Tensor, needs: int
 ) -> tuple[Tensor | None, ...]:
-    """Of input, h0, c0, both weights and both biases: None for what is not asked for."""
+    """Of input, h0, c0, both weights and both biases: None for what is not needed."""
 
     def wanted(index: int, *shape: int | torch.SymInt) -> Tensor | None:
         return input.new_empty(shape) if needs >> index & 1 else None

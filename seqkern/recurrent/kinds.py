@@ -14,7 +14,7 @@ State = tuple[Tensor | None, ...]
 # w_ih, w_hh, b_ih, b_hh, w_hr
 Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 # One layer in one direction: (input, state, weights, packed, batch_sizes, reverse).
-Layer = Callable[
+LayerFunction = Callable[
     [Tensor, State, Weights, Tensor | None, Tensor | None, bool],
     tuple[Tensor, tuple[Tensor, ...]],
 ]
@@ -27,12 +27,12 @@ class Kind(NamedTuple):
     name: str
     gates: int
     states: int
-    kernel: Layer
-    triton: Layer
-    reference: Layer
+    kernel: LayerFunction
+    triton: LayerFunction
+    reference: LayerFunction
 
 
-def _kernel(name: str, weights: int, *options: bool, triton: bool = False) -> Layer:
+def _kernel(name: str, weights: int, *options: bool, triton: bool = False) -> LayerFunction:
     """autograd's function of that name, which takes the state and the first so many weights."""
 
     def layer(
@@ -52,8 +52,8 @@ def _kernel(name: str, weights: int, *options: bool, triton: bool = False) -> La
     return layer
 
 
-def _reference(name: str, weights: int, *options: str) -> Layer:
-    """The same of the textbook's functions, which know no packed weights."""
+def _reference(name: str, weights: int, *options: str) -> LayerFunction:
+    """The same of the reference's functions, which take no packed weights."""
 
     def layer(
         x: Tensor,

@@ -1,8 +1,8 @@
-"""RNN, LSTM, GRU and their cells as modules that take the place of `torch.nn`'s.
+"""RNN, LSTM, GRU and their cells as drop-in modules for `torch.nn`'s.
 
 Constructor arguments, attributes, `state_dict` keys, results and errors are those of torch.nn, so
 a trained module turns into one of these by assigning its ``__class__`` (`seqkern.swap`). All of
-them derive from torch.nn's class of the same name, because other people's code asks `isinstance`.
+them derive from torch.nn's class of the same name, because other code checks `isinstance`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ class _Layers(Freezable, torch.nn.RNNBase):
     """What RNN, LSTM and GRU share: from the caller's shapes to those of `stack.run` and back."""
 
     def _weights(self) -> list[Tensor]:
-        """The weights as they are now. torch's `_flat_weights` lags behind a parametrization, and
-        attribute look-up in a module is slow, so the parameters are read directly if they can."""
+        """The weights as they are now. torch's `_flat_weights` is stale under a parametrization,
+        and attribute look-up in a module is slow, so the parameters are read directly if they
+        can."""
         parameters: Any = self._parameters
         try:
             return [parameters[name] for name in self._flat_weights_names]
@@ -412,8 +413,8 @@ class RNNCell(_Cell, torch.nn.RNNCell):
 
 
 def _recorded(module: torch.nn.Module, input: Any, hx: Any) -> Any:
-    """The call as torch.fx sees it, where it is looking. `forward` asks only if an argument is
-    something else than a Tensor: even that question costs a cell something."""
+    """The call as a node of torch.fx, where it is tracing. `forward` checks this only if an
+    argument is not a Tensor: even this check costs a cell time."""
     return record_call(module, (input,) if hx is None else (input, hx))
 
 

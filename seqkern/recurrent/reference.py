@@ -1,4 +1,4 @@
-r"""The recurrent layers as the textbook writes them: one equation a line, in plain PyTorch.
+r"""The reference for the recurrent layers: one equation a line, in plain PyTorch.
 
 This file is the specification. Every kernel is measured against it in float64; it runs in any
 dtype and on any device, can be differentiated any number of times and works under `torch.func`.
@@ -35,7 +35,7 @@ Shapes, for all three functions, with P = `w_hr.shape[0]` where there is a proje
 - `x`: (T, B, I); or (sum of lengths, I) with `batch_sizes`, the data of a PackedSequence; or
   (B, I) without `batch_sizes`, a single step.
 - `h0`: (B, P) and `c0`: (B, H), or None for zeros.
-- `batch_sizes`: (T,) integers that never increase: how many sequences are alive at each step.
+- `batch_sizes`: (T,) integers that never increase: how many sequences are active at each step.
 - `reverse`: walk through time from the last step to the first.
 - Returned: output `x.shape[:-1] + (P,)`, final `h_n` (B, P) and for the LSTM `c_n` (B, H).
 """
@@ -179,6 +179,6 @@ def _through_ragged_time(
         state = step(x_t, tuple(s[:alive] for s in state))
         outputs.append(state[0])
     finished.append(state)
-    # The last to finish are the first rows.
+    # The last to end are the first rows.
     final = tuple(torch.cat(rows) for rows in zip(*reversed(finished), strict=True))
     return torch.cat(outputs), final

@@ -1,10 +1,10 @@
 """The recurrent operators on a GPU: the compiled library's, and beside them Triton's.
 
 Where the CUDA library is built, it gives the layers' operators their CUDA implementation by itself.
-Triton's stand beside them under names of their own, `seqkern::lstm_forward_triton` and so on, with
+Triton's are registered under separate names, `seqkern::lstm_forward_triton` and so on, with
 the same schemas and fakes, and are imported on the first call. A cell's operators have no compiled
-CUDA kernel, so under CUDA they are Triton's. What the operators save does not depend on what ran
-them.
+CUDA kernel, so under CUDA they are Triton's. What the operators save does not depend on the
+backend.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The compiled operator for a whole stack of recurrent layers, as a differentiable function.
 
 It runs on CUDA only: there, the directions of a bidirectional layer run side by side, and layers
-on top of each other as a wave where that is faster. As in `autograd`, the autograd.Function stands
-outside the operator, and differentiating a gradient once more differentiates the reference.
+on top of each other as a wavefront where that is faster. As in `autograd`, the autograd.Function
+stands outside the operator, and differentiating a gradient once more differentiates the reference.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Which class a module gets when seqkern takes it over, and which one it had before.
+"""Which class a module gets when it is swapped, and which one it had before.
 
 Three kinds of classes have a counterpart:
 
 - torch.nn's own, by `SWAPS`;
-- users' subclasses of these, as long as they leave alone what seqkern replaces. The counterpart
+- users' subclasses of these, as long as they do not override what seqkern replaces. The counterpart
   derives from theirs first and then from seqkern's, so that their methods, their `super()` and
   `isinstance` go on working;
 - classes that torch derives from those two at run time: for parametrizations, for FSDP2. The same
@@ -44,11 +44,11 @@ SWAPS: dict[Class, Class] = {
 _ORIGINAL = "_seqkern_original_class"
 
 # What users may override although seqkern's classes define it or torch.nn's forward calls it: it
-# has run, says nothing about behaviour, or arranges memory for cuDNN.
+# has run, does not affect behaviour, or arranges memory for cuDNN.
 _HARMLESS = {"__init__", "__annotate__", "__annotate_func__", "flatten_parameters"}
 
-# These stand between a forward and all that it reads, and between a call and the forward, which
-# seqkern's encoder goes past in its layers.
+# These intercept all that a forward reads, and the call of the forward, which seqkern's encoder
+# skips in its layers.
 _IN_BETWEEN = {"__getattr__", "__getattribute__", "__call__"}
 
 
@@ -84,7 +84,7 @@ def counterpart(module: torch.nn.Module) -> Class | None:
 
 
 def original(cls: type) -> Class | None:
-    """What `cls` is the counterpart of, also if torch has put something in front of it since;
+    """What `cls` is the counterpart of, also if torch has derived another class from it since;
     None if it is no counterpart."""
     for old, new in SWAPS.items():
         if cls is new:
@@ -102,7 +102,7 @@ def original(cls: type) -> Class | None:
 
 
 def user_counterpart(cls: Any, parameters: Iterable[str] = ()) -> Class:
-    """The class that stands for a user's subclass, the same one for as long as it is in use.
+    """The counterpart of a user's subclass, the same class for as long as it is in use.
 
     Args:
         cls: a class that derives from one of `SWAPS`.
@@ -142,8 +142,8 @@ def user_counterpart(cls: Any, parameters: Iterable[str] = ()) -> Class:
 
 def rebuilt(cls: Any, places: tuple[int, ...], *call: Any) -> Any:
     """Unpickles an object of `user_counterpart(cls)`: `call` is a function and its arguments, and
-    the class belongs in the given places. It becomes an object of `cls` itself if that has since
-    come to override what seqkern replaces."""
+    the class belongs at the given positions. It becomes an object of `cls` itself if that now
+    overrides what seqkern replaces."""
     try:
         made = user_counterpart(cls)
     except NoCounterpart:
@@ -176,7 +176,7 @@ def _forth(cls: Any, module: torch.nn.Module) -> Class:
 
 
 def _made_by_torch(cls: type) -> bool:
-    """Whether torch derived the class at run time: it is not to be found where it says."""
+    """Whether torch derived the class at run time: it is not found under its name in its module."""
     namespace = sys.modules.get(cls.__module__)
     return cls.__module__.startswith("torch.") and getattr(namespace, cls.__name__, None) is not cls
 
@@ -189,13 +189,13 @@ def _members(cls: type) -> dict[str, Any]:
 def _made(like: type, bases: tuple[type, ...], members: dict[str, Any]) -> Any:
     try:
         return types.new_class(like.__name__, bases, exec_body=lambda body: body.update(members))
-    except Exception as error:  # whatever their metaclass or __init_subclass__ says
+    except Exception as error:  # whatever their metaclass or __init_subclass__ raises
         reason = f"no class can be derived from it ({type(error).__name__}: {error})"
         raise NoCounterpart(reason) from error
 
 
 def _check_object(module: torch.nn.Module, base: Class) -> None:
-    """Looks for what was set on this one object in the place of a method, or under a name that
+    """Checks for what was set on this one object in place of a method, or under a name that
     seqkern's class needs."""
     own = {*vars(module), *module._parameters, *module._buffers, *module._modules}
     methods = {name for name in vars(module) if callable(getattr(base, name, None))}
@@ -222,7 +222,7 @@ def _only_torch_reads(base: Any, names: set[str]) -> set[str]:
     """Those of the names that torch.nn's forward reads or calls and seqkern's does not."""
     new: Any = SWAPS[base]
     theirs, ours = names_read(base), names_read(new)
-    if theirs is None or ours is None:  # no source code here, so who knows
+    if theirs is None or ours is None:  # no source code, so unknown
         return {name for name in names - _HARMLESS if not name.startswith("__")}
     return names & (theirs - ours) - _HARMLESS
 
@@ -240,7 +240,7 @@ def _refuse(subject: str, base: Class, replaced: set[str], used: set[str]) -> No
 
 def _reduced(reduced: Any, made: type, cls: type) -> Any:
     """What pickle and copy are told of an object: to make it by way of the user's class, because
-    nobody finds `made` by its name."""
+    `made` cannot be found by its name."""
     if isinstance(reduced, str):
         return reduced
     function, arguments, *state = reduced

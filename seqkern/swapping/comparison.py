@@ -2,11 +2,11 @@
 
 The rule of agreement: outputs and gradients (of every parameter, and of every example input that
 requires one) are compared tensor by tensor, by the norm of the difference relative to the norm of
-the original. A tensor much smaller than its fellows is measured against a hundredth of the largest
-of them, because what is left of a gradient that cancels to zero is rounding noise. The largest of
-these errors may be what :data:`TOLERANCE` says for the coarsest floating dtype that takes part.
-Infinite values (a masked score, say) must be in the same places; NaN never agrees with anything.
-Integer and boolean outputs may differ in one element of a hundred, where rounding tips a choice.
+the original. A tensor much smaller than the others is measured against a hundredth of the largest
+of them, because a gradient that cancels to zero is rounding noise. The largest of these errors may
+be what :data:`TOLERANCE` says for the coarsest floating dtype that takes part. Infinite values (a
+masked score, say) must be in the same places; NaN never agrees with anything. Integer and boolean
+outputs may differ in one element of a hundred, where rounding changes a choice.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _in_double(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def named_tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor inside nested tuples, lists, mappings and dataclasses, with its place."""
+    """Every tensor inside nested tuples, lists, mappings and dataclasses, with its path."""
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, tuple) and hasattr(value, "_fields"):  # named, as PackedSequence is

@@ -28,7 +28,7 @@ def attention_calls(
 ) -> dict[str, int]:
     """How many calls of `torch.nn.functional.scaled_dot_product_attention` each module makes in a
     forward pass, by its path; those that modules of the classes `ours` make do not count, nor do
-    calls of seqkern's function, which shows itself as torch's."""
+    calls of seqkern's function, which dispatches as torch's."""
     counts: Counter[str] = Counter()
     inside = [("", model)]
     paths = {id(module): path for path, module in model.named_modules()}
@@ -49,7 +49,7 @@ def attention_calls(
         inside.pop()
 
     # Hooks of all modules: torch's Transformer leaves its fast path for a hook on one of its own.
-    # Run as written: what torch.compile makes of a model shows no calls and must not learn of this.
+    # Run uncompiled: a compiled model shows no calls and must not be compiled again for this.
     entering = register_module_forward_pre_hook(enter)
     leaving = register_module_forward_hook(leave, always_call=True)
     try:

@@ -59,7 +59,8 @@ class Run:
         ends = {name: tensor for name, tensor in outputs.items() if tensor.requires_grad}
         gradients = {}
         if self._backward and sources and ends:
-            # torch.autograd.grad, and not backward(), so that .grad and the hooks on it rest.
+            # torch.autograd.grad, and not backward(), which would change .grad and run the hooks on
+            # it.
             values = torch.autograd.grad(
                 list(ends.values()),
                 list(sources.values()),

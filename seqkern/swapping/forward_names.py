@@ -11,7 +11,7 @@ from typing import Any
 @functools.cache
 def names_read(cls: type) -> frozenset[str] | None:
     """The names X in every `self.X` of the class's forward, and of the methods and properties that
-    it goes through in its turn; None where Python has no source code to read.
+    it calls; None where Python has no source code to read.
 
     What a method does with `self` by other means (`getattr`, another name for it) is not seen.
     """

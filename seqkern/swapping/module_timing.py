@@ -1,4 +1,5 @@
-"""How fast each exchanged module of a model is by itself, and what would help a slower one."""
+"""How fast each exchanged module of a model is by itself, and what would make a slower one
+faster."""
 
 from __future__ import annotations
 
@@ -95,7 +96,7 @@ def slower_modules(
             )
             return times.ratio
 
-        # One bad stretch of the machine is no slow module: it is measured again before it is named.
+        # The machine may have been busy: a slow module is measured again before it is reported.
         least = ratio()
         if least > SLOWER:
             least = min(least, ratio())
@@ -112,7 +113,7 @@ def advice(module: torch.nn.Module, call: Call, backward: bool) -> str:
     if isinstance(module, torch.nn.MultiheadAttention):
         given = call.args[4] if len(call.args) > 4 else call.kwargs.get("need_weights", True)
         if given:
-            return "need_weights=False spares it the weights, if nobody reads them"
+            return "need_weights=False saves computing the weights, if they are not used"
     recurrent = (torch.nn.RNNBase, torch.nn.modules.rnn.RNNCellBase)
     if isinstance(module, recurrent) and not (backward and module.training):
         return "seqkern.freeze_ packs its weights once, for calls without gradients"
@@ -120,7 +121,7 @@ def advice(module: torch.nn.Module, call: Call, backward: bool) -> str:
 
 
 def _detached(leaf: Any) -> Any:
-    """A tensor without what led to it, so that the model's activations are not kept alive."""
+    """A tensor without its graph, so that the model's activations are not kept alive."""
     if isinstance(leaf, torch.Tensor):
         return leaf.detach().requires_grad_(leaf.requires_grad)
     return leaf

@@ -1,8 +1,8 @@
-"""Parametrizations that do not repeat, and how to hold their values for a comparison.
+"""Parametrizations that do not repeat their values, and how to hold these for a comparison.
 
-`spectral_norm` goes on with its power iteration at each access in training, others draw random
-numbers. torch.nn's recurrent layers ask several times a forward and seqkern's once, so the values
-differ, and so does what the rest of the model draws, whatever the kernels do.
+`spectral_norm` continues its power iteration at each access in training, others draw random
+numbers. torch.nn's recurrent layers access them several times a forward and seqkern's once, so the
+values differ, and so does what the rest of the model draws, whatever the kernels do.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Held:
         return leaf
 
     def remove(self) -> None:
-        """Lets the parametrization compute again."""
+        """Restores the parametrization."""
         vars(self._parametrization).pop("forward", None)
 
 
@@ -58,7 +58,7 @@ def changing_parametrizations(model: torch.nn.Module) -> dict[str, Held]:
 
 @contextmanager
 def holding(held: Mapping[str, Held]) -> Iterator[dict[str, torch.Tensor]]:
-    """Within the block the tensors keep their values; yields the leaves that stand for them, whose
+    """Within the block the tensors keep their values; yields the leaves that replace them, whose
     gradients are what the kernels computed."""
     try:
         yield {name: one.install() for name, one in held.items()}

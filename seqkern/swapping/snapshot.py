@@ -1,4 +1,4 @@
-"""The state of a model that running it changes, kept and put back."""
+"""The state of a model that running it changes, saved and restored."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 
 class Snapshot:
-    """The state of a model and of the random generators, to be put back any number of times.
+    """The state of a model and of the random generators, to be restored any number of times.
 
     It holds the attributes of every module (shallowly: an object that an attribute names is not
     copied), the values of the buffers, and the generators of torch, Python and NumPy. Parameters
-    and their gradients it leaves alone.
+    and their gradients are not included.
 
     Args:
         model: the model; its modules must stay the same ones.

@@ -1,8 +1,8 @@
-"""Put seqkern's modules in the place of PyTorch's, in a model that already exists.
+"""Replaces PyTorch's modules by seqkern's, in a model that already exists.
 
 A swap assigns ``module.__class__``. The object stays the same one, so its parameters, buffers,
-hooks, training mode, the optimizer that holds its parameters, and every other name it goes by in
-the model survive, and the model itself may be the module that is swapped.
+hooks, training mode, the optimizer that holds its parameters, and its aliases in the model survive,
+and the model itself may be the module that is swapped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from seqkern.swapping.class_exchange import (
 )
 from seqkern.swapping.verify import Verification, check_exchange, direct_attention_calls
 
-# Modules of these families that SWAPS does not name are worth a line in the report.
+# Modules of these families that SWAPS does not name are reported as left alone.
 _FAMILIES = (*SWAPS, RNNBase, RNNCellBase)
 _OURS = tuple(SWAPS.values())
 
@@ -59,8 +59,8 @@ class SwapReport:
         attention_calls: with example inputs, how often a forward pass calls PyTorch's
             ``scaled_dot_product_attention`` outside of the modules that were swapped, by the path
             of the module that does; PyTorch serves these calls.
-        hint: how to learn what serves attention that is no module, where nothing was swapped and
-            no inputs were given.
+        hint: how to find out what computes attention that is no module, where nothing was swapped
+            and no inputs were given.
     """
 
     swapped: list[Swapped] = field(default_factory=list)
@@ -89,7 +89,7 @@ class SwapReport:
     __repr__ = __str__
 
     def _calls(self) -> list[str]:
-        """What is to be said of attention that the model calls by itself."""
+        """The report's lines about attention that the model calls itself."""
         if not self.attention_calls:
             return []
         calls, paths = sum(self.attention_calls.values()), list(self.attention_calls)
@@ -108,8 +108,8 @@ def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
     Instances of the classes in :data:`SWAPS` change, and those of subclasses that override nothing
     which seqkern replaces: these get a class of the same name that derives from theirs and from
     seqkern's. What ``torch.nn.utils.parametrizations`` and FSDP2's ``fully_shard`` put in front of
-    a class stays in front. Other subclasses are left alone and reported, with the methods that are
-    in the way; so are TorchScript and quantized modules. Modules that are seqkern's already stay as
+    a class stays in front. Other subclasses are left alone and reported, with the methods that
+    prevent it; so are TorchScript and quantized modules. Modules that are seqkern's already stay as
     they are: calling twice is harmless. A model wrapped by ``torch.compile`` or
     ``DistributedDataParallel`` is swapped inside its wrapper.
 

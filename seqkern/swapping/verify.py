@@ -1,4 +1,4 @@
-"""Does a model still compute the same after its modules were exchanged, and how much faster?
+"""Checks that a model computes the same after its modules were exchanged, and how much faster.
 
 What agreement means is said in :mod:`seqkern.swapping.comparison`.
 """
@@ -33,7 +33,7 @@ class VerificationError(RuntimeError):
 @dataclasses.dataclass(frozen=True)
 class Verification:
     """What a successful verification measured. Printing it gives a sentence, and a line for each
-    thing that a user should know beside it."""
+    further thing that a user should know."""
 
     deviation: float
     """The largest relative error of all outputs and gradients."""
@@ -112,7 +112,7 @@ def check_exchange(
         example_inputs: one argument, a tuple or list of positional arguments, or a dict of keyword
             arguments. Their ``requires_grad`` is honoured.
         exchange: changes the model; called several times, in turn with ``restore``.
-        restore: undoes ``exchange``. Which of the two was called last is left open.
+        restore: undoes ``exchange``. Which of the two was called last is unspecified.
         exchanged: by its path each module that ``exchange`` changes.
 
     Returns:
@@ -206,7 +206,7 @@ def _refuse_lazy(model: torch.nn.Module) -> None:
 
 
 def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The model inside DistributedDataParallel, whose gradient exchange must not be set off."""
+    """The model inside DistributedDataParallel, whose gradient exchange must not be triggered."""
     while isinstance(model, DistributedDataParallel):
         model = model.module
     return model

@@ -1,4 +1,4 @@
-"""Texts: to train on, counted and encoded, sampled from, and cut into n-grams."""
+"""Texts: counting, encoding, sampling and n-grams."""
 
 from seqkern.text.corpus import EncodedCorpus
 from seqkern.text.encoding import encode_corpus, read_corpus

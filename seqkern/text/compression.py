@@ -1,8 +1,8 @@
-"""Files that were compressed by gzip, bzip2, xz or zstd, as streams of what was compressed.
+"""Files that were compressed by gzip, bzip2, xz or zstd, as streams of their contents.
 
-The first bytes say what a file is, not its name. Memory stays constant whatever the size. A file
-may have several members, one after the other, as `cat a.gz b.gz` makes them; what is cut off,
-damaged or followed by something else is an error.
+The format is recognised by the first bytes, not by the name. Memory stays constant whatever the
+size. A file may have several members, one after the other, as `cat a.gz b.gz` makes them; what is
+cut off, damaged or followed by something else is an error.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class _Gzip:
 
 
 class _Zstandard:
-    """The package zstandard's object, which knows no `max_length`: it is given little at a time."""
+    """The package zstandard's object, which has no `max_length`: it is given small pieces."""
 
     _STEP = 1 << 12
 

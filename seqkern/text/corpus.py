@@ -35,11 +35,11 @@ class EncodedCorpus:
 
     It is made by `read_corpus` and `encode_corpus`, or by `EncodedCorpus.open`. The ids stay on
     disk: they are mapped into memory, privately, so writing to `tokens` never changes the file.
-    The file must stay as it is while it is mapped; a process that reads pages which somebody cut
-    off the file meanwhile is ended by the system (SIGBUS), as with every mapped file.
+    The file must stay as it is while it is mapped; a process that reads pages which were cut off
+    the file meanwhile is killed by the system (SIGBUS), as with every mapped file.
 
-    A corpus that was made without a path is in a file without a name, which takes room on the disk
-    as long as the object or a tensor made of it lives, or the process at the latest. As a context
+    A corpus that was made without a path is in a file without a name, which takes disk space as
+    long as the object or a tensor made of it lives, or the process at the latest. As a context
     manager a corpus closes itself.
 
     Attributes:
@@ -118,7 +118,7 @@ class EncodedCorpus:
         return self._tokens
 
     def close(self) -> None:
-        """Lets go of the file. Tensors made of `tokens` stay valid."""
+        """Closes the file. Tensors made of `tokens` stay valid."""
         self._tokens = None
 
     def __enter__(self) -> EncodedCorpus:
@@ -152,11 +152,11 @@ def map_tokens(descriptor: int, entries: int, path: Path | None) -> Tensor:
     length = HEADER_BYTES + 4 * entries
     name = path or "without a name"
     try:
-        # Pages that are written to become this process's own; torch knows no read-only tensors.
+        # Written pages become private to this process; torch has no read-only tensors.
         flags = mmap.MAP_PRIVATE | _NO_RESERVE
         protection = mmap.PROT_READ | mmap.PROT_WRITE
         mapped = mmap.mmap(descriptor, length, flags=flags, prot=protection)
-    except ValueError as error:  # mmap's word for a file shorter than `length`
+    except ValueError as error:  # mmap's error for a file shorter than `length`
         raise CorpusFormatError(f"the encoded corpus {name} shrank: {error}") from error
     except OSError as error:
         raise file_error("map the encoded corpus", name, error) from error

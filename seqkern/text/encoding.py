@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 _BETWEEN_REPORTS = 1000  # sentences
 # Bytes that a thread takes at a time: they, their words' numbers and the frequent words fit a
-# second-level cache together.
+# L2 cache together.
 CHUNK = 2**18
 _BEGINNING = 2**12  # bytes by which a text is told from something else
 _REMEDY = ', or pass errors="replace" to read U+FFFD there'
@@ -47,8 +47,8 @@ def read_corpus(
     """Counts the words of a text and encodes it, reading it once.
 
     A text file is UTF-8 with a sentence in each line, ended by a line feed. Words are what
-    `str.split()` gives: what stands between Unicode white space (gensim's `LineSentence` does the
-    same; word2vec.c and fastText know less white space). A byte order mark at the beginning is
+    `str.split()` gives: separated by Unicode white space (gensim's `LineSentence` does the same;
+    word2vec.c and fastText recognise less white space). A byte order mark at the beginning is
     dropped, NUL and other control characters are characters like any other, and a word is cut after
     65,536 bytes. Files that are larger than memory can be read; the different words have to fit,
     once for each thread.
@@ -63,21 +63,20 @@ def read_corpus(
             iterable of words, which is iterated once.
         min_count: rarer words are left out.
         max_vocab: at most as many words are kept, the most frequent ones.
-        pattern: a regular expression that matches words, for text files; it is given decoded
-            lines, one by one and each of them whole, and `re` decides in one thread. This takes
-            much longer than white space.
+        pattern: a regular expression that matches words, for text files; it is matched by `re`
+            against each decoded line, in one thread. This takes much longer than white space.
         max_sentence: a sentence is cut after as many known words.
-        path: the encoded corpus, which is written whole or not at all. None: a temporary file
-            without a name in `tempfile.gettempdir()`, which goes with the EncodedCorpus and with
-            the process, however that ends. If that folder is in memory (tmpfs) there is a warning
-            where the file is large.
+        path: the encoded corpus, which is written completely or not at all. None: a temporary file
+            without a name in `tempfile.gettempdir()`, which is removed with the EncodedCorpus or
+            with the process, however that ends. If that folder is in memory (tmpfs) there is a
+            warning where the file is large.
         errors: "strict": a text file that is no UTF-8 is an error. "replace": each ill-formed part
             becomes U+FFFD.
         threads: how many threads read the file; None: `torch.get_num_threads()`. The result is the
             same for any number.
         progress: called a few times a second with what is done and what there is to do: bytes of a
             file (as it is, compressed or not), sentences of an iterable; 0 stands for an unknown
-            end. What it raises ends the reading.
+            end. An exception that it raises ends the reading.
 
     Returns:
         The vocabulary, in which ids are given by falling count, ties by the bytes of the word; and
@@ -121,7 +120,7 @@ def encode_corpus(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> EncodedCorpus:
-    """Encodes a text with a vocabulary that is there already; other words are left out.
+    """Encodes a text with an existing vocabulary; other words are left out.
 
     Arguments and errors are those of `read_corpus`.
     """
@@ -132,7 +131,8 @@ def encode_corpus(
 
 
 class _Encoding:
-    """One text on its way: the counter with its spool file, and what names files in errors."""
+    """A text while it is encoded: the counter with its spool file, and what names files in
+    errors."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class _Encoding:
     def __enter__(self) -> _Encoding:
         text = require_text()
         try:
-            # Without a name from the start: it goes with the process, however that ends.
+            # Without a name from the start: it is removed with the process, however that ends.
             self._spool = tempfile.TemporaryFile(dir=self._folder)
         except OSError as error:
             target = self._path or self._folder

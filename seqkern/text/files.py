@@ -1,4 +1,4 @@
-"""Errors that name a file, and files that appear whole or not at all."""
+"""Errors that name a file, and files that are written completely or not at all."""
 
 from __future__ import annotations
 

@@ -24,14 +24,14 @@ class PlainFile:
 
     Args:
         path: a file or a pipe.
-        patient: a read of a pipe waits for ever. If not, `stream` gives None after a while without
-            data, so that its reader can look up.
+        patient: a read of a pipe blocks. If not, `stream` gives None after a while without data, so
+            that its reader can check for interrupts.
         piece: so many compressed bytes are taken at once.
 
     Attributes:
         stream: the plain bytes, from their beginning.
         compression: what the file is compressed with; "" for nothing.
-        size: bytes of the file itself; 0 for what is none, such as a pipe.
+        size: bytes of the file itself; 0 for what is not a regular file, such as a pipe.
 
     Raises:
         OSError: the file cannot be opened.
@@ -95,7 +95,7 @@ class PlainFile:
         return self.piece(0, size) if self.size else self._beginning
 
     def piece(self, start: int, size: int) -> bytes:
-        """Some bytes of a file that is not compressed, wherever the stream stands."""
+        """Some bytes of a file that is not compressed, whatever the position of the stream."""
         return os.pread(self._file.fileno(), size, start)
 
 
@@ -203,7 +203,7 @@ def undecodable(
 
 
 def check_is_text(path: FilePath, beginning: bytes) -> None:
-    """Looks at the first bytes of what should be a text.
+    """Checks the first bytes of a file that should be a text.
 
     Raises:
         TextFormatError: it is an archive of files, or one byte in eight is zero: it is binary, or

@@ -1,4 +1,4 @@
-"""Whether there is room for what reading a text leaves on the disk: an error before the work, not
+"""Checks the free space for the files that reading a text writes: an error before the work, not
 after it."""
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _SAMPLES = 4
 _SAMPLE = 2**16  # bytes
 _DECOMPRESSED_SAMPLE = 2**20  # bytes, made of a file's first bytes
 _PIECE = 2**12  # of these, so that not many more are taken than were needed
-# Below which shares of the estimate the work is not begun: the spool file takes every word, the
-# corpus only those that will be known.
+# The shares of the estimate below which the work is refused: the spool file takes every word, the
+# corpus only the known ones.
 _SPOOL_SHARE, _CORPUS_SHARE = 0.9, 0.7
 
 Pattern = re.Pattern[str]
 
 
 class Room:
-    """The room in a folder.
+    """The free space of a folder.
 
     Args:
         folder: where the files will lie.
@@ -62,7 +62,7 @@ class Room:
         self.taken(spool + corpus, "will take about")
 
     def taken(self, size: int, takes: str = "takes") -> None:
-        """Warns once if so many bytes are much for a folder in memory."""
+        """Warns once if so many bytes are large for a folder in memory."""
         if self._in_memory and size > LARGE:
             self._in_memory = False
             warnings.warn(
@@ -82,7 +82,7 @@ class Room:
             raise self._error(f"it takes {_bytes(needed)} more", free)
 
     def full(self, spooled: int) -> str:
-        """What to add to the system's word that nothing more fits."""
+        """What to add to the system's message that the disk is full."""
         return (
             f"; {_bytes(spooled)} of numbers of words lie there, {_bytes(_free(self._folder))} are "
             f"free, and the corpus takes as much again. {self._advice}"

@@ -1,4 +1,4 @@
-"""Which words are kept, drawn as negatives, and where they stand in the Huffman tree."""
+"""Subsampling, negative sampling and the Huffman tree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AliasTable(NamedTuple):
 
 
 class HuffmanPaths(NamedTuple):
-    """The way from the root of the Huffman tree to every word: word i takes the entries
+    """The paths from the root of the Huffman tree to every word: word i takes the entries
     offsets[i] to offsets[i + 1] of the other two."""
 
     offsets: Tensor
@@ -48,7 +48,7 @@ def keep_probability(counts: Tensor, sample: float) -> Tensor:
         sample: t, from 0 on; 0 keeps everything.
 
     Returns:
-        float32 (V,); 1 for a word that was never seen.
+        float32 (V,); 1 for a word with the count 0.
 
     Raises:
         ValueError: `sample` is negative or no number, or a count is negative.

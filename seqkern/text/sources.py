@@ -1,4 +1,4 @@
-"""Where text comes from: a file, or the documentation of the Python packages on this machine."""
+"""Sources of text: a file, or the documentation of the Python packages on this machine."""
 
 from __future__ import annotations
 

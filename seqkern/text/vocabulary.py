@@ -1,4 +1,4 @@
-"""The words that a model knows, and how often each was seen."""
+"""The words that a model knows, and their counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of a training as word numbers, kept as long as the text stays what it was."""
+"""The text of a training as word ids, kept as long as the text is unchanged."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Sentences = Iterable[Sequence[str]]
 
 
 class CorpusError(UserError, ValueError):
-    """A text that nothing can be learnt from."""
+    """A text without a word to train on."""
 
 
 class FileState(NamedTuple):
-    """What tells one content of a file from another without reading it."""
+    """Identifies the content of a file without reading it."""
 
     path: str
     size: int

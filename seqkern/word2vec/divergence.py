@@ -1,4 +1,4 @@
-"""Notices vectors that grow beyond all bounds, before they are taken for something learnt."""
+"""Detects vectors that grow without bound, before they are used."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _CHUNK = 1 << 15  # numbers: so few that torch takes one thread, and none waits 
 
 
 class DivergenceError(UserError, FloatingPointError):
-    """A training whose vectors grow beyond all bounds; the message says where, and what to try."""
+    """A training whose vectors grow without bound; the message says where, and what to try."""
 
 
 class Watch:
-    """Looks at the tables of a training.
+    """Checks the tables of a training.
 
-    What has grown too much makes more such numbers wherever it meets other rows, so that within
-    some thousand words the most frequent ones have them. Their rows are looked at often, those of
-    all words now and then. The buckets of n-grams are not: whatever they gain from a word its own
-    row gains, too; the words' means show the rest.
+    A number that has grown too much spreads to the rows that are trained with it, within some
+    thousand words to the most frequent ones. Their rows are checked often, those of all words now
+    and then. The buckets of n-grams are not: whatever they gain from a word its own row gains, too;
+    the words' means show the rest.
 
     Args:
         placed: the tables. They may be replaced meanwhile.
@@ -67,8 +67,8 @@ def largest(parts: Iterable[Tensor]) -> float:
 
 
 def _flat(table: Tensor) -> Tensor:
-    """The memory from the first number of a table to its last, which is looked through many times
-    faster than rows with zeros between them."""
+    """The memory from the first number of a table to its last, which is scanned many times faster
+    than rows with zeros between them."""
     rows, size = table.shape
     return table.as_strided(((rows - 1) * table.stride(0) + size if rows else 0,), (1,))
 

@@ -1,4 +1,4 @@
-"""How good word vectors are: against people's judgements of similarity, and by analogies.
+"""Evaluation of word vectors: against people's judgements of similarity, and by analogies.
 
 The rules (which questions count, how case is treated, which neighbours are candidates) are those of
 gensim's evaluator, so that the numbers can be compared; the arithmetic is done for many questions
@@ -29,7 +29,7 @@ Section = dict[str, Any]
 
 
 class Words(NamedTuple):
-    """The vectors that are judged.
+    """The vectors that are evaluated.
 
     Args:
         keys: the words, the most frequent first.
@@ -159,7 +159,7 @@ def _questions(
 def _answers(
     words: Words, questions: Sequence[Quadruple], index: dict[str, int], case_insensitive: bool
 ) -> list[str]:
-    """For a, b, c the word nearest to b - a + c (3CosAdd of Mikolov et al. 2013) but for these
+    """For a, b, c the word nearest to b - a + c (3CosAdd of Mikolov et al. 2013) other than these
     three."""
     rows = np.array([[index[word] for word in question[:3]] for question in questions])
     a, b, c = (words.unit(rows[:, column]) for column in range(3))

@@ -5,9 +5,9 @@ ends with a space, float32 numbers (little-endian) follow, and a line feed may s
 word. gensim, fastText (``.vec``), GloVe (text without the first line) and word2vec itself read and
 write these.
 
-A file is not trusted: what its first line promises is held against its size before memory is
-taken (memory for a compressed one grows with what it holds), and everything that does not fit is an
-error that says at which byte.
+A file is not trusted: its first line is checked against its size before memory is allocated (memory
+for a compressed one grows with what it holds), and everything that does not fit is an error that
+says at which byte.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _HEADER = re.compile(rb"[ \t]*(\d{1,18})[ \t]+(\d{1,18})[ \t]*\r?\n")
 _LONGEST_HEADER = 128  # bytes
 _LONGEST_FIRST_LINE = 1 << 26  # bytes; where no header says how long a line may be
 _CHUNK = 1 << 22  # bytes
-# In a compressed file, whose length nobody knows before its end:
+# In a compressed file, whose length is unknown before its end:
 _MOST_DIMENSIONS = 1 << 20
-_FIRST_NUMBERS = 1 << 22  # for which memory is taken before that many were seen
+_FIRST_NUMBERS = 1 << 22  # for which memory is allocated before that many were read
 _NUMBER = "%.9g"  # nine digits bring every float32 back exactly
 
 
@@ -64,7 +64,7 @@ def save(
     header: bool = True,
     prefix: str = "",
 ) -> None:
-    """Write word vectors; the file appears whole or not at all.
+    """Write word vectors; the file is written completely or not at all.
 
     Args:
         path: the file.
@@ -117,7 +117,7 @@ def load(
         path: the file, in the format written above, compressed or not; no pipe.
         binary: the binary format.
         header: whether the file begins with the line "WORDS DIMENSIONS".
-        limit: read no more than so many words, and nothing behind them.
+        limit: read no more than so many words, and nothing after them.
         unicode_errors: what to do with words that are no UTF-8, as for ``bytes.decode``.
 
     Returns:
@@ -204,7 +204,7 @@ def _open(path: FilePath) -> Iterator[PlainFile]:
 
 
 class _Reader:
-    """Reads a file and knows where it is."""
+    """Reads a file and keeps the position."""
 
     def __init__(self, path: FilePath, file: PlainFile, unicode_errors: str) -> None:
         self._path = path
@@ -215,7 +215,7 @@ class _Reader:
         self._rest = b""
         """Bytes taken from the stream but not in `at`."""
         self._size = None if file.compression else file.size
-        """None: nobody knows before the end."""
+        """None: unknown before the end."""
 
     def error(self, problem: str, at: int) -> FormatError:
         return FormatError(f"cannot read the word vectors {self._path}: byte {at}: {problem}")
@@ -266,8 +266,8 @@ class _Reader:
         return words, size
 
     def rows_at_once(self, count: int, size: int) -> int:
-        """For how many of `count` rows memory may be taken before they have been seen: all, if the
-        size of the file speaks for them."""
+        """For how many of `count` rows memory may be allocated before they are read: all, if the
+        file is large enough for them."""
         if self._size is not None:
             return count
         return min(count, max(1, _FIRST_NUMBERS // max(size, 1)))
@@ -311,7 +311,7 @@ class _Reader:
             try:
                 if b"_" in line[len(word) :]:  # Python reads 1_000, C does not
                     raise ValueError
-                with np.errstate(over="ignore"):  # beyond float32 lies infinity
+                with np.errstate(over="ignore"):  # beyond float32's range: infinity
                     vector = np.array(list(map(float, numbers))).astype(np.float32)
             except ValueError:
                 raise self.error(

@@ -35,7 +35,7 @@ class KeyedVectors:
         index_to_key: the words, the most frequent first where they come from a training.
         key_to_index: the row of each word.
         vectors: float32, shape (words, vector_size).
-        counts: how often each word occurred, int64, shape (words,); None where nobody knows.
+        counts: how often each word occurred, int64, shape (words,); None where unknown.
     """
 
     def __init__(self, vector_size: int) -> None:
@@ -135,7 +135,7 @@ class KeyedVectors:
         """What is known of a word beside its vector: ``"count"``, how often it occurred.
 
         Raises:
-            KeyError: an unknown word or attribute, or nobody knows.
+            KeyError: an unknown word or attribute, or an unknown count.
         """
         if attr != "count" or self.counts is None:
             raise KeyError(f"there is no attribute {attr!r}")
@@ -149,7 +149,7 @@ class KeyedVectors:
         return self._norms[1]
 
     def forget_norms(self) -> None:
-        """Have the lengths computed anew, because numbers in `vectors` have changed."""
+        """Drops the cached lengths, because `vectors` has changed."""
         self._norms = None
 
     def get_normed_vectors(self) -> np.ndarray:
@@ -192,7 +192,7 @@ class KeyedVectors:
             self.key_to_index[keys[number]] = len(self.index_to_key)
             self.index_to_key.append(keys[number])
         if fresh:
-            self.counts = None  # nobody knows those of the new words
+            self.counts = None  # unknown for the new words
         self.forget_norms()
 
     def get_mean_vector(
@@ -257,10 +257,10 @@ class KeyedVectors:
                 with its weight (1).
             negative: the same, with weight -1: ``most_similar(["king", "woman"], ["man"])``.
             topn: how many words; None: the cosines with all words as an array of shape (words,).
-            clip_start: first row that is looked at.
+            clip_start: first row that is searched.
             clip_end: row at which to stop; None: all.
-            restrict_vocab: look at the first, that is most frequent, so many words only; goes
-                before the other two.
+            restrict_vocab: search only the first, that is most frequent, so many words; takes
+                precedence over the other two.
 
         Returns:
             Pairs of a word and its cosine, the nearest first, without the words that were given.
@@ -422,7 +422,7 @@ class KeyedVectors:
         write_header: bool = True,
         prefix: str = "",
     ) -> None:
-        """Write the vectors as word2vec does. A file appears whole or not at all.
+        """Write the vectors as word2vec does. A file is written completely or not at all.
 
         Args:
             fname: the file.
@@ -521,7 +521,7 @@ def _listed(items: Weighted | Sequence[Weighted] | None) -> list[Weighted]:
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Where the largest values stand, the largest first, of equal ones the earlier first, NaN
+    """The positions of the largest values, the largest first, of equal ones the earlier first, NaN
     last."""
     values = np.where(np.isnan(values), np.float32(-np.inf), values)
     if count < len(values):

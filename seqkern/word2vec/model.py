@@ -58,13 +58,13 @@ class Word2Vec:
       place.
 
     Args:
-        sentences: an iterable of lists of words; read once, so a generator will do.
+        sentences: an iterable of lists of words; read once, so a generator is enough.
         corpus_file: path of a UTF-8 text instead, one sentence a line, words between white space;
             the fastest way. What gzip, bzip2, xz or zstd compressed is decompressed while it is
             read (zstd by a package such as `zstandard`, or by Python 3.14).
         vector_size: dimensions of a vector.
         alpha: learning rate at the start.
-        window: how far a context word may be from the word in the middle.
+        window: the largest distance of a context word from the centre word.
         min_count: rarer words are left out.
         max_vocab_size: None; see above.
         sample: threshold of word2vec's subsampling of frequent words: a word whose share of the
@@ -73,7 +73,7 @@ class Word2Vec:
         seed: with ``workers=1`` or ``deterministic`` the same seed gives the same vectors, bit for
             bit, on one machine.
         workers: threads, but never more than ``torch.get_num_threads()``, which is the number of
-            cores unless somebody set it: more threads than cores would only wait for each other.
+            cores unless it was set: more threads than cores would only wait for each other.
         min_alpha: learning rate at the end.
         sg: 1: skip-gram; 0: CBOW.
         hs: 1: hierarchical softmax; 0: negative sampling.
@@ -93,8 +93,8 @@ class Word2Vec:
             update the tables without locks (Recht et al. 2011, "Hogwild").
         device: where to train: "cpu", or a CUDA GPU such as "cuda", onto which the tables are
             copied for the training and back; `workers` means nothing there. Its random numbers are
-            others than the CPU's, and without `deterministic` no two trainings are alike. (Not yet
-            measured on a GPU.)
+            different from the CPU's, and without `deterministic` no two trainings are alike. (Not
+            yet measured on a GPU.)
         errors: what to do with a `corpus_file` that is no UTF-8: "strict" raises an error that says
             where; "replace" reads U+FFFD there.
         progress: True shows a progress bar (needs tqdm); a function is called now and then with a
@@ -246,11 +246,11 @@ class Word2Vec:
         compute_loss: bool | None = None,
         callbacks: Sequence[Any] = (),
     ) -> tuple[int, int]:
-        """Learn from a corpus. Interrupted (Ctrl-C), the vectors are as good as the training got.
+        """Learn from a corpus. Interrupted (Ctrl-C), the vectors are those trained so far.
 
-        Vectors that were assigned to ``wv.vectors``, before it or by a callback, are where it goes
-        on. Words that ``wv.add_vectors`` appended keep their vectors and are not trained, since
-        :meth:`build_vocab` chose others.
+        Training continues from vectors that were assigned to ``wv.vectors``, before it or by a
+        callback. Words that ``wv.add_vectors`` appended keep their vectors and are not trained,
+        since :meth:`build_vocab` chose others.
 
         Args:
             corpus_iterable: sentences, each a list of words; read once.
@@ -328,7 +328,7 @@ class Word2Vec:
             self._publish()
 
     def _start(self, vocabulary: Vocabulary) -> None:
-        """Tables at their start for a vocabulary."""
+        """The initial tables for a vocabulary."""
         counts = vocabulary.counts
         self.vocabulary = vocabulary
         self._keep = keep_probability(counts, self._sample_share(counts))
@@ -358,7 +358,7 @@ class Word2Vec:
         )
 
     def _publish(self) -> None:
-        """Let `wv` show what the tables hold."""
+        """Makes `wv` use the tables."""
         self._shown = self.wv.vectors = self._input.numpy()  # the same memory
         self.wv.forget_norms()
 
@@ -367,8 +367,8 @@ class Word2Vec:
         return self.wv.vectors
 
     def _take_over(self) -> bool:
-        """Let the tables hold what somebody has put into `wv`, after :meth:`_publish`, by assigning
-        other vectors or appending words. What is written into its array is in them already.
+        """Copies into the tables what was assigned or appended to `wv` after :meth:`_publish`. What
+        is written into its array is in them already.
 
         Returns:
             Whether there was something.
@@ -394,7 +394,7 @@ class Word2Vec:
 
     def _trainable(self, name: str, given: object, rows: int) -> np.ndarray:
         """A copy of given vectors as the tables hold them."""
-        with np.errstate(over="ignore"):  # beyond float32 lies infinity
+        with np.errstate(over="ignore"):  # beyond float32's range: infinity
             vectors = np.array(given, np.float32, order="C")
         if vectors.shape != (rows, self.vector_size):
             raise ValueError(
@@ -407,7 +407,7 @@ class Word2Vec:
         return vectors
 
     def _fill(self, vectors: np.ndarray) -> None:
-        """Put vectors into the input table, which may get more rows by that."""
+        """Copies vectors into the input table, which may get more rows."""
         if vectors.shape != self._input.shape:
             self._input = tables.zeros(*vectors.shape)
         self._input.copy_(torch.from_numpy(vectors))
@@ -484,7 +484,7 @@ class Word2Vec:
         return training.kept, encoded.words * epochs
 
     def _finish(self, training: Training, placed: Placed) -> None:
-        """What the model shows after a training, or as much of it as there was."""
+        """Updates the model after a training, complete or interrupted."""
         placed.bring_back()
         self._loss = training.loss
         self._publish()

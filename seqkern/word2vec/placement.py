@@ -1,4 +1,4 @@
-"""Where a training works: on the model's own tables, or on copies of them on a GPU."""
+"""The tables that a training works on: the model's own, or copies of them on a GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seqkern.word2vec.tables import padded_width
 
 
 class _OnDevice(NamedTuple):
-    """Noise as a device has it."""
+    """The noise distribution on a device."""
 
     thresholds: Tensor
     aliases: Tensor
@@ -84,7 +84,7 @@ class Placed:
         )
 
     def take(self, tables: tuple[Tensor, Tensor]) -> None:
-        """Goes on from these tables, of the same shapes."""
+        """Continues from these tables, of the same shapes."""
         if self.own is None:
             self.input_rows, self.output_rows = tables
             return
@@ -93,7 +93,7 @@ class Placed:
         self.output_rows.copy_(tables[1])
 
     def bring_back(self) -> None:
-        """Writes what has been learnt into the model's tables."""
+        """Copies the trained tables into the model's."""
         if self.own is not None:
             self.own[0].copy_(self.input_rows)
             self.own[1].copy_(self.output_rows)

@@ -1,4 +1,4 @@
-"""Telling how far a training is."""
+"""Progress of a training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from seqkern.core.errors import UserError
 
 
 class Progress(NamedTuple):
-    """Where a training stands."""
+    """The progress of a training."""
 
     epoch: int
     """From 0."""

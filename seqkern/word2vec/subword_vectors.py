@@ -81,7 +81,7 @@ class FastTextKeyedVectors(KeyedVectors):
         return self._table
 
     def share(self, table: np.ndarray) -> None:
-        """Look at this table from now on; :meth:`compose` should follow."""
+        """Use this table from now on; :meth:`compose` should follow."""
         self.vectors_vocab = table[: self._composed_words]
         self.vectors_ngrams = table[self._composed_words :]
         self._parts = self.vectors_vocab, self.vectors_ngrams
@@ -107,7 +107,7 @@ class FastTextKeyedVectors(KeyedVectors):
         if bags is None:
             known = self.index_to_key[: self._composed_words]
             bags = self.subwords.bags(known, len(known))
-        # Files and trained models alike lie on the CPU, whatever backend modules are to take.
+        # The table is on the CPU, whatever backend is chosen for modules.
         with use_backend("auto"):
             words = torch.arange(self._composed_words)
             means: np.ndarray = bag_sum(

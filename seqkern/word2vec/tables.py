@@ -1,4 +1,4 @@
-"""The tables of numbers that training changes: one row of float32 a word, bucket or inner node."""
+"""The tables that training changes: one row of float32 for each word, bucket or inner node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def zeros(rows: int, size: int) -> Tensor:
     threads write into one line for two rows.
 
     The memory is numpy's, which asks the system for huge pages where an array is large: rows are
-    visited in no order, and with small pages nearly every visit would miss the translation cache.
+    visited in no order, and with small pages nearly every visit would miss the TLB.
     """
     padded = padded_width(size)
     memory = np.zeros(rows * padded + _LINE, np.float32)
@@ -28,10 +28,10 @@ def zeros(rows: int, size: int) -> Tensor:
 
 
 def fill_random(table: Tensor, seed: int) -> None:
-    """Uniform in [-1, 1) / size: gensim 4's start, number for number where the words come in the
+    """Uniform in [-1, 1) / size: gensim 4's initialisation, bit for bit where the words come in the
     same order.
 
-    word2vec's own start lies within half these bounds.
+    word2vec.c's own initialisation has half these bounds.
     """
     rows, size = table.shape
     generator = np.random.default_rng(seed)

@@ -60,7 +60,7 @@ class Training:
         schedule: of the learning rate.
         seed: of everything random; each piece gets a seed of its own.
         piece: tokens of a piece; None: PIECE.
-        watch: looks at what is trained; None: nobody does.
+        watch: checks what is trained; None: no check.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class Training:
         """One pass over the corpus.
 
         Raises:
-            DivergenceError: a number has grown too much. Those of frequent words are looked at
-                after each piece, all of them at the end.
+            DivergenceError: a number has grown too much. Those of frequent words are checked after
+                each piece, all of them at the end.
         """
         total = len(self._tokens)
         pairs, loss = 0, 0.0
@@ -145,7 +145,7 @@ class Training:
 
 
 def describe(largest: float) -> str:
-    """A number that no table should hold."""
+    """Describes a value that no table should hold."""
     if math.isnan(largest):
         return "NaN"
     return "infinity" if math.isinf(largest) else f"numbers as large as {largest:.3g}"

@@ -1,4 +1,4 @@
-"""Cases of attention, and how to run one by seqkern, by PyTorch and by the truth."""
+"""Cases of attention, and how to run one by seqkern, by PyTorch and by the reference."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _laid_out(shape: tuple[int, int, int, int], layout: str, dtype: torch.dtype)
 
 
 def mask_for(case: Case, dtype: torch.dtype) -> Tensor | None:
-    """A mask in which every query looks at some key (PyTorch's gradients are NaN otherwise)."""
+    """A mask in which every query attends to some key (PyTorch's gradients are NaN otherwise)."""
     kind = case.mask.removeprefix("+")
     if not kind:
         return None
@@ -165,7 +165,8 @@ def names(case: Case, tensors: dict[str, Tensor]) -> list[str]:
 
 
 def tiny_for(name: str, of: torch.dtype, dtype: torch.dtype) -> float:
-    """The hair of `tests.parity` for a result of the dtype `of`; `dtype` is that of the query.
+    """The absolute tolerance of `tests.parity` for a result of the dtype `of`; `dtype` is that of
+    the query.
 
     Slopes and sinks are float32 and so are their gradients, but they are sums of differences of
     16-bit outputs and gradients, in which rounding errors of 2^-9 survive.
@@ -194,7 +195,7 @@ def check(
 ) -> None:
     """Runs a case forward and backward and holds every result to the rule of `tests.parity`.
 
-    Where PyTorch has no such option, its side is the textbook in the same dtype, by PyTorch's own
+    Where PyTorch has no such option, its side is the reference in the same dtype, by PyTorch's own
     operators. `pooled` takes all gradients as one vector, for random cases, among which tensors of
     one or two numbers that nearly cancel turn up. `guards` surrounds all tensors with NaN.
     """
@@ -204,23 +205,23 @@ def check(
     if not training:
         tensors = {name: t.detach() for name, t in tensors.items()}
     exact = double(tensors)
-    truth = run(case, exact, "reference")
-    weights = [torch.randn(r.shape).to(dtype) for r in truth]
+    reference = run(case, exact, "reference")
+    weights = [torch.randn(r.shape).to(dtype) for r in reference]
     found = run(case, tensors, backend)
     theirs = run(case, tensors, "F" if case.in_pytorch else "reference")
     if training:
-        truth += gradients(truth, exact, weights)
+        reference += gradients(reference, exact, weights)
         found += gradients(found, tensors, weights)
         theirs += gradients(theirs, tensors, weights)
     titles = names(case, tensors)
     if pooled:
         plain = 1 + case.lse
-        for results in (found, theirs, truth):
+        for results in (found, theirs, reference):
             results[plain:] = [torch.cat([r.flatten() for r in results[plain:]])]
         titles[plain:] = ["gradients"]
-    for mine, other, right, name in zip(found, theirs, truth, titles, strict=True):
+    for mine, other, right, name in zip(found, theirs, reference, titles, strict=True):
         if torch.linalg.vector_norm(right) < 1e-14:
-            # 0 but for rounding, as where each query looks at one key: no relative distance.
+            # 0 but for rounding, as where each query attends to one key: no relative distance.
             assert torch.linalg.vector_norm(mine) <= 100 * TINY[dtype], name
         else:
             # The saved log-sum-exp is rounded, and with it every probability of the backward.
@@ -264,7 +265,7 @@ def some_tensors(
 ) -> tuple[dict[str, Tensor | None], dict[str, Any]]:
     """Tensors and other options for an entry of the table; always the same numbers.
 
-    Some entries of the bias are -inf, and with a mask one query looks at nothing.
+    Some entries of the bias are -inf, and with a mask one query attends to nothing.
     """
     options = dict(OPTIONS_OF_THE_REFERENCE[name])
     generator = torch.Generator().manual_seed(1)

@@ -77,7 +77,7 @@ def test_what_pytorch_has_not(options, name):
     assert seqkern.explain(sdpa, Q, Q, Q, causal="top_left").reasons["torch"].startswith("could")
 
 
-def test_nobody_computes_integers_with_extras():
+def test_no_backend_computes_integers_with_extras():
     x = Q.long()
     answer = seqkern.explain(sdpa, x, x, x, softcap=1.0)
     assert answer.backend == "" and "floating-point numbers" in answer.reasons["reference"]

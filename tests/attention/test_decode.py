@@ -156,7 +156,7 @@ def test_excluded_keys_may_hold_anything(isa, dtype, kind, bad):
     for tensor in (key, value):
         kept = tensor.clone()
         poisoned = torch.zeros(2, keys, dtype=torch.bool)
-        poisoned[0] = ~allowed[:2].flatten(0, 1).any(0)  # nobody's
+        poisoned[0] = ~allowed[:2].flatten(0, 1).any(0)  # no query's
         poisoned[1] = ~allowed[2:, 0].any(0)  # not the first query's
         poisoned[1] |= ~allowed[2:].flatten(0, 1).any(0)
         tensor[0][poisoned] = bad
@@ -271,7 +271,7 @@ def test_maxima_that_grow_and_fall(isa, dtype):
         value = torch.randn(1, 1, 512, 32).to(dtype)
         output, lse = _attention(query, key, value, scale=1.0)
         exact = torch.einsum("d,md->m", query[0, 0, 0].double(), key[0, 0].double())
-        truth = exact.softmax(0) @ value[0, 0].double()
+        reference = exact.softmax(0) @ value[0, 0].double()
         rounding = 512 * torch.finfo(lse.dtype).eps  # of scores up to 256
-        assert relative_error(output[0, 0, 0], truth) <= 2 * TINY[dtype] + rounding
+        assert relative_error(output[0, 0, 0], reference) <= 2 * TINY[dtype] + rounding
         torch.testing.assert_close(lse[0, 0, 0], exact.logsumexp(0).to(lse.dtype))

@@ -103,7 +103,7 @@ NOTHING = [
 @pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
 @pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"dropout_p": 0.5}], ids=str)
 @pytest.mark.parametrize(("query", "key", "grouped"), NOTHING, ids=str)
-def test_heads_of_nobody(query, key, grouped, options, backend):
+def test_no_heads_or_no_batch(query, key, grouped, options, backend):
     """Key and value without heads, or without a batch: zeros in query's shape, as PyTorch gives."""
     value = (*key[:-1], 6)
     results = []

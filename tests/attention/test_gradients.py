@@ -173,8 +173,8 @@ def test_a_mask_broadcast_over_many_tiles(shape, dtype, threads):
 
     torch.set_num_threads(threads)
     names = ("query", "key", "value", "mask")
-    truth = run("reference", torch.float64)
-    assert_all_parity(run("cpu", dtype), run("reference", dtype), truth, names)
+    reference = run("reference", torch.float64)
+    assert_all_parity(run("cpu", dtype), run("reference", dtype), reference, names)
 
 
 @pytest.mark.parametrize(
@@ -222,8 +222,8 @@ def test_masks_of_five_dimensions(shape):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("how", ["mask", "padding", "bias", "window", "causal", "no keys"])
-def test_queries_that_look_at_nothing(how, dtype, backend):
-    """Output 0, lse -inf, and not a trace in any gradient."""
+def test_queries_that_attend_to_nothing(how, dtype, backend):
+    """Output 0, lse -inf, and no contribution to any gradient."""
     keys = 0 if how == "no keys" else 6
     q = torch.randn(2, 2, 8, 16).to(dtype).requires_grad_()
     k, v = (torch.randn(2, 2, keys, 16).to(dtype).requires_grad_() for _ in range(2))
@@ -248,7 +248,7 @@ def test_queries_that_look_at_nothing(how, dtype, backend):
         options["causal"] = "bottom_right"  # the first two queries stand before the first key
         empty[:, :, :2] = True
     elif how == "causal":
-        options |= {"is_causal": True, "window": (0, 0)}  # query i looks at key i - 2 at most
+        options |= {"is_causal": True, "window": (0, 0)}  # query i attends to key i - 2 at most
         empty[:, :, :2] = True
     else:
         empty[:] = True

@@ -97,10 +97,10 @@ def results(module, tensors, dtype, **call):
 
 
 def assert_agree(theirs, ours, tensors, dtype=torch.float32, **call):
-    truth = results(copy.deepcopy(theirs).double(), tensors, torch.float64, **call)
+    reference = results(copy.deepcopy(theirs).double(), tensors, torch.float64, **call)
     other = results(theirs, tensors, dtype, **call)
     found = results(ours, tensors, dtype, **call)
-    assert_all_parity(found, other, truth, [f"result {i}" for i in range(len(truth))])
+    assert_all_parity(found, other, reference, [f"result {i}" for i in range(len(reference))])
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -255,7 +255,7 @@ class TestWhatReachesTheOperator:
         assert calls[-1][-1]["is_causal"] is False
 
     def test_the_hint_alone_goes_where_it_goes_in_pytorch(self, calls):
-        """The mask is not even looked at: it may be too large, and added keys come last."""
+        """The mask is not read: it may be too large, and added keys come last."""
         mask = torch.ones(M + 3, M + 3, dtype=torch.bool).triu(1)
         call = {"attn_mask": mask, "is_causal": True, "need_weights": False}
         for options in ({}, {"add_zero_attn": True}):
@@ -525,10 +525,10 @@ class TestIsTheSameModule:
         theirs, ours = pair(**CONSTRUCTIONS[make])
         tensors = inputs("memory", theirs)
         call = {"attn_mask": attn("2 float", N), "need_weights": need_weights}
-        truth = theirs(*tensors, **call)
+        reference = theirs(*tensors, **call)
         with torch.autocast("cpu", torch.bfloat16):
             found, expected = ours(*tensors, **call), theirs(*tensors, **call)
-        results = [r for r in zip(found, expected, truth, strict=True) if r[0] is not None]
+        results = [r for r in zip(found, expected, reference, strict=True) if r[0] is not None]
         assert_all_parity(*zip(*results, strict=True), names=("output", "weights")[: len(results)])
         sum(r[0].sum() for r in results).backward()
         assert all(p.grad.dtype == torch.float32 for p in ours.parameters())

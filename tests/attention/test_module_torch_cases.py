@@ -1,8 +1,8 @@
 """PyTorch's own sample inputs for the attention modules, run against ours.
 
-They travel in the torch wheel (torch.testing._internal.common_modules), as the yardstick of
-PyTorch's own tests. PyTorch lists no error inputs for these modules (checked below);
-test_mha.py and test_transformer.py compare errors with those that PyTorch raises.
+They are part of the torch wheel (torch.testing._internal.common_modules), as the standard of
+PyTorch's own tests. PyTorch lists no error inputs for these modules (checked below); test_mha.py
+and test_transformer.py compare errors with those that PyTorch raises.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""`__torch_function__`: masks that are a word, types and modes that want to see a call, and
-seqkern's function in the place of PyTorch's own."""
+"""`__torch_function__`: masks given by a variant, types and modes that handle a call, and seqkern's
+function in place of PyTorch's own."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_causal_bias_that_cannot_be():
 
 
 def test_a_causal_bias_whose_protocol_is_off():
-    """Somebody else's `__torch_function__` passes the call on, with all overrides disabled."""
+    """Another type's `__torch_function__` passes the call on, with all overrides disabled."""
     q, k, v = tensors()
     allowed = torch.ones(3, 7, dtype=torch.bool).tril(4)
     with torch._C.DisableTorchFunctionSubclass():
@@ -196,7 +196,7 @@ def test_a_causal_bias_in_transformers():
         torch.testing.assert_close(found, model.encoder(x, masks[0]))
 
 
-# ---- who looks ----
+# ---- who handles a call ----
 
 
 def test_modes_and_types_see_one_call_of_pytorchs_function_and_seqkern_runs_it(runs):
@@ -361,7 +361,7 @@ def test_packed_sequences_are_shown_too():
     assert [func for func, *_ in mode.seen] == [varlen_attention]
 
 
-# ---- in the place of PyTorch's ----
+# ---- in place of PyTorch's ----
 
 
 def test_in_the_place_of_pytorchs_function_nothing_recurses(monkeypatch):

@@ -64,7 +64,7 @@ OPTIONS = [
     Case(2, 3, 18, 66, 32, layout="strided"),
     Case(2, 3, 34, 34, 32, layout="packed", is_causal=True),
 ]
-# What PyTorch's attention has not.
+# What PyTorch's attention lacks.
 EXTRAS = [
     Case(2, 2, 18, 33, 16, lse=True),
     Case(2, 2, 70, 90, 16, causal="bottom_right", lse=True),
@@ -156,11 +156,11 @@ def test_a_float32_mask_for_bfloat16(bias_dtype):
     tensors = inputs(case, torch.bfloat16)
     tensors["attn_mask"] = torch.randn(2, 1, 20, 40).to(bias_dtype).requires_grad_()
     exact = double(tensors)
-    truth = run(case, exact, "reference")
-    weights = [torch.randn(truth[0].shape)]
-    truth += gradients(truth, exact, weights)
+    reference = run(case, exact, "reference")
+    weights = [torch.randn(reference[0].shape)]
+    reference += gradients(reference, exact, weights)
     results = []
     for backend in ("cpu", "F"):
         found = run(case, tensors, backend)
         results.append(found + gradients(found, tensors, weights))
-    assert_all_parity(*results, truth, names(case, tensors))
+    assert_all_parity(*results, reference, names(case, tensors))

@@ -1,7 +1,8 @@
 """Gradients where rounding is multiplied: few queries, and a softmax that is saturated.
 
 dS = P * (dP - delta) is a small difference of large numbers where one key has nearly all the
-weight, and a single query averages nothing. The rule is that of `tests.parity`, with its hairs.
+weight, and a single query averages nothing. The rule is that of `tests.parity`, with its
+tolerances.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def run(function, dtype: torch.dtype, tensors: list[Tensor], weight: Tensor, **o
 def hold_to_the_rule(dtype: torch.dtype, tensors: list[Tensor], weight: Tensor, **options) -> None:
     theirs = F.scaled_dot_product_attention
     with seqkern.use_backend("reference"):
-        truth = run(sdpa, torch.float64, tensors, weight, **options)
+        reference = run(sdpa, torch.float64, tensors, weight, **options)
     found = run(sdpa, dtype, tensors, weight, **options)
-    assert_all_parity(found, run(theirs, dtype, tensors, weight, **options), truth, NAMES)
+    assert_all_parity(found, run(theirs, dtype, tensors, weight, **options), reference, NAMES)
 
 
 @pytest.mark.parametrize("spread", SPREADS)
@@ -115,8 +116,8 @@ def test_few_queries_of_packed_sequences(isa, dtype):
     found = run(packed, dtype, tensors, weight)
     with seqkern.use_backend("reference"):
         theirs = run(packed, dtype, tensors, weight)
-        truth = run(packed, torch.float64, tensors, weight)
-    assert_all_parity(found, theirs, truth, NAMES)
+        reference = run(packed, torch.float64, tensors, weight)
+    assert_all_parity(found, theirs, reference, NAMES)
 
 
 @pytest.mark.parametrize("queries", [1, 8])
@@ -139,7 +140,7 @@ def test_huge_scores_of_few_queries(isa):
         k, v = torch.randn(2, 2, 200, 16), torch.randn(2, 2, 200, 16)
         found = run(sdpa, torch.float32, [q, k, v], weight)
         with seqkern.use_backend("reference"):
-            truth = run(sdpa, torch.float64, [q, k, v], weight)
+            reference = run(sdpa, torch.float64, [q, k, v], weight)
         assert all(t.isfinite().all() for t in found)
-        torch.testing.assert_close(found[0].double(), truth[0])
-        torch.testing.assert_close(found[3].double(), truth[3])
+        torch.testing.assert_close(found[0].double(), reference[0])
+        torch.testing.assert_close(found[3].double(), reference[3])

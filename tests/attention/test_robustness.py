@@ -58,8 +58,8 @@ def random(dtype: torch.dtype, *shape: int) -> torch.Tensor:
     return torch.randn(shape).to(dtype)
 
 
-# With 16-bit inputs the kernels' exponential is within 9e-5, far below what rounding a probability
-# to 16 bits loses.
+# With 16-bit inputs the kernels' exponential is within 9e-5, far below the error of rounding a
+# probability to 16 bits.
 LSE_OF_16_BITS = 1e-4
 
 PADDING = torch.arange(70) < 40
@@ -75,7 +75,7 @@ EXCLUSIONS = {
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
 @pytest.mark.parametrize("how", EXCLUSIONS)
-def test_keys_that_nobody_looks_at_may_hold_anything(how, dtype, value, backend):
+def test_keys_that_no_query_attends_to_may_hold_anything(how, dtype, value, backend):
     """As if they were 0: output, lse and every gradient, to the bit."""
     options = EXCLUSIONS[how]
     q, k, v = random(dtype, 2, 2, 50, 16), random(dtype, 2, 2, 70, 16), random(dtype, 2, 2, 70, 8)
@@ -99,33 +99,33 @@ def test_keys_that_nobody_looks_at_may_hold_anything(how, dtype, value, backend)
 @pytest.mark.parametrize("where", ["key", "value"])
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
 @pytest.mark.parametrize("how", ["causal", "bottom right", "mask", "bias", "window"])
-def test_a_query_gets_no_nan_from_a_key_that_it_does_not_look_at(how, dtype, where, backend):
-    """The same key is looked at by other queries, which do get its NaN."""
+def test_a_query_gets_no_nan_from_a_key_that_it_does_not_attend_to(how, dtype, where, backend):
+    """Other queries attend to the same key and do get its NaN."""
     bad = 30
     q, k, v = (random(dtype, 1, 2, 70, 16) for _ in range(3))
-    looks = torch.ones(70, 70, dtype=torch.bool).tril()
+    attends = torch.ones(70, 70, dtype=torch.bool).tril()
     options = {
         "causal": {"is_causal": True},
         "bottom right": {"causal": "bottom_right"},
-        "mask": {"attn_mask": looks},
-        "bias": {"attn_mask": torch.zeros(70, 70).masked_fill(~looks, -torch.inf)},
+        "mask": {"attn_mask": attends},
+        "bias": {"attn_mask": torch.zeros(70, 70).masked_fill(~attends, -torch.inf)},
         "window": {"window": (7, 0)},
     }[how]
     if how == "window":
-        looks &= ~torch.ones(70, 70, dtype=torch.bool).tril(-8)
+        attends &= ~torch.ones(70, 70, dtype=torch.bool).tril(-8)
     (k if where == "key" else v)[:, :, bad, 3] = torch.nan
     leaves = [t.requires_grad_() for t in (q, k, v)]
     with seqkern.use_backend(backend):
         output, lse = sdpa(*leaves, return_lse=True, **options)
-    touched = looks[:, bad]
+    touched = attends[:, bad]
     assert output[:, :, ~touched].isfinite().all() and lse[:, :, ~touched].isfinite().all()
     assert output[:, :, touched, 3].isnan().all()
     assert lse[:, :, touched].isnan().all() == (where == "key")
-    # Queries that do not look at it have gradients; so have keys that only they look at.
+    # Queries that do not attend to it have gradients; so have keys that only they attend to.
     d_q, d_k, d_v = torch.autograd.grad(output, leaves, torch.ones_like(output))
     assert d_q[:, :, ~touched].isfinite().all()
     assert d_q[:, :, touched].isnan().all()
-    clean = ~looks[touched].any(0)
+    clean = ~attends[touched].any(0)
     assert d_k[:, :, clean].isfinite().all()
     if where == "value":  # with a NaN in its scores a row of PyTorch's softmax is NaN everywhere
         assert d_v.isfinite().all()
@@ -135,8 +135,8 @@ def test_a_query_gets_no_nan_from_a_key_that_it_does_not_look_at(how, dtype, whe
 @pytest.mark.parametrize("where", ["query", "key", "value", "attn_mask"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
-def test_nan_and_infinity_go_where_the_textbook_lets_them_go(dtype, value, where, backend):
-    """In one place, looked at by all; nothing of them is lost and the rest stays clean."""
+def test_nan_and_infinity_propagate_as_in_the_reference(dtype, value, where, backend):
+    """At one position that all attend to; nothing of them is lost and the rest stays finite."""
     tensors = {
         "query": random(dtype, 2, 2, 20, 16),
         "key": random(dtype, 2, 2, 40, 16),
@@ -181,8 +181,8 @@ def test_extreme_scores(isa, dtype, scale):
     exact = [t.detach().double() for t in (q, k, v)]
     with seqkern.use_backend("reference"):
         expected, total = sdpa(*exact, scale=scale, return_lse=True)
-    hair = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: LSE_OF_16_BITS}[dtype]
-    torch.testing.assert_close(lse.double(), total, rtol=hair, atol=hair)
+    atol = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: LSE_OF_16_BITS}[dtype]
+    torch.testing.assert_close(lse.double(), total, rtol=atol, atol=atol)
     near = {torch.float64: 1e-11, torch.float32: 1e-4, torch.bfloat16: 1e-2}[dtype]
     if abs(scale) < 1e4:
         torch.testing.assert_close(output.double(), expected, rtol=near, atol=near)
@@ -199,7 +199,7 @@ def test_large_values_and_large_masks(dtype):
     # The largest numbers do not overflow in sums that stay within the type.
     large = torch.full_like(v, 2.0**100)
     torch.testing.assert_close(sdpa(q, k, large), large, rtol=1e-2, atol=0)
-    # The custom of adding the least finite number instead of -inf.
+    # The practice of adding the least finite number instead of -inf.
     least = torch.zeros(20, 20).masked_fill(
         torch.rand(20, 20) < 0.5, torch.finfo(torch.float32).min
     )
@@ -233,8 +233,8 @@ def test_the_running_maximum(isa, queries, dtype, order):
         found.double(), (weights @ v.double()).expand_as(found), rtol=tolerance, atol=tolerance
     )
     total = torch.logsumexp(k.double()[0, 0, :, 0], 0)
-    hair = LSE_OF_16_BITS if dtype == torch.bfloat16 else 1e-6
-    torch.testing.assert_close(lse.double(), total.expand_as(lse), rtol=hair, atol=hair)
+    atol = LSE_OF_16_BITS if dtype == torch.bfloat16 else 1e-6
+    torch.testing.assert_close(lse.double(), total.expand_as(lse), rtol=atol, atol=atol)
 
 
 def run_once(seed: int, dtype: torch.dtype = torch.float32, queries: int = 90) -> torch.Tensor:

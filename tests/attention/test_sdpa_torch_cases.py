@@ -1,7 +1,7 @@
 """PyTorch's own sample inputs for scaled_dot_product_attention, run against ours, and a list of
 calls of every kind, valid and not, whose outcome in PyTorch is ours too.
 
-The samples travel in the torch wheel (torch.testing._internal.common_methods_invocations). It has
+The samples are part of the torch wheel (torch.testing._internal.common_methods_invocations). It has
 no error inputs for this function, so the list below stands for them: PyTorch itself is asked each
 time what it says.
 """
@@ -20,7 +20,7 @@ import tests.parity
 from seqkern.nn.functional import scaled_dot_product_attention as sdpa
 
 # The samples' numbers reach 9 and their scores 200, which saturates the softmax. PyTorch in float64
-# stands for the truth; ours in float64 can only be as near to it as two computations are.
+# stands for the reference; ours in float64 can only be as near to it as two computations are.
 TINY = {**tests.parity.TINY, torch.float64: 1e-10}
 
 (INFO,) = (op for op in op_db if op.name == "nn.functional.scaled_dot_product_attention")
@@ -44,11 +44,11 @@ def results(function, arguments, options, exact: bool = False) -> list[torch.Ten
     return [output, *torch.autograd.grad(output, sources, weight)]
 
 
-def assert_near(found, expected, truth) -> None:
+def assert_near(found, expected, reference) -> None:
     """The rule of `tests.parity`, with room for gradients that are 0 but for rounding. A float32
     mask beside 16-bit queries has a gradient as exact as those 16 bits let it be."""
     tiny = TINY[found[0].dtype]
-    for mine, theirs, exact in zip(found, expected, truth, strict=True):
+    for mine, theirs, exact in zip(found, expected, reference, strict=True):
         assert mine.shape == theirs.shape and mine.dtype == theirs.dtype
         distance, allowed = (torch.linalg.vector_norm(t - exact) for t in (mine, theirs))
         size = torch.linalg.vector_norm(exact).clamp(min=1)
@@ -71,8 +71,8 @@ def test_every_sample_input(isa, dtype, backend):
                 assert mine.shape == theirs.shape and mine.dtype == theirs.dtype
                 assert mine.isfinite().all()
             continue
-        truth = results(F.scaled_dot_product_attention, *call, exact=True)
-        assert_near(found, expected, truth)
+        reference = results(F.scaled_dot_product_attention, *call, exact=True)
+        assert_near(found, expected, reference)
         count += 1
     assert count > 10 and dropped > 5
 
@@ -154,10 +154,10 @@ def test_every_valid_call_gives_what_pytorch_gives(name, backend):
     """The output and every gradient."""
     call = VALID[name]
     expected = results(F.scaled_dot_product_attention, *call)
-    truth = results(F.scaled_dot_product_attention, *call, exact=True)
+    reference = results(F.scaled_dot_product_attention, *call, exact=True)
     with seqkern.use_backend(backend):
         found = results(sdpa, *call)
-    assert_near(found, expected, truth)
+    assert_near(found, expected, reference)
 
 
 INVALID = {

@@ -134,11 +134,11 @@ class Layer(torch.nn.TransformerEncoderLayer):
     def _ff_block(self, x: Tensor) -> Tensor:
         self.seen += 1
         y = torch.nn.TransformerEncoderLayer._ff_block(self, x)
-        return y.cumsum(1)  # looks at the positions, so padding may not go
+        return y.cumsum(1)  # depends on the positions, so padding may not be dropped
 
 
 class Attention(torch.nn.MultiheadAttention):
-    """A subclass that looks at its arguments."""
+    """A subclass that checks its arguments."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return super().forward(*args, **kwargs)
@@ -164,7 +164,7 @@ def test_subclasses() -> None:
 
 
 def test_a_block_of_its_own_gets_sequences_with_their_padding() -> None:
-    """Also where the encoder leaves padding out for layers that look at no positions."""
+    """Also where the encoder leaves padding out for layers that depend on no positions."""
     x = torch.randn(B, S, E)
     pad = torch.arange(S) >= torch.tensor([[S], [S - 1], [S - 3]])
     model: Any = torch.nn.TransformerEncoder(Layer(E, H, F, 0.0, batch_first=True), 1)
@@ -185,7 +185,7 @@ def test_a_block_of_its_own_gets_sequences_with_their_padding() -> None:
 
 
 class Layers(torch.nn.TransformerEncoder):
-    """A stack that looks at its arguments."""
+    """A stack that checks its arguments."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         return super().forward(*args, **kwargs)

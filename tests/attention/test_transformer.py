@@ -142,10 +142,10 @@ def test_agrees_with_torch(name, options, training):
     for tensors, call in calls(name):
         if not options.get("batch_first", True):
             tensors = sequence_first(tensors)
-        truth = results(exact, tensors, torch.float64, call)
+        reference = results(exact, tensors, torch.float64, call)
         other = results(theirs, tensors, torch.float32, call)
         found = results(ours, tensors, torch.float32, call)
-        assert_all_parity(found, other, truth, [f"result {i}" for i in range(len(truth))])
+        assert_all_parity(found, other, reference, [f"result {i}" for i in range(len(reference))])
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch", "reference"])

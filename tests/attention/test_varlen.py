@@ -69,7 +69,7 @@ def one_by_one(q, k, v, lengths, **options) -> tuple[torch.Tensor, torch.Tensor]
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_every_sequence_by_itself(lengths, options, dtype):
-    """By the rule of parity: the truth is dense attention in float64, for PyTorch stands the
+    """By the rule of parity: the reference is dense attention in float64, for PyTorch stands the
     reference in the same dtype."""
     lengths, options = LENGTHS[lengths], dict(OPTIONS[options])
     q, k, v = tensors(lengths, 4, 2, dtype)
@@ -85,14 +85,14 @@ def test_every_sequence_by_itself(lengths, options, dtype):
     exact = [t.detach().double().requires_grad_() for t in everything]
     with seqkern.use_backend("reference"):
         named = dict(zip(extras, exact[3:], strict=True))
-        truth = list(one_by_one(*exact[:3], lengths, **options, **named))
-    empty = truth[1] == -torch.inf
-    weights = [torch.randn(r.shape).to(dtype) for r in truth]
+        reference = list(one_by_one(*exact[:3], lengths, **options, **named))
+    empty = reference[1] == -torch.inf
+    weights = [torch.randn(r.shape).to(dtype) for r in reference]
     cu = [starts(n) for n in lengths]
 
     def with_gradients(results, sources):
         output, lse = results
-        assert output.shape == truth[0].shape and lse.shape == truth[1].shape
+        assert output.shape == reference[0].shape and lse.shape == reference[1].shape
         assert torch.equal(lse == -torch.inf, empty)
         results = [output, lse.masked_fill(empty, 0)]
         wanted = [w.to(r.dtype) for w, r in zip(weights, results, strict=True)]
@@ -101,7 +101,7 @@ def test_every_sequence_by_itself(lengths, options, dtype):
                  for f, s in zip(found, sources, strict=True))  # fmt: skip
         return [*results, *zeros]
 
-    truth = with_gradients(truth, exact)
+    reference = with_gradients(reference, exact)
     results = []
     for backend in ("cpu", "reference"):
         with seqkern.use_backend(backend):
@@ -110,7 +110,7 @@ def test_every_sequence_by_itself(lengths, options, dtype):
     names = ["output", "lse", "query", "key", "value", *extras]
     assert_all_parity(
         *results,
-        truth,
+        reference,
         names,
         [tiny_for(name, t.dtype, dtype) for name, t in zip(names, results[0], strict=True)],
     )

@@ -1,5 +1,5 @@
-"""The GPU's training loop in slow Python: the windows and negatives that it draws, and for each
-window one step of gradient descent, in float64, through autograd on the reference."""
+"""An emulation of the GPU's training loop in plain Python: the windows and negatives that it draws,
+and for each window one step of gradient descent, in float64, through autograd on the reference."""
 
 from __future__ import annotations
 

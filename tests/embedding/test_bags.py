@@ -72,14 +72,14 @@ def check_bags(features, dtype, mean, count=25):
     exact, peer = (
         weight.detach().to(d, copy=True).requires_grad_() for d in (torch.float64, dtype)
     )
-    truth = [plain(exact), torch.autograd.grad(plain(exact), exact, grad.double())[0]]
+    reference = [plain(exact), torch.autograd.grad(plain(exact), exact, grad.double())[0]]
     theirs = [plain(peer), torch.autograd.grad(plain(peer), peer, grad)[0]]
     for sparse in (False, True):
         own = weight.detach().clone().requires_grad_()
         found = ops.bag_sum(own, *made, words, mean=mean, sparse=sparse)
         (mine,) = torch.autograd.grad(found, own, grad)
         assert mine.is_sparse == sparse
-        assert_all_parity([found, mine.to_dense()], theirs, truth, ("vectors", "weight"))
+        assert_all_parity([found, mine.to_dense()], theirs, reference, ("vectors", "weight"))
 
 
 def test_expanded_gradients_and_no_words():

@@ -170,5 +170,5 @@ def test_extreme_scores(score, sign, dtype, isa):
     tables = (torch.tensor([[sign * score]], dtype=dtype), torch.ones(1, 1, dtype=dtype))
     zero = torch.zeros(1, dtype=torch.int64)
     found = SF.skipgram_loss(*tables, zero, zero, zero[None, :0])
-    truth = -torch.nn.functional.logsigmoid(tables[0].double()[0, 0])
-    torch.testing.assert_close(found.double(), truth, rtol=3e-7, atol=1e-15)
+    reference = -torch.nn.functional.logsigmoid(tables[0].double()[0, 0])
+    torch.testing.assert_close(found.double(), reference, rtol=3e-7, atol=1e-15)

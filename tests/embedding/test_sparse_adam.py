@@ -56,8 +56,8 @@ def test_parity(features, dtype, options, repeated, isa):
     grads[2][1] = gradient(shape, dtype, 0, False)
     ours, mine = run(SparseAdam, start, grads, **options)
     theirs, other = run(torch.optim.SparseAdam, start, grads, **options)
-    truth, _ = run(torch.optim.SparseAdam, [p.double() for p in start], grads, **options)
-    for a, b, c, old in zip(ours, theirs, truth, start, strict=True):
+    reference, _ = run(torch.optim.SparseAdam, [p.double() for p in start], grads, **options)
+    for a, b, c, old in zip(ours, theirs, reference, start, strict=True):
         assert_parity(a, b, c, "weight")
         untouched = (c == old.double()).all(1)
         assert torch.equal(a[untouched], old[untouched])

@@ -90,12 +90,12 @@ def test_threads_learn(kind, threads, copies):
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
 def test_threads_measure_how_far_apart_they_are():
-    """As often as it takes until nothing else has a processor meanwhile: who always measures wrong
-    never measures this."""
+    """As often as it takes until nothing else has a processor meanwhile: a measurement that is
+    always wrong never gives this."""
     torch.set_num_threads(2)
     nearest = torch.full((2,), torch.inf, dtype=torch.float64)
     give_up = time.monotonic() + HANGS
-    # Nanoseconds. What is interrupted does not count; both saw the same ball.
+    # Nanoseconds. What is interrupted does not count; both counted the same round trips.
     while not (nearest < 20_000).all() or nearest.max() >= 2 * nearest.min() + 50:
         assert time.monotonic() < give_up, nearest
         pair = torch.ops.seqkern.embedding_thread_distances(2)

@@ -66,7 +66,7 @@ def check_one_step(case, dtype):
         (value * counted(case, d)).backward()
         with torch.no_grad():
             steps.append([value, *(t - lr * t.grad for t in tables)])
-    truth, theirs = steps
+    in_float64, theirs = steps
     if dtype.itemsize == 2:
         theirs[0] = theirs[0].float()
     made = module(case, d, dtype)
@@ -75,7 +75,7 @@ def check_one_step(case, dtype):
     for mine, other, exact, name in zip(
         [value, made.in_embed.weight, made.out_embed.weight],
         theirs,
-        truth,
+        in_float64,
         ("loss", "in_weight", "out_weight"),
         strict=True,
     ):

@@ -1,5 +1,5 @@
-"""The training loop in slow Python: the same random numbers, and for each window one step of
-gradient descent through autograd on `seqkern.embedding.reference`, in float64."""
+"""An emulation of the training loop in plain Python: the same random numbers, and for each window
+one step of gradient descent through autograd on `seqkern.embedding.reference`, in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cases of recurrent layers, and how to run one by seqkern, by PyTorch and by the truth."""
+"""Cases of recurrent layers, and how to run one by seqkern, by PyTorch and by the reference."""
 
 from __future__ import annotations
 
@@ -154,11 +154,11 @@ def check(kind: str, case: Case, dtype: torch.dtype, backend: str = "auto") -> N
     states64 = [s.detach().double().requires_grad_() for s in states]
 
     with seqkern.use_backend("reference"):
-        truth = outputs(exact, case, x64, states64)
-    weights = [torch.randn(r.shape, dtype=torch.float32).to(dtype) for r in truth]
+        reference = outputs(exact, case, x64, states64)
+    weights = [torch.randn(r.shape, dtype=torch.float32).to(dtype) for r in reference]
     with_gradients = case.bias or not kink
     if with_gradients:
-        truth += gradients(exact, truth, x64, states64, weights)
+        reference += gradients(exact, reference, x64, states64, weights)
 
     results = []
     for module in (ours, theirs):
@@ -167,6 +167,6 @@ def check(kind: str, case: Case, dtype: torch.dtype, backend: str = "auto") -> N
         if with_gradients:
             found += gradients(module, found, x, states, weights)
         results.append(found)
-    titles = names(ours, states)[: len(truth)]
-    for mine, other, right, name in zip(*results, truth, titles, strict=True):
+    titles = names(ours, states)[: len(reference)]
+    for mine, other, right, name in zip(*results, reference, titles, strict=True):
         assert_parity(mine, other, right, name)

@@ -59,7 +59,7 @@ def tensors(
     made += [torch.randn(rows, case.I) / 2, torch.randn(rows, width) / width**0.5]
     biases: list[Tensor | None] = [torch.randn(rows) / 2, torch.randn(rows) / 2]
     if kind == "rnn_relu" and biases[0] is not None:
-        biases[0] = 5 * biases[0].sign()  # away from the kink, whose side is a matter of rounding
+        biases[0] = 5 * biases[0].sign()  # away from 0, where rounding decides the derivative
     made += biases if case.bias else [None, None]
     if kind == "lstm":
         made.append(torch.randn(width, case.H) / case.H**0.5 if case.proj else None)
@@ -102,7 +102,7 @@ def check(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> None:
-    """Whether `ours`, called as `by_backend` is, is as near to the truth as PyTorch's own."""
+    """Whether `ours`, called as `by_backend` is, is as near to the reference as PyTorch's own."""
     given = tensors(kind, case, dtype, device)
     exact = [None if t is None else t.double() for t in given]
     width = case.proj or case.H
@@ -112,12 +112,12 @@ def check(
     weights = [torch.randn(shape).to(device, dtype) for shape in shapes]
     found = ours(kind, case, given, weights)
     theirs = by_backend(kind, case, given, weights, "torch")
-    truth = by_backend(kind, case, exact, weights, "reference")
+    reference = by_backend(kind, case, exact, weights, "reference")
     finals = ["output", "h_n", "c_n"][: len(shapes)]
     states = ["h0", "c0"][: len(shapes) - 1]
     names = ["input", *states, "w_ih", "w_hh", "b_ih", "b_hh", "w_hr"]
     names = [f"gradient of {n}" for n, t in zip(names, given, strict=False) if t is not None]
-    assert_all_parity(found, theirs, truth, finals + names)
+    assert_all_parity(found, theirs, reference, finals + names)
 
 
 def grid(cases: list[Case]) -> list:

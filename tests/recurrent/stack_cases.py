@@ -85,8 +85,8 @@ def check(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> None:
-    """Whether `ours`, called as `results` is with a module of seqkern.nn, is as near to the truth
-    as PyTorch's own."""
+    """Whether `ours`, called as `results` is with a module of seqkern.nn, is as near to the
+    reference as PyTorch's own."""
     width = (2 if case.bidirectional else 1) * case.H
     finals = case.finals(kind)
     given = [torch.randn((*case.lead, case.I)), *(map(torch.randn, finals if case.states else []))]
@@ -94,7 +94,7 @@ def check(
     given, weights = ([t.to(device, dtype) for t in list_] for list_ in (given, weights))
     mine, peer = (make(library, kind, case).to(device, dtype) for library in (seqkern.nn, nn))
     for name, parameter in peer.named_parameters():
-        if kind == "RNN_RELU" and "bias_ih" in name:  # away from the kink
+        if kind == "RNN_RELU" and "bias_ih" in name:  # away from 0, where the derivative jumps
             with torch.no_grad():
                 parameter.copy_(5 * parameter.sign())
     mine.load_state_dict(peer.state_dict())
@@ -103,12 +103,12 @@ def check(
     exact = make(seqkern.nn, kind, case).to(device, torch.float64)
     exact.load_state_dict(peer.state_dict())
     with seqkern.use_backend("reference"):
-        truth = results(exact, case, [t.double() for t in given], weights)
+        reference = results(exact, case, [t.double() for t in given], weights)
     states = ["h_n", "c_n"][: len(finals)]
     names = ["output", *states, "gradient of input"]
     names += [f"gradient of {s[0]}0" for s in states if case.states]
     names += [f"gradient of {name}" for name, _ in peer.named_parameters()]
-    assert_all_parity(found, theirs, truth, names)
+    assert_all_parity(found, theirs, reference, names)
 
 
 def grid(cases: list[Stack]) -> list:

@@ -50,7 +50,7 @@ def tensors(kind: str, sizes: Sizes, dtype: torch.dtype, without: Sequence[str] 
         name: (torch.randn(shape) / shape[-1] ** 0.5 if name[0] == "w" else torch.randn(shape) / 2)
         for name, shape in shapes.items()
     }
-    if kind == "rnn_relu":  # away from the kink, whose side is a matter of rounding
+    if kind == "rnn_relu":  # away from 0, where rounding decides the derivative
         made["b_ih"] = 5 * made["b_ih"].sign()
     absent = (*without, *(() if kind == "lstm" else ("c0",)))
     return {name: None if name in absent else t.to(dtype) for name, t in made.items()}
@@ -86,7 +86,7 @@ def backward(
     return dict(zip(names, found, strict=True))
 
 
-def textbook(kind: str, t: dict) -> list[Tensor]:
+def pytorchs_step(kind: str, t: dict) -> list[Tensor]:
     """PyTorch's step, by its own operator."""
     hidden = t["w_hh"].shape[1]
     zeros = t["input"].new_zeros(t["input"].shape[0], hidden)
@@ -100,7 +100,7 @@ def textbook(kind: str, t: dict) -> list[Tensor]:
 
 def by_autograd(kind: str, t: dict, grads: Sequence[Tensor]) -> list[Tensor]:
     leaves = {name: x if x is None else x.detach().requires_grad_() for name, x in t.items()}
-    results = textbook(kind, leaves)
+    results = pytorchs_step(kind, leaves)
     given = [x for x in leaves.values() if x is not None]
     return [*results, *torch.autograd.grad(results, given, list(grads))]
 
@@ -113,10 +113,12 @@ def check(kind: str, sizes: Sizes, dtype: torch.dtype, without: Sequence[str] = 
     found = backward(kind, t, saved, grads, wanted)
     assert [name for name, grad in found.items() if grad is not None] == wanted
     exact = {name: None if x is None else x.double() for name, x in t.items()}
-    if kind == "rnn_relu" and t["b_ih"] is None:  # at the kink
-        assert_parity(results[0], textbook(kind, t)[0], textbook(kind, exact)[0], what="h")
+    if kind == "rnn_relu" and t["b_ih"] is None:  # at 0, where the derivative jumps
+        assert_parity(
+            results[0], pytorchs_step(kind, t)[0], pytorchs_step(kind, exact)[0], what="h"
+        )
         return
-    for what, mine, theirs, truth in zip(
+    for what, mine, theirs, reference in zip(
         [*("h", "c")[: len(results)], *(f"gradient of {name}" for name in wanted)],
         [*results, *(found[name] for name in wanted)],
         by_autograd(kind, t, grads),
@@ -124,7 +126,7 @@ def check(kind: str, sizes: Sizes, dtype: torch.dtype, without: Sequence[str] = 
         strict=True,
     ):
         assert mine.shape == theirs.shape and mine.dtype == theirs.dtype and mine.is_contiguous()
-        assert_parity(mine, theirs, truth, what=what)
+        assert_parity(mine, theirs, reference, what=what)
 
 
 # On either side of: the products of the backward (4 rows), rows side by side in a vector, in one
@@ -222,7 +224,7 @@ def test_nan_in_a_weight_is_seen_without_a_state(kind, batch):
     """Zero times NaN: as PyTorch, where the state is left out and zeros stand in its place."""
     t = tensors(kind, Sizes(batch, 5, 6), torch.float32, ("h0", "c0"))
     t["w_hh"][2, 1] = torch.nan
-    mine, theirs = forward(kind, t)[0], textbook(kind, t)
+    mine, theirs = forward(kind, t)[0], pytorchs_step(kind, t)
     for found, expected in zip(mine, theirs, strict=True):
         assert torch.equal(found.isnan(), expected.isnan()) and expected[:, 2].isnan().all()
 

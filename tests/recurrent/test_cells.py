@@ -52,9 +52,9 @@ def check(kind: str, sizes: tuple[int, int, int], dtype: torch.dtype, **options:
         return found + list(torch.autograd.grad(found, [x, *states, *cell.parameters()], grads))
 
     with seqkern.use_backend("reference"):
-        truth = run(exact, x64, states64)
+        reference = run(exact, x64, states64)
     for index, results in enumerate(
-        zip(run(ours, x, states), run(theirs, x, states), truth, strict=True)
+        zip(run(ours, x, states), run(theirs, x, states), reference, strict=True)
     ):
         assert_parity(*results, what=f"result {index}")
 

@@ -103,7 +103,7 @@ def test_what_drops_the_packed_weights(name, drop):
 
 
 def test_in_place_changes_wait_for_the_next_freeze():
-    """The documented price."""
+    """As documented."""
     module = seqkern.nn.GRU(5, 6)
     x = torch.randn(4, 3, 5)
     with torch.no_grad():

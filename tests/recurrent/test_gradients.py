@@ -113,12 +113,14 @@ def test_every_subset_of_gradients(name, ragged):
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradient_of_each_output_alone(name):
     tensors = arguments(name, True)
-    run, textbook = with_options(name, True, True), LAYERS[name][1]
+    run, reference_layer = with_options(name, True, True), LAYERS[name][1]
     states = LAYERS[name][3]
     for index in range(1 + states):
         found = torch.autograd.grad(run(*tensors)[index].sin().sum(), tensors)
         position = {"batch_sizes": SIZES, "reverse": True}
-        expected = torch.autograd.grad(textbook(*tensors, **position)[index].sin().sum(), tensors)
+        expected = torch.autograd.grad(
+            reference_layer(*tensors, **position)[index].sin().sum(), tensors
+        )
         for mine, right in zip(found, expected, strict=True):
             torch.testing.assert_close(mine, right, rtol=1e-12, atol=1e-12)
 

@@ -76,7 +76,7 @@ def test_training():
     """What the forward saves and the backward computes has more than 2^31 elements.
 
     Only the first and the last steps have a gradient from outside; it fades within some hundred
-    steps, so both ends are as if they stood alone.
+    steps, so both ends are as if they were alone.
     """
     torch.set_num_threads(2)
     batch, hidden, end = 2**14, 16, 50

@@ -1,4 +1,4 @@
-"""The modules as citizens of a PyTorch program: states, copies, hooks, parametrizations, swaps."""
+"""The modules in a PyTorch program: states, copies, hooks, parametrizations, swaps."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_changed_weights_are_seen(kind):
     module = make(seqkern.nn, kind, Case(4, 3, 5, 6), torch.float32)
     x = torch.randn(4, 3, 5)
 
-    def truth():
+    def reference():
         with seqkern.use_backend("reference"):
             return module(x)[0]
 
@@ -140,7 +140,7 @@ def test_changed_weights_are_seen(kind):
         change()
         after = module(x)[0]
         assert not torch.allclose(after, before)
-        torch.testing.assert_close(after, truth())
+        torch.testing.assert_close(after, reference())
         before = after
 
 

@@ -145,8 +145,8 @@ def test_inference_in_several_chunks_of_steps(kind, case, dtype):
     with torch.no_grad():
         found, expected = (outputs(module, case, x, states) for module in (ours, theirs))
         with seqkern.use_backend("reference"):
-            truth = outputs(exact, case, x.double(), [s.double() for s in states])
-    assert_all_parity(found, expected, truth, names(ours, states)[: len(truth)])
+            in_float64 = outputs(exact, case, x.double(), [s.double() for s in states])
+    assert_all_parity(found, expected, in_float64, names(ours, states)[: len(in_float64)])
 
 
 # The backward sums up the gradients of the weights by chunks of at most 512 rows, or of one step.
@@ -195,7 +195,7 @@ def test_other_backends(kind, case, dtype, backend):
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_reference_is_pytorch_in_float64(kind):
-    """The truth itself: the reference against torch.nn, not against our kernels."""
+    """The reference itself, against torch.nn, not against our kernels."""
     for case in [*OPTIONS[:8], *RAGGED]:
         if fits(kind, case):
             check(kind, case, torch.float64, backend="reference")
@@ -234,7 +234,7 @@ ONE_LAYER = {
 @pytest.mark.parametrize("shape", ["dense", "ragged", "one step"])
 @pytest.mark.parametrize("name", ONE_LAYER)
 def test_one_layer_in_one_direction(name, shape, reverse, states, backend):
-    function, textbook, gates, count, options = ONE_LAYER[name]
+    function, reference_layer, gates, count, options = ONE_LAYER[name]
     lead = {"dense": (4, 3), "ragged": (8,), "one step": (3,)}[shape]
     sizes = torch.tensor([3, 2, 2, 1]) if shape == "ragged" else None
     x = torch.randn(*lead, 5, dtype=torch.float64)
@@ -242,7 +242,7 @@ def test_one_layer_in_one_direction(name, shape, reverse, states, backend):
     shapes = [(gates * 6, 5), (gates * 6, 6), (gates * 6,), (gates * 6,)]
     weights = [torch.randn(s, dtype=torch.float64) for s in shapes]
     arguments = (x, *hidden, *weights)
-    expected = textbook(*arguments, batch_sizes=sizes, reverse=reverse, **options)
+    expected = reference_layer(*arguments, batch_sizes=sizes, reverse=reverse, **options)
     with seqkern.use_backend(backend):
         found = function(*arguments, batch_sizes=sizes, reverse=reverse, **options)
     for mine, right in zip(found, expected, strict=True):

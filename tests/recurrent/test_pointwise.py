@@ -22,11 +22,11 @@ def cell(gates: list[Tensor], c: Tensor) -> tuple[Tensor, Tensor]:
     return h[:, 0], c_new[:, 0]
 
 
-def ulps(found: Tensor, truth: np.ndarray) -> float:
-    """The largest distance from the truth, in units of the last place of the found type."""
+def ulps(found: Tensor, reference: np.ndarray) -> float:
+    """The largest distance from the reference, in units of the last place of the found type."""
     info = torch.finfo(found.dtype)
-    exponent = np.floor(np.log2(np.maximum(np.abs(truth), info.tiny)))
-    distance = np.abs(found.double().numpy().astype(np.longdouble) - truth)
+    exponent = np.floor(np.log2(np.maximum(np.abs(reference), info.tiny)))
+    distance = np.abs(found.double().numpy().astype(np.longdouble) - reference)
     return float(np.max(distance / (info.eps * np.exp2(exponent))))
 
 
@@ -43,11 +43,11 @@ def test_sigmoid_is_accurate(isa, dtype, low, high, most):
     x = torch.linspace(low, high, 20011, dtype=dtype)
     one = torch.ones_like(x)
     _, found = of_pointwise(x, x, x, one)
-    truth = 1 / (1 + np.exp(-x.double().numpy().astype(np.longdouble)))
+    reference = 1 / (1 + np.exp(-x.double().numpy().astype(np.longdouble)))
     if most == 0:
         assert torch.equal(found, one)
     else:
-        assert ulps(found, truth) <= most
+        assert ulps(found, reference) <= most
 
 
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES[:2], ids=str)

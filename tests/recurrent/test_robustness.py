@@ -103,7 +103,7 @@ def test_nan_in_the_gradient(kind):
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_nan_in_the_input_reaches_the_gradients_that_it_reaches_in_pytorch(isa, kind, dtype):
-    """A NaN that the backward drops, as `h > 0 ? g : 0` would, hides a broken training run."""
+    """A NaN that the backward drops, as `h > 0 ? g : 0` would, hides a failed training run."""
     case = Case(5, 3, 4, 20)
     theirs = make(torch.nn, kind, case, dtype)
     ours = make(seqkern.nn, kind, case, dtype)

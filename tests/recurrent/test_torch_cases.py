@@ -1,6 +1,6 @@
 """PyTorch's own sample inputs and error inputs for these modules, run against ours.
 
-They travel in the torch wheel (torch.testing._internal.common_modules), as the yardstick of
+They are part of the torch wheel (torch.testing._internal.common_modules), as the standard of
 PyTorch's own tests. They are tiny, gradients of two numbers and less, of inputs up to 9 that push
 gates to where their derivatives cancel: there PyTorch's own float32 gradients are up to 7e-6 off.
 So they are held to the rule of `tests.parity`, all outputs of a sample as one vector and all its
@@ -44,7 +44,7 @@ def results(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[list, l
     return outputs, list(torch.autograd.grad(outputs, sources, weights, allow_unused=True))
 
 
-def widened(value: object) -> object:
+def in_float64(value: object) -> object:
     """The value with every floating-point tensor in it as a float64 leaf."""
 
     def widen(leaf: object) -> object:
@@ -58,12 +58,12 @@ def widened(value: object) -> object:
 def assert_together(
     ours: list[torch.Tensor | None],
     theirs: list[torch.Tensor | None],
-    truth: list[torch.Tensor | None],
+    reference: list[torch.Tensor | None],
     what: str,
 ) -> None:
     """The rule of `tests.parity` for all tensors as one vector; shapes and dtypes one by one."""
     flat: tuple[list[torch.Tensor], ...] = ([], [], [])
-    for mine, other, exact in zip(ours, theirs, truth, strict=True):
+    for mine, other, exact in zip(ours, theirs, reference, strict=True):
         assert (mine is None) == (other is None) == (exact is None), what
         if mine is None:
             continue
@@ -89,8 +89,8 @@ def check_every_sample(name: str, dtype: torch.dtype, training: bool) -> None:
         found = results(ours, call.args, call.kwargs)
         expected = results(theirs, call.args, call.kwargs)
         with seqkern.use_backend("reference"):
-            truth = results(exact, *widened((call.args, call.kwargs)))
-        for what, *lists in zip(("outputs", "gradients"), found, expected, truth, strict=True):
+            reference = results(exact, *in_float64((call.args, call.kwargs)))
+        for what, *lists in zip(("outputs", "gradients"), found, expected, reference, strict=True):
             assert_together(*lists, what=f"{what} of {make.args} {make.kwargs}")
         count += 1
     assert count > 1

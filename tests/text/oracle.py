@@ -1,4 +1,4 @@
-"""What a text should come to, in slow and plain Python."""
+"""The expected result for a text, in slow and plain Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts that are no UTF-8: an error that says where, or U+FFFD where somebody asks for it."""
+"""Texts that are not UTF-8: an error that says where, or U+FFFD where that is asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts, disks and users that misbehave."""
+"""Faulty texts, disks and users."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_pipe(tmp_path):
     assert found == expected(sentences(data))
 
 
-# ---- files that are not there, or not for long ----
+# ---- files that are missing, or vanish ----
 
 
 def test_missing_text(tmp_path):

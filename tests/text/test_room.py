@@ -91,7 +91,7 @@ def test_beside_a_path_that_is_given(tmp_path, disk):
 
 
 def test_what_is_exactly_needed_before_the_corpus_is_written(disk, tmp_path):
-    """Of sentences nobody knows how many there are."""
+    """The number of sentences is not known."""
     disk.free = 9_000
     with pytest.raises(TextFileError, match=r"it takes 0\.0 MB more, but 0\.0 MB are free"):
         read_corpus((["a", "b", "c"] for _ in range(1000)), min_count=1)

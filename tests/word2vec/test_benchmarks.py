@@ -166,7 +166,7 @@ class TestQuality:
         judged: list[Any] = []
 
         def judge(vectors: Any) -> dict[str, float]:
-            """gensim's own questions ask for words that this text has not."""
+            """gensim's own questions ask for words that this text lacks."""
             judged.append(vectors)
             assert vectors.similarity("ship", "sailor") <= 1
             return dict.fromkeys(quality.SCORES, 0.5)

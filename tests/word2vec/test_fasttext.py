@@ -125,7 +125,7 @@ def test_whatever_backend_modules_are_to_take(backend: str) -> None:
 
 
 def test_unseen_korean_forms_lie_near_their_stem() -> None:
-    """The text has every noun, but one form of each it has not."""
+    """The text has every noun, but lacks one form of each."""
     nouns = list(KOREAN_NOUNS)
     unseen = {noun + KOREAN_ENDINGS[place]: noun for place, noun in enumerate(nouns)}
     model = FastText(

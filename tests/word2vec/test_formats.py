@@ -361,7 +361,7 @@ class TestWriting:
         with pytest.raises(FileNotFoundError):
             some_vectors(3).save_word2vec_format(tmp_path / "missing" / "v")
 
-    def test_counts_that_nobody_knows(self, tmp_path: Path) -> None:
+    def test_unknown_counts(self, tmp_path: Path) -> None:
         vectors = KeyedVectors.from_arrays(["a"], np.zeros((1, 2), np.float32))
         with pytest.raises(ValueError, match="have no counts to write"):
             vectors.save_word2vec_format(tmp_path / "v", tmp_path / "counts")

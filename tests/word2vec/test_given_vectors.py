@@ -1,4 +1,4 @@
-"""Vectors that somebody puts into `wv` are what training goes on from; words that are appended
+"""Training continues from vectors that are put into `wv`; words that are appended
 stay; and copies hold their table once."""
 
 from __future__ import annotations

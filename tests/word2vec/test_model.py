@@ -257,8 +257,8 @@ class TestDevice:
     @pytest.mark.parametrize("options", [{"sg": 1}, {"hs": 1, "negative": 0}], ids=str)
     @pytest.mark.parametrize("kind", [seqkern.Word2Vec, seqkern.FastText])
     def test_copies_elsewhere_come_back(self, kind: Any, options: dict[str, Any]) -> None:
-        """ "cpu:0" stands for a GPU: the tables are copied there, and back at each epoch that
-        somebody looks at and at the end."""
+        """ "cpu:0" stands for a GPU: the tables are copied there, and back at each epoch whose
+        end is observed, and at the end."""
         small = {**SMALL, **options, "epochs": 2}
         if kind is seqkern.FastText:
             small["bucket"] = 50
@@ -451,7 +451,7 @@ class TestErrors:
         with pytest.raises(NotImplementedError, match=f"^{name}=.* is not supported, only"):
             Word2Vec(**options)
 
-    def test_what_nobody_has(self) -> None:
+    def test_unknown_attributes(self) -> None:
         with pytest.raises(TypeError, match="unexpected argument 'size'"):
             Word2Vec(size=100)
 
