@@ -13,23 +13,34 @@ if support.missing:
 
 import triton
 
+from tests import triton_resources
 from tests.triton_resources import (
     ARCHITECTURES,
     RECORD,
-    calls,
-    fingerprint,
-    kernels,
+    Kernel,
+    Row,
+    Usage,
     measure,
     parse,
+    read,
+    shipped,
     too_much,
+    write,
 )
 
-RECORDED = json.loads(RECORD.read_text())
-NAMES = sorted(calls())
-# A compilation takes seconds: some calls, each for one architecture.
+RELEASE, RECORDED = read()
+of_this_release = pytest.mark.skipif(
+    triton.__version__ != RELEASE,
+    reason=f"the record is of Triton {RELEASE}, this is {triton.__version__}: what a kernel uses "
+    "may differ, and `make resources` would record this release's in its place",
+)
+# What ships takes some seconds to find out, so one worker does, and none while tests are collected.
+in_one_worker = pytest.mark.xdist_group("what Triton kernels ship")
+# A compilation takes a second or more: some rows, each for one architecture.
+ROWS = [(name, call) for name in RECORDED for call in RECORDED[name].rows]
 SAMPLE = [
-    (name, ARCHITECTURES[place % len(ARCHITECTURES)])
-    for place, name in enumerate(NAMES[:: max(1, len(NAMES) // 6)])
+    (*row, ARCHITECTURES[place % len(ARCHITECTURES)])
+    for place, row in enumerate(ROWS[:: max(1, len(ROWS) // 10)])
 ]
 REPORT = """
 Resource usage:
@@ -43,47 +54,62 @@ Resource usage:
 
 
 def test_what_cuobjdump_reports_is_understood():
-    assert parse(REPORT) == {"registers": 168, "spilled_bytes": 24}
+    assert parse(REPORT) == (168, 24)
 
 
 def test_what_is_too_much():
-    fits = {"registers": 255, "spilled_bytes": 0, "shared_bytes": 163 * 1024}
-    assert too_much("f", {"k": {"sm_80": fits}}) == []
-    spills = too_much("f", {"k": {"sm_90": {**fits, "spilled_bytes": 4}}})
-    assert spills == ["f: k on sm_90 spills 4 bytes"]
-    large = too_much("f", {"k": {"sm_80": {**fits, "shared_bytes": 163 * 1024 + 1}}})
-    assert large == ["f: k on sm_80 wants 166913 bytes of shared memory"]
+    fits = Usage(255, 0, 163 * 1024)
+    assert too_much("k", {80: fits}) == []
+    assert too_much("k", {90: fits._replace(spilled=4)}) == ["k on sm_90 spills 4 bytes"]
+    assert too_much("k", {80: fits._replace(shared=163 * 1024 + 1)}) == [
+        "k on sm_80 wants 166913 bytes of shared memory"
+    ]
 
 
-def test_kernels_are_read_without_their_words():
-    code = kernels("attention")
-    assert "attention_forward_kernel" in code and "Programs: tiles" not in code
+def test_what_is_written_is_read_one_line_for_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(triton_resources, "RECORD", tmp_path / "record.json")
+    used = {architecture: Usage(architecture, 0, 7) for architecture in ARCHITECTURES}
+    kernels = {
+        "one": Kernel("c", {f"call {n}": Row(f"l{n}", used) for n in range(5)}),
+        "other": Kernel("d", {"call 0": Row("m", used)}),
+    }
+    write(kernels)
+    assert read() == (triton.__version__, kernels)
+    for line in triton_resources.RECORD.read_text().splitlines():
+        assert line.count('"call ') <= 1
 
 
-@pytest.mark.skipif(
-    triton.__version__ != RECORDED["triton"], reason="the record is of another Triton"
-)
-@pytest.mark.parametrize("name", NAMES)
+@of_this_release
+@in_one_worker
+@pytest.mark.parametrize("name", RECORDED)
 def test_the_record_is_of_what_ships(name):
-    recorded = RECORDED["calls"].get(name, {}).get("fingerprint")
-    assert recorded == fingerprint(name), "a Triton kernel or a launch changed: make resources"
+    def of(kernel: Kernel) -> tuple[str, dict[str, str]]:
+        return kernel.code, {call: row.launches for call, row in kernel.rows.items()}
+
+    ships = shipped().get(name, Kernel("", {}))
+    assert of(RECORDED[name]) == of(ships), "the kernel or a launch changed: make resources"
 
 
-def test_nothing_else_is_recorded():
-    assert sorted(RECORDED["calls"]) == NAMES
+@in_one_worker
+def test_every_kernel_is_recorded():
+    assert sorted(RECORDED) == sorted(shipped()), "make resources"
 
 
-@pytest.mark.parametrize("name", RECORDED["calls"])
+@pytest.mark.parametrize("name", RECORDED)
 def test_it_fits(name):
-    assert too_much(name, RECORDED["calls"][name]["kernels"]) == []
+    for call, row in RECORDED[name].rows.items():
+        assert too_much(f"{name}, {call}", row.used) == []
 
 
-@pytest.mark.parametrize("name, architecture", SAMPLE)
-def test_a_sample_is_as_recorded(name, architecture):
+@pytest.mark.parametrize("name, call, architecture", SAMPLE)
+def test_a_sample_is_as_recorded(name, call, architecture):
     """The numbers depend on Triton's release, that they fit does not."""
-    row = measure(name, [architecture])
-    assert too_much(name, row) == []
-    if triton.__version__ == RECORDED["triton"]:
-        at = f"sm_{architecture}"
-        recorded = {k: v[at] for k, v in RECORDED["calls"][name]["kernels"].items() if at in v}
-        assert {k: v[at] for k, v in row.items()} == recorded
+    used = measure(name, call, [architecture])
+    assert too_much(f"{name}, {call}", used) == []
+    if triton.__version__ == RELEASE:
+        assert used[architecture] == RECORDED[name].rows[call].used[architecture]
+
+
+def test_the_record_is_short():
+    assert len(RECORD.read_text().splitlines()) <= len(ROWS) + 3 * len(RECORDED) + 5
+    assert json.loads(RECORD.read_text())["triton"] == RELEASE

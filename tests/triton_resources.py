@@ -1,19 +1,25 @@
 """Registers, spills and shared memory of every Triton kernel in every shipped configuration.
 
-triton_resources.json holds what they are. After a change to a kernel, write it anew:
+triton_resources.json holds what they are, by Triton's release of that name, one line for each
+configuration of a kernel::
 
-    make resources
+    "NAME OF A CALL": ["ITS LAUNCHES", [REGISTERS, SPILLED BYTES, SHARED BYTES], ...for each GPU]
 
-That compiles what the change touches, for each architecture, and takes minutes; no GPU is needed.
-The tests only look whether the record is of the kernels as they are now, and compile a sample.
+After a change to a kernel, write it anew:
+
+    make resources                                # what the change touches
+    python -m tests.triton_resources --all        # everything
+
+That compiles for each architecture and takes minutes (all: most of an hour); no GPU is needed. The
+tests only look whether the record is of the kernels as they are now, and compile a sample.
 
 A domain lists in `tests/<domain>/triton_calls.py`, as `calls()`, functions that call its host
-functions with meta tensors, by name. What they launch is compiled.
+functions with meta tensors, by name. What they launch is compiled: launches that several calls have
+in common stand in the record once, under the first one's name.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import importlib
@@ -26,13 +32,14 @@ import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton
+from triton.runtime.jit import JITFunction
 
+from tests.triton_code import code_of
 from tests.triton_launches import Launch, recorded
 
-ROOT = Path(__file__).resolve().parent.parent
 RECORD = Path(__file__).with_suffix(".json")
 DOMAINS = sorted(path.parent.name for path in Path(__file__).parent.glob("*/triton_calls.py"))
 # Bytes that a block may have, by architecture (CUDA programming guide, table of capabilities).
@@ -41,8 +48,28 @@ ARCHITECTURES = tuple(SHARED_LIMIT)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 USAGE = re.compile(r"REG:(?P<registers>\d+) STACK:(?P<stack>\d+) .*?LOCAL:(?P<local>\d+)")
 
-# {kernel: {"sm_80": {"registers": 128, "spilled_bytes": 0, "shared_bytes": 65536}}}
-Row = dict[str, dict[str, dict[str, int]]]
+
+class Usage(NamedTuple):
+    """What a program takes of a GPU."""
+
+    registers: int  # of a thread
+    spilled: int  # bytes of it that did not fit into them
+    shared: int  # bytes
+
+    def or_more(self, other: Usage) -> Usage:
+        return Usage(*map(max, self, other))
+
+
+class Row(NamedTuple):
+    """A configuration of a kernel."""
+
+    launches: str  # changes with what the call launches of the kernel
+    used: dict[int, Usage]  # by architecture
+
+
+class Kernel(NamedTuple):
+    code: str  # changes with the code of the kernel and of what it calls
+    rows: dict[str, Row]  # by call
 
 
 @functools.cache
@@ -63,91 +90,135 @@ def launches(call: Callable[[], object], architecture: int) -> list[Launch]:
     return found
 
 
-def fingerprint(name: str) -> str:
-    """Changes with what the call launches and with the code of the domain's kernels."""
-    text = [kernels(name.partition(" ")[0]), triton.__version__]
-    for architecture in ARCHITECTURES:
-        text += [launch.key(architecture) for launch in launches(calls()[name], architecture)]
-    return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]
-
-
 @functools.cache
-def kernels(domain: str) -> str:
-    """The code of all `@triton.jit` functions of a domain, without comments and docstrings."""
-    code = []
-    for path in sorted((ROOT / "seqkern" / domain / "triton").rglob("*.py")):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.FunctionDef) and any(
-                "triton.jit" in ast.unparse(decorator) for decorator in node.decorator_list
-            ):
-                if ast.get_docstring(node) is not None:
-                    del node.body[0]
-                code.append(ast.dump(node))
-    return "\n".join(code)
+def shipped() -> dict[str, Kernel]:
+    """Every kernel with its configurations, none of which is compiled yet."""
+    functions: dict[str, JITFunction] = {}
+    configurations: dict[str, dict[str, str]] = {}  # of a kernel: its launches, and by which call
+    for call_name, call in calls().items():
+        keys: dict[str, set[str]] = {}
+        for architecture in ARCHITECTURES:
+            for launch in launches(call, architecture):
+                known = functions.setdefault(launch.name, launch.kernel)
+                assert known is launch.kernel, f"two kernels are called {launch.name}"
+                key = f"sm_{architecture} {launch.key(architecture)}"
+                keys.setdefault(launch.name, set()).add(key)
+        for kernel, its_own in keys.items():
+            configurations.setdefault(kernel, {}).setdefault(_hash(sorted(its_own)), call_name)
+    return {
+        kernel: Kernel(
+            _hash([code_of(functions[kernel])]),
+            {call: Row(print_, {}) for print_, call in configurations[kernel].items()},
+        )
+        for kernel in sorted(configurations)
+    }
 
 
-def measure(name: str, architectures: Iterable[int] = ARCHITECTURES) -> Row:
-    """Compiles what a call launches."""
-    row: Row = {}
+def _hash(text: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(text).encode()).hexdigest()[:12]
+
+
+def measure(
+    kernel: str, call: str, architectures: Iterable[int] = ARCHITECTURES
+) -> dict[int, Usage]:
+    """Compiles what a call launches of a kernel: the most that a launch uses."""
+    found: dict[int, Usage] = {}
     for architecture in architectures:
-        for launch in launches(calls()[name], architecture):
-            kernel = launch.compile(architecture)
-            used = {**usage(kernel.asm["cubin"]), "shared_bytes": kernel.metadata.shared}
-            column = row.setdefault(launch.name, {})
-            worst = column.setdefault(f"sm_{architecture}", used)
-            worst.update({what: max(value, used[what]) for what, value in worst.items()})
-    return row
+        for launch in launches(calls()[call], architecture):
+            if launch.name == kernel:
+                compiled = launch.compile(architecture)
+                used = usage(compiled.asm["cubin"], compiled.metadata.shared)
+                found[architecture] = used.or_more(found.get(architecture, used))
+    return found
 
 
-def usage(cubin: bytes) -> dict[str, int]:
-    """Registers of a thread, and the bytes of it that did not fit into them."""
+def usage(cubin: bytes, shared: int) -> Usage:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         command = [str(CUOBJDUMP), "-res-usage", file.name]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return parse(done.stdout + done.stderr)
+    return Usage(*parse(done.stdout + done.stderr), shared)
 
 
-def parse(report: str) -> dict[str, int]:
-    """The most of all functions."""
+def parse(report: str) -> tuple[int, int]:
+    """Registers and spilled bytes, the most of all functions."""
     found = [{k: int(v) for k, v in m.groupdict().items()} for m in USAGE.finditer(report)]
     assert found, report
-    spilled = max(f["stack"] + f["local"] for f in found)
-    return {"registers": max(f["registers"] for f in found), "spilled_bytes": spilled}
+    return max(f["registers"] for f in found), max(f["stack"] + f["local"] for f in found)
 
 
-def too_much(name: str, row: Row) -> list[str]:
-    """What of a row no GPU should be asked for."""
+def too_much(name: str, used: dict[int, Usage]) -> list[str]:
+    """What no GPU should be asked for."""
     found = []
-    for kernel, architectures in row.items():
-        for architecture, used in architectures.items():
-            where = f"{name}: {kernel} on {architecture}"
-            if used["spilled_bytes"]:
-                found.append(f"{where} spills {used['spilled_bytes']} bytes")
-            if used["shared_bytes"] > SHARED_LIMIT[int(architecture[3:])]:
-                found.append(f"{where} wants {used['shared_bytes']} bytes of shared memory")
+    for architecture, (_, spilled, shared) in used.items():
+        where = f"{name} on sm_{architecture}"
+        if spilled:
+            found.append(f"{where} spills {spilled} bytes")
+        if shared > SHARED_LIMIT[architecture]:
+            found.append(f"{where} wants {shared} bytes of shared memory")
     return found
 
 
-def write(entries: dict[str, Any]) -> None:
-    record = {"triton": triton.__version__, "calls": entries}
-    RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+def read() -> tuple[str, dict[str, Kernel]]:
+    """The release of Triton that the record is of, and its kernels."""
+    if not RECORD.exists():
+        return triton.__version__, {}
+    record = json.loads(RECORD.read_text())
+    assert record["architectures"] == list(ARCHITECTURES)
+    return record["triton"], {
+        name: Kernel(
+            kernel["code"],
+            {
+                call: Row(of, dict(zip(ARCHITECTURES, (Usage(*u) for u in used), strict=True)))
+                for call, (of, *used) in kernel["rows"].items()
+            },
+        )
+        for name, kernel in record["kernels"].items()
+    }
 
 
-def main() -> int:
-    old: dict[str, Any] = json.loads(RECORD.read_text())["calls"] if RECORD.exists() else {}
-    prints = {name: fingerprint(name) for name in calls()}
-    known = {n: old[n] for n in prints if n in old and old[n]["fingerprint"] == prints[n]}
-    changed = [name for name in prints if name not in known]
+def write(kernels: dict[str, Kernel]) -> None:
+    """One line for each row, so that a change shows as the lines of its kernel."""
+    named = json.dumps
+    lines = []
+    for name in sorted(kernels):
+        rows = ",\n".join(
+            f"   {named(call)}: {json.dumps([row.launches, *row.used.values()])}"
+            for call, row in sorted(kernels[name].rows.items())
+        )
+        code = named(kernels[name].code)
+        lines.append(f'  {named(name)}: {{\n   "code": {code}, "rows": {{\n{rows}}}}}')
+    head = f' "triton": {named(triton.__version__)},\n "architectures": {[*ARCHITECTURES]},'
+    RECORD.write_text(f'{{\n{head}\n "kernels": {{\n' + ",\n".join(lines) + "}}\n")
+
+
+def main(arguments: list[str]) -> int:
+    release, old = read()
+    if release != triton.__version__ or "--all" in arguments:
+        old = {}
+    found: dict[str, Kernel] = {}
+    changed: list[tuple[str, str]] = []
+    for name, kernel in shipped().items():
+        before = old.get(name)
+        same_code = before is not None and before.code == kernel.code
+        known = {row.launches: row.used for row in before.rows.values()} if same_code else {}
+        found[name] = kernel._replace(rows={})
+        for call, row in kernel.rows.items():
+            if row.launches in known:
+                found[name].rows[call] = row._replace(used=known[row.launches])
+            else:
+                changed.append((name, call))
     with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for name, row in zip(changed, pool.map(measure, changed), strict=True):
-            print(f"compiled: {name}", *too_much(name, row), sep="\n  ", flush=True)
-            known[name] = {"fingerprint": prints[name], "kernels": row}
-            write(known)
-    write(known)
-    return any(too_much(name, entry["kernels"]) for name, entry in known.items())
+        measured = pool.map(measure, *zip(*changed, strict=True)) if changed else ()
+        for (name, call), used in zip(changed, measured, strict=True):
+            print(f"compiled: {name}, {call}", *too_much(name, used), sep="\n  ", flush=True)
+            found[name].rows[call] = shipped()[name].rows[call]._replace(used=used)
+            write(found)  # so that what is interrupted goes on from here
+    write(found)
+    rows: list[Any] = [(n, row.used) for n, k in found.items() for row in k.rows.values()]
+    return any(too_much(name, used) for name, used in rows)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
