@@ -7,6 +7,8 @@ tolerances.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,11 +19,19 @@ from seqkern.nn.functional import scaled_dot_product_attention as sdpa
 from seqkern.nn.functional import varlen_attention
 from tests.attention.cases import KERNEL_DTYPES, Case, check
 from tests.parity import TINY, assert_all_parity
+from tests.triton_device import DEVICE
 
 NAMES = ("output", "query", "key", "value")
 # Standard deviations of the scores; what each does to a softmax over 64 keys: even, peaked, and
 # nearly all of the weight on one key.
 SPREADS = (1, 3, 10)
+
+
+@pytest.fixture
+def by_triton() -> Iterator[None]:
+    """Triton's kernels, on small cases: interpreted, each takes a second."""
+    with seqkern.use_backend("triton"), torch.device(DEVICE):
+        yield
 
 
 def run(function, dtype: torch.dtype, tensors: list[Tensor], weight: Tensor, **options):
@@ -38,15 +48,37 @@ def hold_to_the_rule(dtype: torch.dtype, tensors: list[Tensor], weight: Tensor, 
     assert_all_parity(found, run(theirs, dtype, tensors, weight, **options), reference, NAMES)
 
 
-@pytest.mark.parametrize("spread", SPREADS)
-@pytest.mark.parametrize("keys", [8, 64, 300, 1500])
-@pytest.mark.parametrize("queries", [1, 2, 8])
-def test_few_queries_in_float32(isa, queries, keys, spread):
-    for seed in range(4):
+def few_queries(queries: int, keys: int, spread: float, seeds: int) -> None:
+    for seed in range(seeds):
         torch.manual_seed(seed)
         q, weight = torch.randn(2, 3, queries, 64) * spread, torch.randn(2, 3, queries, 64)
         k, v = (torch.randn(2, 3, keys, 64) for _ in range(2))
         hold_to_the_rule(torch.float32, [q, k, v], weight)
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("keys", [8, 64, 300, 1500])
+@pytest.mark.parametrize("queries", [1, 2, 8])
+def test_few_queries_in_float32(isa, queries, keys, spread):
+    few_queries(queries, keys, spread, seeds=4)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("spread", SPREADS[:2])  # the log-sum-exp is one float32 number
+@pytest.mark.parametrize("queries", [1, 8])
+def test_few_queries_in_float32_by_triton(by_triton, queries, spread):
+    few_queries(queries, 64, spread, seeds=1)
+
+
+def three_dimensions(
+    queries: int, keys: int, spread: float, dtype: torch.dtype, seeds: int
+) -> None:
+    """PyTorch takes three dimensions in float32, and is as exact as that."""
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        q, weight = (torch.randn(4, queries, 8) * spread).to(dtype), torch.randn(4, queries, 8)
+        k, v = (torch.randn(4, keys, 8).to(dtype) for _ in range(2))
+        hold_to_the_rule(dtype, [q, k, v], weight.to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -55,12 +87,15 @@ def test_few_queries_in_float32(isa, queries, keys, spread):
     ("queries", "keys"), [(3, 6), (1, 64), (1, 700), (8, 300), (20, 60), (64, 64)]
 )
 def test_three_dimensions_in_16_bits(isa, queries, keys, spread, dtype):
-    """PyTorch takes three dimensions in float32, and is as exact as that."""
-    for seed in range(4):
-        torch.manual_seed(seed)
-        q, weight = (torch.randn(4, queries, 8) * spread).to(dtype), torch.randn(4, queries, 8)
-        k, v = (torch.randn(4, keys, 8).to(dtype) for _ in range(2))
-        hold_to_the_rule(dtype, [q, k, v], weight.to(dtype))
+    three_dimensions(queries, keys, spread, dtype, seeds=4)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("spread", [3, 10, 60])
+@pytest.mark.parametrize(("queries", "keys"), [(3, 6), (1, 64), (8, 100), (40, 64)])
+def test_three_dimensions_in_16_bits_by_triton(by_triton, queries, keys, spread, dtype):
+    three_dimensions(queries, keys, spread, dtype, seeds=1)
 
 
 # Of few queries, with all that a score, a weight and a log-sum-exp can go through.
@@ -87,6 +122,12 @@ def test_few_queries_with_every_option(isa, case, dtype):
     check(case, dtype)
 
 
+@pytest.mark.triton
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_few_queries_with_every_option_by_triton(by_triton, case):
+    check(case, torch.bfloat16, "triton", guards=True)
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
 def test_few_queries_by_teams_of_threads(dtype, threads):
@@ -100,8 +141,7 @@ def test_few_queries_by_teams_of_threads(dtype, threads):
         check(case, dtype)
 
 
-@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
-def test_few_queries_of_packed_sequences(isa, dtype):
+def packed_sequences(dtype: torch.dtype) -> None:
     """Some of the sequences are short and some are not: each is as exact as by itself."""
     queries, keys = [1, 8, 30, 0, 3, 2], [300, 200, 200, 4, 0, 5]
     starts = [torch.tensor([0, *n]).cumsum(0) for n in (queries, keys)]
@@ -120,9 +160,17 @@ def test_few_queries_of_packed_sequences(isa, dtype):
     assert_all_parity(found, theirs, reference, NAMES)
 
 
-@pytest.mark.parametrize("queries", [1, 8])
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
-def test_a_lone_key_has_no_gradient_to_give(isa, dtype, queries):
+def test_few_queries_of_packed_sequences(isa, dtype):
+    packed_sequences(dtype)
+
+
+@pytest.mark.triton
+def test_few_queries_of_packed_sequences_by_triton(by_triton):
+    packed_sequences(torch.bfloat16)
+
+
+def lone_key(dtype: torch.dtype, queries: int) -> None:
     """The weight of a single key is 1 whatever its score: the gradients of q and k are 0, and not
     what rounding left."""
     for keys, options in ((1, {}), (50, {"window": (0, 0)})):
@@ -131,6 +179,18 @@ def test_a_lone_key_has_no_gradient_to_give(isa, dtype, queries):
         _, grad_q, grad_k, _ = run(sdpa, dtype, [3 * q, k, v], weight, **options)
         for grad in (grad_q, grad_k):
             assert grad.abs().max() <= 1e-2 * TINY[dtype] * weight.abs().max()
+
+
+@pytest.mark.parametrize("queries", [1, 8])
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+def test_a_lone_key_has_no_gradient_to_give(isa, dtype, queries):
+    lone_key(dtype, queries)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("queries", [1, 8])
+def test_a_lone_key_has_no_gradient_to_give_by_triton(by_triton, queries):
+    lone_key(torch.bfloat16, queries)
 
 
 def test_huge_scores_of_few_queries(isa):

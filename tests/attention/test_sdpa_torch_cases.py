@@ -18,6 +18,7 @@ from torch.testing._internal.common_methods_invocations import op_db
 import seqkern
 import tests.parity
 from seqkern.nn.functional import scaled_dot_product_attention as sdpa
+from tests.triton_device import DEVICE
 
 # The samples' numbers reach 9 and their scores 200, which saturates the softmax. PyTorch in float64
 # stands for the reference; ours in float64 can only be as near to it as two computations are.
@@ -40,7 +41,7 @@ def results(function, arguments, options, exact: bool = False) -> list[torch.Ten
     output = function(*tensors, **options)
     sources = [t for t in (*tensors, *options.values()) if isinstance(t, torch.Tensor)]
     sources = [t for t in sources if t.requires_grad]
-    weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output.dtype)
+    weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output)
     return [output, *torch.autograd.grad(output, sources, weight)]
 
 
@@ -55,11 +56,9 @@ def assert_near(found, expected, reference) -> None:
         assert distance <= 2 * allowed + max(tiny, TINY[mine.dtype]) * size
 
 
-@pytest.mark.parametrize("backend", ["auto", "reference"])
-@pytest.mark.parametrize("dtype", sorted(INFO.dtypes, key=str), ids=str)
-def test_every_sample_input(isa, dtype, backend):
+def hold_every_sample(dtype: torch.dtype, backend: str) -> None:
     count = dropped = 0
-    for sample in INFO.sample_inputs("cpu", dtype, requires_grad=True):
+    for sample in INFO.sample_inputs(DEVICE, dtype, requires_grad=True):
         call = ([sample.input, *sample.args], sample.kwargs)
         expected = results(F.scaled_dot_product_attention, *call)
         with seqkern.use_backend(backend):
@@ -75,6 +74,17 @@ def test_every_sample_input(isa, dtype, backend):
         assert_near(found, expected, reference)
         count += 1
     assert count > 10 and dropped > 5
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("dtype", sorted(INFO.dtypes, key=str), ids=str)
+def test_every_sample_input(isa, dtype, backend):
+    hold_every_sample(dtype, backend)
+
+
+@pytest.mark.triton
+def test_every_sample_input_by_triton():
+    hold_every_sample(torch.bfloat16, "triton")
 
 
 GENERATOR = torch.Generator().manual_seed(0)  # the tensors below are made at import

@@ -28,6 +28,7 @@ PRECISIONS = {
 }
 LENGTH = 1024
 ODD = LENGTH + 1  # rows of so many elements start at addresses of which nothing is known
+FEW = 8  # queries whose backward sums its rows anew, in 16 bits
 HEADS, KEY_HEADS = 4, 2
 
 
@@ -137,14 +138,14 @@ def _arguments(options: dict[str, Any], dtype: torch.dtype) -> list[Any]:
     ]
 
 
-def _for_one_query(options: dict[str, Any]) -> dict[str, Any]:
-    """The same options of a call that decodes."""
+def _for_queries(count: int, options: dict[str, Any]) -> dict[str, Any]:
+    """The same options of a call of so many queries."""
 
     def cut(t: Any) -> Any:
         if isinstance(t, Tensor) and t.dim() == 4:
-            return t[:, :, :1]
+            return t[:, :, :count]
         if callable(t) and not isinstance(t, Tensor):
-            return lambda dtype: t(dtype)[:, :, :1]
+            return lambda dtype: t(dtype)[:, :, :count]
         return t
 
     return {name: cut(t) for name, t in options.items()}
@@ -180,8 +181,15 @@ def _all() -> Iterator[tuple[str, str, Callable[[], object]]]:
             at,
             lambda: _backward(given(LENGTH, LENGTH, HEADS), 7 | more, options),
         )
-        few = _for_one_query(options)
-        yield f"decode {name}", at, lambda: _forward(given(1, LENGTH, HEADS), few)
+        one = _for_queries(1, options)
+        yield f"decode {name}", at, lambda: _forward(given(1, LENGTH, HEADS), one)
+        if dtype.itemsize == 2:
+            few = _for_queries(FEW, options)
+            yield (
+                f"backward {name}, few queries",
+                at,
+                lambda: _backward(given(FEW, LENGTH, HEADS), 7 | more, few),
+            )
 
     def packed(width: int, at: str) -> Iterator[tuple[str, str, Callable[[], object]]]:
         given, options = _packed(width, PRECISIONS[at], False, is_causal=True)
@@ -219,7 +227,7 @@ def _all() -> Iterator[tuple[str, str, Callable[[], object]]]:
         for width in (64, 128):
             for what, options in (("plain", {}), ("causal", {"is_causal": True})):
                 for name, at, call in both(what, "bfloat16", (width, width), options):
-                    if not name.startswith("decode"):
+                    if not name.startswith("decode") and not name.endswith("few queries"):
                         yield f"{name}, alternative {number}", at, partial(_tuned, number, call)
     for width, at in ALSO_ALONE_AT:
         for what, (options, more) in ALONE.items():

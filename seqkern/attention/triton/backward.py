@@ -11,7 +11,8 @@ heads that share it, for dK and dV. Both compute the probabilities anew from the
     dS_ij = P_ij (dP_ij - delta_i),   delta_i = dO_i . O_i - dlse_i
     dQ_i = scale sum_j dS_ij K_j,     dK_j = scale sum_i dS_ij Q_i
 
-with dS times 1 - tanh^2 between logit and score where there is a softcap.
+with dS times 1 - tanh^2 between logit and score where there is a softcap. Of small sequences lse
+and delta are those of `row_sums`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from seqkern.attention.triton.operands import (
     widened,
     written,
 )
+from seqkern.attention.triton.row_sums import sum_rows, sums_rows
 from seqkern.attention.triton.settings import Tiles
 from seqkern.attention.triton.skipping import needed, within
 from seqkern.attention.triton.tiles import (
@@ -410,26 +412,35 @@ def backward(
         grad_output, grad_lse, query, key, value, output, lse, mask, bias, alibi_slopes,
         sinks, cu_seqlens_q, cu_seqlens_k, seed, *options, needs,
     )  # fmt: skip
-    lse = lse.contiguous()
     with support.on_device_of(query):
-        delta = _delta(call, output, grad_output, grad_lse, lse)
+        lse, delta = _lines(call, query, output, grad_output, grad_lse, sinks, lse.contiguous())
         _Pass(call, query, grad_output, lse, delta, scale).run(found, bias, needs)
     return found
 
 
-def _delta(
-    call: Operands, output: Tensor, grad_output: Tensor, grad_lse: Tensor | None, lse: Tensor
-) -> Tensor:
-    """delta_i, laid out as lse."""
+def _lines(
+    call: Operands,
+    query: Tensor,
+    output: Tensor,
+    grad_output: Tensor,
+    grad_lse: Tensor | None,
+    sinks: Tensor | None,
+    lse: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """(lse, delta_i), laid out as lse: the forward's, or of small sequences their own."""
     delta, packed = torch.empty_like(lse), call.packed is not None
     copies: list[Tensor] = []
+    of_output = rows_of(grad_output, packed, copies)
+    grad_lse = None if grad_lse is None else grad_lse.contiguous()
+    one = (torch.tensor([call.sizes.queries]), torch.tensor([call.sizes.keys]))
+    small = sums_rows(*(call.lengths or one), query.dtype)
     tile = 64
     count = triton.cdiv(call.rows, tile) * call.sizes.heads * (1 if packed else call.batch)
-    if count:
+    if count and not small.all():
         attention_delta_kernel[programs(count)](
             rows_of(output, packed, copies),
-            rows_of(grad_output, packed, copies),
-            None if grad_lse is None else grad_lse.contiguous(),
+            of_output,
+            grad_lse,
             delta,
             call.rows,
             call.sizes.heads,
@@ -438,7 +449,10 @@ def _delta(
             VALUE_PADDED=padded(call.value_width),
             QUERIES=tile,
         )
-    return delta
+    if small.any():
+        lse = lse.clone()
+        sum_rows(call, query, of_output, grad_lse, sinks, lse, delta)
+    return lse, delta
 
 
 class _Pass:

@@ -155,6 +155,7 @@ class Operands:
     packed: Packed | None
     sizes: Sizes
     batch: int
+    lengths: tuple[Tensor, Tensor] | None  # of packed sequences: queries and keys, on the host
     rows: int  # of lse in memory for each head: N, or all sequences'
     is_causal: bool
     folded: bool  # scores are q . k times a positive factor and nothing else
@@ -221,9 +222,11 @@ def operands(
     )
     if packed is None:
         batch, queries, keys = query.shape[0], query.shape[2], key.shape[2]
-        starts, rows = None, queries
+        starts, lengths, rows = None, None, queries
     else:
-        starts, batch, queries, keys = packed
+        starts, lengths = packed
+        batch = lengths[0].numel()
+        queries, keys = (int(n.max()) if batch else 0 for n in lengths)
         rows = query.shape[0]
         _check(mask is None and bias is None, "packed sequences take neither mask nor bias")
     _check(max(queries, keys) < _MOST_POSITIONS, f"at most {_MOST_POSITIONS} queries and keys")
@@ -254,6 +257,7 @@ def operands(
         starts,
         Sizes(queries, keys, heads, heads // max(kv_heads, 1)),
         batch,
+        lengths,
         rows,
         is_causal,
         bias is None and alibi_slopes is None and not softcap and factor > 0,
@@ -387,8 +391,8 @@ def _dropout(seed: Tensor | None, dropout_p: float, device: torch.device) -> Dro
 
 def _packed(
     query: Tensor, key: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None
-) -> tuple[Packed, int, int, int] | None:
-    """(starts, sequences, longest query, longest key)."""
+) -> tuple[Packed, tuple[Tensor, Tensor]] | None:
+    """(starts, (queries, keys) of each sequence)."""
     if cu_seqlens_q is None and cu_seqlens_k is None:
         return None
     _check(
@@ -414,8 +418,8 @@ def _packed(
             and (lengths.numel() == 0 or int(lengths.min()) >= 0),
             f"{name} must rise from 0 to {rows}, the rows there are",
         )
-        longest = int(lengths.max()) if lengths.numel() else 0
-        found.append((cu.to(query.device, torch.int32), longest, lengths.numel()))
-    (starts_q, queries, batch), (starts_k, keys, others) = found
+        found.append((cu.to(query.device, torch.int32), lengths))
+    (starts_q, queries), (starts_k, keys) = found
+    batch, others = queries.numel(), keys.numel()
     _check(batch == others, f"cu_seqlens_q and cu_seqlens_k differ in length: {batch}, {others}")
-    return Packed(starts_q, starts_k), batch, queries, keys
+    return Packed(starts_q, starts_k), (queries, keys)

@@ -101,6 +101,8 @@ _16_BIT: dict[str, Table] = {
         128: (Tiles(16, 64, 8, 3), Tiles(16, 64, 4, 3)),
         256: _same(16, 32, 4, 2),
     },
+    # Mostly of a few queries, or of one tile of keys: nothing to have under way.
+    "row sums": {64: _same(16, 64, 4, 1), 128: _same(16, 64, 4, 1), 256: _same(16, 32, 4, 1)},
 }
 # Only where the tiles below do not fit TF32.
 _TF32: dict[str, Table] = {"decode": {256: _same(16, 64, 8, 1)}}
@@ -172,8 +174,8 @@ def tiles_of(
     windowed: bool = False,
     tf32: bool = False,
 ) -> Tiles:
-    """Of one kernel: "forward", "forward by descriptors", "decode", "queries" (for dQ), "keys" (for
-    dK and dV), "bias".
+    """Of one kernel: "forward", "forward by descriptors", "decode", "row sums", "queries" (for dQ),
+    "keys" (for dK and dV), "bias".
 
     Args:
         width: the larger padded one of key and value.
