@@ -17,11 +17,16 @@ ObjectiveKernels objective_kernels_of() {
           adam_rows<S>};
 }
 
-// Fills the table that objective_kernels() reads.
-void fill_objective_kernels(ObjectiveKernels* by_storage) {
+// Fills the table that objective_kernels() reads. A level that has nothing new for a type leaves
+// its entry as the level below filled it: AVX512-BF16 only rounds anew, AMX does nothing here.
+void fill_objective_kernels([[maybe_unused]] ObjectiveKernels* by_storage) {
+#ifndef __AVX512BF16__
   by_storage[int(Storage::kFloat)] = objective_kernels_of<float>();
   by_storage[int(Storage::kDouble)] = objective_kernels_of<double>();
+#endif
+#ifndef __AMX_BF16__
   by_storage[int(Storage::kBfloat16)] = objective_kernels_of<bfloat16>();
+#endif
 }
 
 }  // namespace SEQKERN_ISA

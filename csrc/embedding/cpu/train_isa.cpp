@@ -14,7 +14,7 @@ void fill_train_kernels([[maybe_unused]] TrainKernels* by_storage) {
 #ifndef __AVX512BF16__
   by_storage[int(Storage::kFloat)] = train_kernels<float>();
 #endif
-#ifndef __AMX_TILE__
+#ifndef __AMX_BF16__
   by_storage[int(Storage::kBfloat16)] = train_kernels<bfloat16>();
 #endif
 }

@@ -19,10 +19,16 @@ void fill(StepKernels* by_cell) {
   by_cell[int(Cell::kRnnRelu)] = step_kernels<RnnStep<S, true>, RnnStepBackward<S, true>>();
 }
 
-void fill_step_kernels(StepKernels (*by_storage)[kCells]) {
+// Fills the table that step_kernels() reads. A level that has nothing new for a type leaves its
+// entries as the level below filled them: AVX512-BF16 only rounds anew, AMX does nothing here.
+void fill_step_kernels([[maybe_unused]] StepKernels (*by_storage)[kCells]) {
+#ifndef __AVX512BF16__
   fill<float>(by_storage[int(Storage::kFloat)]);
   fill<double>(by_storage[int(Storage::kDouble)]);
+#endif
+#ifndef __AMX_BF16__
   fill<bfloat16>(by_storage[int(Storage::kBfloat16)]);
+#endif
 }
 
 }  // namespace SEQKERN_ISA
