@@ -16,6 +16,9 @@ from . import cases, settings
 from .attention_cases import kept_keys, take_part
 from .targets import Target
 
+FEEDFORWARD = 2048
+"""Hidden size of PyTorch's Transformer layers, by default."""
+
 
 class Shape(NamedTuple):
     """Batch B, sequence length N, model size E, heads."""
@@ -34,16 +37,28 @@ class Family:
     """One row of the report: a module in one mode, at one shape."""
 
     kind: str
-    """The class in ``torch.nn`` and ``seqkern.nn``; a MultiheadAttention attends to itself, with
-    padding and without the weights, a TransformerEncoderLayer has its default dropout of 0.1."""
+    """The class in ``torch.nn`` and ``seqkern.nn``; a MultiheadAttention attends to itself, a
+    TransformerDecoderLayer to a memory as long as its own sequence, too."""
     shape: Shape
     mode: str
-    target: Target
+    target: Target | None = None
     dtype: torch.dtype = field(default=torch.float32, kw_only=True)
+    padded: bool = field(default=True, kw_only=True)
+    """Of a MultiheadAttention: the last quarter of the keys is padding."""
+    weights: bool = field(default=False, kw_only=True)
+    """Of a MultiheadAttention: it returns the weights, too, as it does by default."""
+    dropout: float = field(default=0.1, kw_only=True)
+    """Of a Transformer layer, which applies it in training."""
+    feedforward: int = field(default=FEEDFORWARD, kw_only=True)
+    """Hidden size of a Transformer layer's feed-forward block."""
 
     @property
     def name(self) -> str:
-        how = "padded" if self.kind == "MultiheadAttention" else "dropout 0.1"
+        if self.kind == "MultiheadAttention":
+            parts = ["padded" * self.padded, "weights" * self.weights]
+            how = " ".join(filter(None, parts)) or "dense"
+        else:
+            how = f"dropout {self.dropout:g}"
         return f"{self.kind} {str(self.dtype).removeprefix('torch.')} {how}"
 
 
@@ -55,8 +70,6 @@ FAMILIES = (
     Family(*_MHA, Target(2.5), dtype=torch.bfloat16),
     Family(*_LAYER, Target(1.1)),
 )
-FEEDFORWARD = 2048
-"""Hidden size of PyTorch's encoder layer, by default."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +105,23 @@ class Case(cases.Case):
         """The attention as in `attention_cases` and the linear layers, whose backward has twice
         the products of their forward. Padded keys need no projection of key and value."""
         batch, length, width, _ = self.family.shape
-        padded = self.family.kind == "MultiheadAttention"
-        keys = kept_keys(length) if padded else length
+        alone = self.family.kind == "MultiheadAttention"
+        keys = kept_keys(length) if alone and self.family.padded else length
         attention = 4 * batch * length * keys * width
         linear = 2 * batch * width**2 * (2 * length + 2 * keys)
-        if self.family.kind == "TransformerEncoderLayer":
-            linear += 4 * batch * length * width * FEEDFORWARD
+        if self.family.kind == "TransformerDecoderLayer":
+            attention, linear = 2 * attention, 2 * linear
+        if not alone:
+            linear += 4 * batch * length * width * self.family.feedforward
         return attention * 3.5 + linear * 3 if self.mode == "training" else attention + linear
 
     def contestants(self) -> tuple[Contestant, Contestant]:
         torch.manual_seed(0)
         _, _, width, heads = self.family.shape
-        theirs = getattr(torch.nn, self.family.kind)(
-            width, heads, batch_first=True, dtype=self.dtype
-        )
+        options: dict[str, Any] = {"batch_first": True, "dtype": self.dtype}
+        if self.family.kind != "MultiheadAttention":
+            options |= {"dropout": self.family.dropout, "dim_feedforward": self.family.feedforward}
+        theirs = getattr(torch.nn, self.family.kind)(width, heads, **options)
         theirs.train(self.mode == "training")
         ours = copy.deepcopy(theirs)
         seqkern.swap(ours)
@@ -118,7 +134,8 @@ class Case(cases.Case):
 
     def stand_in(self) -> Contestant | None:
         """With dropout, the same module on our reference, seeded alike."""
-        if self.mode != "training":
+        alone = self.family.kind == "MultiheadAttention"
+        if alone or self.mode != "training" or not self.family.dropout:
             return None
         ours, _ = self.contestants()
         return OnReference(self, ours.module)
@@ -140,8 +157,11 @@ class Contestant(cases.Contestant):
         self._options: dict[str, Any] = {}
         if case.family.kind == "MultiheadAttention":
             self._arguments *= 3
-            padding = ~take_part(batch, length)
-            self._options = {"key_padding_mask": padding, "need_weights": False}
+            self._options = {"need_weights": case.family.weights}
+            if case.family.padded:
+                self._options["key_padding_mask"] = ~take_part(batch, length)
+        elif case.family.kind == "TransformerDecoderLayer":
+            self._arguments *= 2  # the memory is the sequence itself
         super().__init__(case.mode, [values, *module.parameters()], gradient)
 
     def forward(self) -> Tensor:

@@ -64,14 +64,7 @@ class Pair:
             AssertionError: our results are wrong, so the times say nothing.
         """
         start = time.perf_counter()
-        info["peer_wrong"] = False
-        if stand_in is None:
-            info["peer_wrong"] = _peer_is_wrong(ours, peer, tolerance, reference)
-        else:
-            mine = _seeded(ours)
-            check_results(mine, _seeded(stand_in), tolerance)
-            check_results(mine, peer(), math.inf)
-            del mine
+        info["peer_wrong"] = check_pair(ours, peer, tolerance, reference, stand_in)
         info["checked_against"] = "stand-in" if stand_in else "peer"
         seconds = time.perf_counter() - start
         if stand_in or seconds < settings.SECONDS_PER_PAIR:
@@ -107,6 +100,26 @@ class Pair:
                 gc.enable()
         if self._benchmark.enabled:
             self._benchmark.extra_info.update(info, **_numbers(our_times, peer_times))
+
+
+def check_pair(
+    ours: Work,
+    peer: Work,
+    tolerance: float,
+    reference: Work | None = None,
+    stand_in: Work | None = None,
+) -> bool:
+    """Whether the peer is wrong, with the arguments of `Pair`.
+
+    Raises:
+        AssertionError: our results are wrong.
+    """
+    if stand_in is None:
+        return _peer_is_wrong(ours, peer, tolerance, reference)
+    mine = _seeded(ours)
+    check_results(mine, _seeded(stand_in), tolerance)
+    check_results(mine, peer(), math.inf)
+    return False
 
 
 def _seeded(contestant: Work) -> Sequence[torch.Tensor]:

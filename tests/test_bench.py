@@ -16,15 +16,16 @@ from typing import Any
 import pytest
 import torch
 
-from bench import attention_cases, memory, recurrent_cases
+from bench import attention_cases, memory, random_shapes, recurrent_cases, settings
 from bench.bandwidth import read_bandwidth
 from bench.cases import thread_count
 from bench.errors import relative_errors
 from bench.pair import check_results
+from bench.random_cases import GROUPS, draw
 from bench.report import main as report
 from bench.report import summary
 from bench.runs import read_runs
-from seqkern.core.timing import interleave
+from seqkern.core.timing import PairTimes, interleave
 from tests.limits import HANGS
 
 ROOT = Path(__file__).parents[1]
@@ -461,3 +462,47 @@ class TestReport:
         title = f"## Peak memory of a training step ({domain}): seqkern / PyTorch, MiB"
         assert (title in text) == (domain == "attention" and memory.can_measure())
         assert (tmp_path / f"{domain}-memory.png").exists() == (title in text)
+
+
+class TestRandomShapes:
+    @pytest.mark.parametrize("group", GROUPS)
+    def test_a_seed_draws_the_same_cases_and_no_case_twice(self, group: str) -> None:
+        names = [str(case) for case in draw(group, 50, 0, 1)]
+        assert len(set(names)) == 50
+        assert names == [str(case) for case in draw(group, 50, 0, 1)]
+        assert names != [str(case) for case in draw(group, 50, 1, 1)]
+
+    @pytest.mark.parametrize("group", GROUPS)
+    def test_all_of_a_group_run_and_agree(
+        self, group: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+    ) -> None:
+        monkeypatch.setattr(settings, "SECONDS_PER_PAIR", 0.001)
+        out = tmp_path / "random.json"
+        words = ["--groups", group, "--count", "3", "--threads", "1", "--out", str(out)]
+        assert random_shapes.main(words) == 0
+        written = json.loads(out.read_text())
+        assert [row["group"] for row in written["measured"]] == [group] * 3
+        shown = capsys.readouterr().out.splitlines()
+        assert sum(int(row.split("|")[3]) for row in shown if row.startswith(f"| {group}")) == 3
+
+    def test_what_is_slower_once_is_measured_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        (case,) = draw("cells", 1, 0, 1)
+        for ratios, slower in [([0.5, 0.6, 1.2], False), ([0.5, 0.6, 0.9], True), ([1.0], False)]:
+            left = iter(ratios)
+            monkeypatch.setattr(
+                random_shapes, "interleave", lambda *_, it=left: PairTimes([1.0], [next(it)])
+            )
+            found = random_shapes.measure("cells", case)
+            assert found.ratios == ratios and found.slower == slower
+
+    def test_what_pytorch_serves_is_counted_by_itself(self) -> None:
+        def one(backend: str, ratio: float) -> random_shapes.Measured:
+            return random_shapes.Measured("cells", "c", 1, backend, [ratio], 1e-6)
+
+        measured = [one("cpu", 4.0), one("cpu", 0.5), one("torch", 0.9)]
+        rows = random_shapes.table(measured).splitlines()[2:]
+        assert rows == [
+            "| cells | 1 | 2 | 1.41 | 0.50 | 1 (50%) |",
+            "| cells left to PyTorch | 1 | 1 | 0.90 | 0.90 | 1 (100%) |",
+        ]
+        assert random_shapes.listing(measured).splitlines()[0].startswith("0.50  cells: c (cpu")
