@@ -10,11 +10,11 @@
 #pragma once
 
 #include "recurrent/cuda/loop.cuh"
-// after device.cuh, which declares the sigmoid and tanh_ that they call
+#include "recurrent/cuda/pointwise.cuh"
+// after device.cuh and pointwise.cuh, which declare the functions that they call
 #include "recurrent/cells/gru.h"
 #include "recurrent/cells/lstm.h"
 #include "recurrent/cells/rnn.h"
-#include "recurrent/cuda/pointwise.cuh"
 
 namespace seqkern {
 
