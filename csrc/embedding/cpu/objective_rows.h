@@ -7,39 +7,6 @@
 namespace seqkern {
 namespace SEQKERN_ISA {
 
-// ---- the last vector of a row: its first n lanes, 0 < n <= kLanes ----
-
-#if defined(__AVX512F__)
-inline Vec<float> load_part(const float* p, int n) {
-  return Vec<float>::raw(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p));
-}
-inline Vec<double> load_part(const double* p, int n) {
-  return Vec<double>::raw(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p));
-}
-inline Vec<float> load_part(const bfloat16* p, int n) {
-  const __m256i bits = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p);
-  return Vec<float>::raw(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
-}
-inline void store_part(float* p, Vec<float> x, int n) {
-  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), x.v);
-}
-inline void store_part(double* p, Vec<double> x, int n) {
-  _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1), x.v);
-}
-inline void store_part(bfloat16* p, Vec<float> x, int n) {
-  store_first(p, x, n);
-}
-#else
-template <class S>
-inline Vec<compute_t<S>> load_part(const S* p, int n) {
-  return load_first(p, n);
-}
-template <class S>
-inline void store_part(S* p, Vec<compute_t<S>> x, int n) {
-  store_first(p, x, n);
-}
-#endif
-
 // ---- weighted sums of rows ----
 
 template <class S>
