@@ -45,9 +45,9 @@ struct ForwardCell {
   using V = Vec<C>;
   static constexpr int kGates = kGates_, kVectors = kVectors_;
 
-  explicit ForwardCell(const ForwardArgs& args) : args(args), hidden(args.sizes.hidden) {}
-
-  void prefetch_rows(int64_t offset, int64_t first_unit, int64_t row, int64_t count, S* out) const {
+  static void prefetch_rows(const ForwardArgs& args, int64_t offset, int64_t first_unit,
+                            int64_t row, int64_t count, S* out) {
+    const int64_t hidden = args.sizes.hidden;
     for (int64_t r = row; r < row + count; ++r) {
       const S* gates =
           static_cast<const S*>(args.gates) + (offset + r) * args.gates_stride + first_unit;
@@ -56,21 +56,17 @@ struct ForwardCell {
       prefetch_units_to_write<kVectors / kGates>(out + r * hidden + first_unit);
     }
   }
-
-  const ForwardArgs& args;
-  const int64_t hidden;
 };
 
 template <class S>
 struct LstmForward : ForwardCell<S, 4, 4> {
   using Base = ForwardCell<S, 4, 4>;
-  using Base::args, Base::hidden;
-  using Base::Base;
   using typename Base::C;
   using typename Base::V;
 
-  void rows(int64_t offset, int64_t first_unit, int64_t row, int64_t count, const C* product,
-            const Rows<S>&, S* out) const {
+  static void rows(const ForwardArgs& args, int64_t offset, int64_t first_unit, int64_t row,
+                   int64_t count, const C* product, const Rows<S>&, S* out) {
+    const int64_t hidden = args.sizes.hidden;
     const Lanes at = lanes_of<C>(first_unit, 0, hidden);
     const C* bias = static_cast<const C*>(args.bias);
     V biases[4];
@@ -98,13 +94,12 @@ struct LstmForward : ForwardCell<S, 4, 4> {
 template <class S>
 struct GruForward : ForwardCell<S, 3, 3> {
   using Base = ForwardCell<S, 3, 3>;
-  using Base::args, Base::hidden;
-  using Base::Base;
   using typename Base::C;
   using typename Base::V;
 
-  void rows(int64_t offset, int64_t first_unit, int64_t row, int64_t count, const C* product,
-            const Rows<S>& h_prev, S* out) const {
+  static void rows(const ForwardArgs& args, int64_t offset, int64_t first_unit, int64_t row,
+                   int64_t count, const C* product, const Rows<S>& h_prev, S* out) {
+    const int64_t hidden = args.sizes.hidden;
     const Lanes at = lanes_of<C>(first_unit, 0, hidden);
     const C* bias = static_cast<const C*>(args.bias);
     V biases[4];
@@ -131,13 +126,13 @@ struct GruForward : ForwardCell<S, 3, 3> {
 template <class S, bool kRelu>
 struct RnnForward : ForwardCell<S, 1, 2> {
   using Base = ForwardCell<S, 1, 2>;
-  using Base::args, Base::hidden, Base::kVectors;
-  using Base::Base;
+  using Base::kVectors;
   using typename Base::C;
   using typename Base::V;
 
-  void rows(int64_t offset, int64_t first_unit, int64_t row, int64_t count, const C* product,
-            const Rows<S>&, S* out) const {
+  static void rows(const ForwardArgs& args, int64_t offset, int64_t first_unit, int64_t row,
+                   int64_t count, const C* product, const Rows<S>&, S* out) {
+    const int64_t hidden = args.sizes.hidden;
     const C* bias = static_cast<const C*>(args.bias);
     for (int v = 0; v < kVectors; ++v) {
       const Lanes at = lanes_of<C>(first_unit, v, hidden);
@@ -201,7 +196,7 @@ struct BackwardCell {
   double* const grad_bias;
 };
 
-template <class S, int kColumnVectors>
+template <class S>
 struct LstmBackward : BackwardCell<S, 4> {
   using Base = BackwardCell<S, 4>;
   using Base::args, Base::steps, Base::hidden;
@@ -209,10 +204,10 @@ struct LstmBackward : BackwardCell<S, 4> {
   using typename Base::V;
   static constexpr int kGates = 4, kSavedGates = 4;
   static constexpr bool kCarriesState = false;
+  static constexpr int kInputsFirst = 0;
   using Base::Base;
 
-  const S* state_gate_gradients(int64_t offset) const { return this->grad_gates(offset, 0, 0); }
-
+  template <int kColumnVectors>
   void prefetch_rows(int64_t s, int64_t first_unit, int64_t row, int64_t count) const {
     if (count <= 0) return;  // rows that only finish grad_h0
     const int64_t offset = steps.offset[s];
@@ -232,11 +227,11 @@ struct LstmBackward : BackwardCell<S, 4> {
     }
   }
 
-  void rows(int64_t s, int64_t first_unit, int64_t row, int64_t count, const C* grad_h,
-            bool continuing) const {
+  void rows(int column_vectors, int64_t s, int64_t first_unit, int64_t row, int64_t count,
+            const C* grad_h, bool continuing) const {
     const int64_t offset = steps.offset[s];
     const C* cells = static_cast<const C*>(args.cells);
-    for (int v = 0; v < kColumnVectors; ++v) {
+    for (int v = 0; v < column_vectors; ++v) {
       const Lanes at = lanes_of<C>(first_unit, v, hidden);
       if (at.count <= 0) continue;
       V bias[4] = {V(C(0)), V(C(0)), V(C(0)), V(C(0))};
@@ -253,7 +248,7 @@ struct LstmBackward : BackwardCell<S, 4> {
           dc = load_first(this->carry(i, at.unit), at.count);
         else if (args.grad_c_n)
           dc = load_first(static_cast<const S*>(args.grad_c_n) + i * hidden + at.unit, at.count);
-        const V dh = load(grad_h + (r * kColumnVectors + v) * V::kLanes);
+        const V dh = load(grad_h + (r * column_vectors + v) * V::kLanes);
         lstm_cell_backward(gate[0], gate[1], gate[2], gate[3], c, c_prev, dh, dc);
         store_first(this->carry(i, at.unit), dc, at.count);
         S* grads = this->grad_gates(offset, i, at.unit);
@@ -267,7 +262,7 @@ struct LstmBackward : BackwardCell<S, 4> {
   }
 };
 
-template <class S, int kColumnVectors>
+template <class S>
 struct GruBackward : BackwardCell<S, 4> {
   using Base = BackwardCell<S, 4>;
   using Base::args, Base::steps, Base::hidden;
@@ -275,13 +270,10 @@ struct GruBackward : BackwardCell<S, 4> {
   using typename Base::V;
   static constexpr int kGates = 3, kSavedGates = 4;
   static constexpr bool kCarriesState = true;
+  static constexpr int kInputsFirst = 1;  // n's; r, z and n's state part follow
   using Base::Base;
 
-  // n's input part stands first; r, z and n's state part follow.
-  const S* state_gate_gradients(int64_t offset) const {
-    return this->grad_gates(offset, 0, 0) + hidden;
-  }
-
+  template <int kColumnVectors>
   void prefetch_rows(int64_t s, int64_t first_unit, int64_t row, int64_t count) const {
     if (count <= 0) return;  // rows that only finish grad_h0
     const int64_t offset = steps.offset[s];
@@ -299,10 +291,10 @@ struct GruBackward : BackwardCell<S, 4> {
     }
   }
 
-  void rows(int64_t s, int64_t first_unit, int64_t row, int64_t count, const C* grad_h,
-            bool) const {
+  void rows(int column_vectors, int64_t s, int64_t first_unit, int64_t row, int64_t count,
+            const C* grad_h, bool) const {
     const int64_t offset = steps.offset[s];
-    for (int v = 0; v < kColumnVectors; ++v) {
+    for (int v = 0; v < column_vectors; ++v) {
       const Lanes at = lanes_of<C>(first_unit, v, hidden);
       if (at.count <= 0) continue;
       V bias[4] = {V(C(0)), V(C(0)), V(C(0)), V(C(0))};
@@ -314,7 +306,7 @@ struct GruBackward : BackwardCell<S, 4> {
           q = load_first(gates + 3 * hidden, at.count);
         const V h_prev = this->before(s, row + i, static_cast<const S*>(args.output),
                                       static_cast<const S*>(args.h0), at.unit, at.count);
-        V dh = load(grad_h + (i * kColumnVectors + v) * V::kLanes);
+        V dh = load(grad_h + (i * column_vectors + v) * V::kLanes);
         gru_cell_backward(r, z, n, q, h_prev, dh);
         store_first(this->carry(row + i, at.unit), dh, at.count);
         S* grads = this->grad_gates(offset, row + i, at.unit);
@@ -329,7 +321,7 @@ struct GruBackward : BackwardCell<S, 4> {
   }
 };
 
-template <class S, int kColumnVectors, bool kRelu>
+template <class S, bool kRelu>
 struct RnnBackward : BackwardCell<S, 1> {
   using Base = BackwardCell<S, 1>;
   using Base::args, Base::steps, Base::hidden;
@@ -337,10 +329,10 @@ struct RnnBackward : BackwardCell<S, 1> {
   using typename Base::V;
   static constexpr int kGates = 1, kSavedGates = 1;
   static constexpr bool kCarriesState = false;
+  static constexpr int kInputsFirst = 0;
   using Base::Base;
 
-  const S* state_gate_gradients(int64_t offset) const { return this->grad_gates(offset, 0, 0); }
-
+  template <int kColumnVectors>
   void prefetch_rows(int64_t s, int64_t first_unit, int64_t row, int64_t count) const {
     if (count <= 0) return;  // rows that only finish grad_h0
     const int64_t offset = steps.offset[s];
@@ -356,10 +348,10 @@ struct RnnBackward : BackwardCell<S, 1> {
     }
   }
 
-  void rows(int64_t s, int64_t first_unit, int64_t row, int64_t count, const C* grad_h,
-            bool) const {
+  void rows(int column_vectors, int64_t s, int64_t first_unit, int64_t row, int64_t count,
+            const C* grad_h, bool) const {
     const int64_t offset = steps.offset[s];
-    for (int v = 0; v < kColumnVectors; ++v) {
+    for (int v = 0; v < column_vectors; ++v) {
       const Lanes at = lanes_of<C>(first_unit, v, hidden);
       if (at.count <= 0) continue;
       V bias(C(0));
@@ -367,7 +359,7 @@ struct RnnBackward : BackwardCell<S, 1> {
         const V h = load_first(
             static_cast<const S*>(args.output) + (offset + row + r) * hidden + at.unit, at.count);
         const V grad =
-            rnn_cell_backward<kRelu>(h, load(grad_h + (r * kColumnVectors + v) * V::kLanes));
+            rnn_cell_backward<kRelu>(h, load(grad_h + (r * column_vectors + v) * V::kLanes));
         store_first(this->grad_gates(offset, row + r, at.unit), grad, at.count);
         bias += grad;
       }

@@ -79,31 +79,54 @@ Rows<typename Product::Operand> operand_rows(const Rows<typename Product::Storag
   return {copy, copy, range.end, stride};
 }
 
+// The form of a matrix's blocks, and what the product does with blocks of this form. The cells,
+// which differ in what they do with a product, share these functions and the loops around them.
+template <class Product>
+struct BlockForm {
+  using S = typename Product::Storage;
+  using C = typename Product::C;
+
+  int gates, vectors;
+  void (*pack_block)(const WeightView<S>& view, int64_t block, typename Product::Weight* to);
+  void (*multiply)(const typename Product::Operand* a, int64_t a_stride, int64_t rows,
+                   const WeightView<S>& view, const typename Product::Weight* packed, int64_t block,
+                   int64_t next, C* out);
+
+  int64_t units() const { return vectors / gates * Product::kLanes; }
+};
+
 template <class Product, int kGates, int kVectors>
+constexpr BlockForm<Product> kBlockForm = {kGates, kVectors,
+                                           Product::template pack_block<kGates, kVectors>,
+                                           Product::template multiply<kGates, kVectors>};
+
+template <class Product>
 class Weights {
  public:
   using S = typename Product::Storage;
   using C = typename Product::C;
-  static constexpr int64_t kUnits = kVectors / kGates * Product::kLanes;
 
-  Weights(const WeightView<S>& view, void* packed)
-      : view_(view), packed_(static_cast<typename Product::Weight*>(packed)) {}
+  Weights(const BlockForm<Product>& form, const WeightView<S>& view, void* packed)
+      : form_(form), view_(view), packed_(static_cast<typename Product::Weight*>(packed)) {}
+
+  int64_t units() const { return form_.units(); }
 
   void pack(Range blocks) {
-    const int64_t size = Product::block_size(view_.depth, kVectors);
+    const int64_t size = Product::block_size(view_.depth, form_.vectors);
     for (int64_t b = blocks.begin; b < blocks.end; ++b)
-      Product::template pack_block<kGates, kVectors>(view_, b, packed_ + b * size);
+      form_.pack_block(view_, b, packed_ + b * size);
   }
 
-  // Multiplies rows by each block and hands the product (rows x kVectors vectors) to body(block,
-  // first row, rows, product). Without an operand the product is zero. The order of the blocks
-  // alternates from step to step: weights that outgrow the second-level cache are then met again
-  // from their end, where it still holds them.
+  // Multiplies rows by each block and hands the product (rows x vectors) to body(block, first row,
+  // rows, product). Without an operand the product is zero. The order of the blocks alternates from
+  // step to step: weights that outgrow the second-level cache are then met again from their end,
+  // where it still holds them.
   // Before a product, prepare(block, first row, rows) may prefetch what body will need.
   template <class Prepare, class Body>
   void for_blocks(Range blocks, Range rows, const Rows<typename Product::Operand>* a,
                   bool backwards, const Prepare& prepare, const Body& body) const {
-    alignas(64) C product[Product::kChunkRows * kVectors * Product::kLanes];
+    constexpr int kMostVectors = larger(4, Product::kColumnVectors);
+    alignas(64) C product[Product::kChunkRows * kMostVectors * Product::kLanes];
     for (int64_t i = blocks.begin; i < blocks.end; ++i) {
       const int64_t block = backwards ? blocks.begin + blocks.end - 1 - i : i;
       const int64_t next = i + 1 == blocks.end ? block : backwards ? block - 1 : block + 1;
@@ -112,10 +135,9 @@ class Weights {
             smaller<int64_t>(Product::kChunkRows, (a ? a->run_end(r, rows.end) : rows.end) - r);
         prepare(block, r, count);
         if (a)
-          Product::template multiply<kGates, kVectors>(a->row(r), a->stride, count, view_, packed_,
-                                                       block, next, product);
+          form_.multiply(a->row(r), a->stride, count, view_, packed_, block, next, product);
         else
-          std::memset(product, 0, count * kVectors * Product::kLanes * sizeof(C));
+          std::memset(product, 0, count * form_.vectors * Product::kLanes * sizeof(C));
         body(block, r, count, product);
         r += count;
       }
@@ -123,8 +145,37 @@ class Weights {
   }
 
  private:
+  BlockForm<Product> form_;
   WeightView<S> view_;
   typename Product::Weight* packed_;
+};
+
+// A cell as the forward loop sees it: see cell_kernels.h.
+template <class Product>
+struct ForwardCellOf {
+  using S = typename Product::Storage;
+  using C = typename Product::C;
+
+  BlockForm<Product> form;  // of the recurrent weights
+  void (*prefetch_rows)(const ForwardArgs& args, int64_t offset, int64_t first_unit, int64_t row,
+                        int64_t count, S* out);
+  void (*rows)(const ForwardArgs& args, int64_t offset, int64_t first_unit, int64_t row,
+               int64_t count, const C* product, const Rows<S>& h_prev, S* out);
+};
+
+// And the backward loop.
+template <class Product>
+struct BackwardCellOf {
+  using S = typename Product::Storage;
+  using C = typename Product::C;
+
+  int gates;
+  bool carries_state;  // part of the state's gradient goes past the product, by args.carry
+  int inputs_first;    // gates at the start of a row of grad_gates that did not see the state
+  void (*prefetch_rows)(const BackwardArgs& args, int64_t s, int64_t first_unit, int64_t row,
+                        int64_t count);
+  void (*rows)(const BackwardArgs& args, int first_slot, int column_vectors, int64_t s,
+               int64_t first_unit, int64_t row, int64_t count, const C* grad_h, bool continuing);
 };
 
 constexpr auto kNothingToPrepare = [](int64_t, int64_t, int64_t) {};
@@ -141,8 +192,9 @@ WeightView<S> plain_view(const void* w, int64_t depth, int64_t units) {
   return {static_cast<const S*>(w), units, 0, 1, depth, units};
 }
 
-template <class CellType, class Product>
-void forward_loop(const ForwardArgs& args, Slots slots, Barrier& barrier) {
+template <class Product>
+void forward_loop(const ForwardCellOf<Product>& cell, const ForwardArgs& args, Slots slots,
+                  Barrier& barrier) {
   using S = typename Product::Storage;
   using C = typename Product::C;
   constexpr int64_t kLanes = Product::kLanes;
@@ -151,22 +203,24 @@ void forward_loop(const ForwardArgs& args, Slots slots, Barrier& barrier) {
   const Part part(args.split, slots, steps.batch);
   char* scratch = static_cast<char*>(args.operand) + slots.begin * args.operand_bytes;
 
-  using Recurrent = Weights<Product, CellType::kGates, CellType::kVectors>;
-  Recurrent recurrent(transposed_view<S>(args.w_hh, hidden, state), args.packed_hh);
-  Recurrent from_input(transposed_view<S>(args.w_ih, hidden, args.input_size), nullptr);
-  Weights<Product, 1, Product::kColumnVectors> projection(
-      transposed_view<S>(args.w_hr, state, hidden), args.packed_hr);
-  const Range unit_blocks = part.blocks(hidden, Recurrent::kUnits);
-  const Range state_blocks = part.blocks(state, decltype(projection)::kUnits);
+  Weights<Product> recurrent(cell.form, transposed_view<S>(args.w_hh, hidden, state),
+                             args.packed_hh);
+  Weights<Product> from_input(cell.form, transposed_view<S>(args.w_ih, hidden, args.input_size),
+                              nullptr);
+  Weights<Product> projection(kBlockForm<Product, 1, Product::kColumnVectors>,
+                              transposed_view<S>(args.w_hr, state, hidden), args.packed_hr);
+  const int vectors = cell.form.vectors, unit_vectors = vectors / cell.form.gates;
+  const int64_t units = recurrent.units();
+  const Range unit_blocks = part.blocks(hidden, units);
+  const Range state_blocks = part.blocks(state, projection.units());
 
   const bool pack_hh = args.packed_hh && !args.prepacked_hh,
              pack_hr = args.packed_hr && !args.prepacked_hr;
-  if (pack_hh) recurrent.pack(share(ceil_div(hidden, Recurrent::kUnits), slots));
-  if (pack_hr) projection.pack(share(ceil_div(state, decltype(projection)::kUnits), slots));
+  if (pack_hh) recurrent.pack(share(ceil_div(hidden, units), slots));
+  if (pack_hr) projection.pack(share(ceil_div(state, projection.units()), slots));
   if (pack_hh || pack_hr) barrier.wait(part.owned());
 
   Product::begin();
-  const CellType cell(args);
   S* output = static_cast<S*>(args.output);
   S* hidden_rows = static_cast<S*>(args.hidden);
   for (int64_t s = args.first_step; s < args.end_step; ++s) {
@@ -182,15 +236,15 @@ void forward_loop(const ForwardArgs& args, Slots slots, Barrier& barrier) {
           unit_blocks, rows, &a, backwards, kNothingToPrepare,
           [&](int64_t block, int64_t row, int64_t count, const C* product) {
             for (int64_t r = 0; r < count; ++r)
-              for (int v = 0; v < CellType::kVectors; ++v) {
-                constexpr int kUnitVectors = CellType::kVectors / CellType::kGates;
-                const int64_t unit = block * Recurrent::kUnits + v % kUnitVectors * kLanes;
-                if (unit >= hidden) continue;
-                S* to = static_cast<S*>(args.gates) + (gate_offset + row + r) * args.gates_stride +
-                        v / kUnitVectors * hidden + unit;
-                store_first(to, load(product + (r * CellType::kVectors + v) * kLanes),
-                            static_cast<int>(smaller(kLanes, hidden - unit)));
-              }
+              for (int gate = 0; gate < cell.form.gates; ++gate)
+                for (int v = 0; v < unit_vectors; ++v) {
+                  const int64_t unit = block * units + v * kLanes;
+                  if (unit >= hidden) continue;
+                  S* to = static_cast<S*>(args.gates) +
+                          (gate_offset + row + r) * args.gates_stride + gate * hidden + unit;
+                  store_first(to, load(product + (r * vectors + gate * unit_vectors + v) * kLanes),
+                              static_cast<int>(smaller(kLanes, hidden - unit)));
+                }
           });
     }
 
@@ -202,65 +256,70 @@ void forward_loop(const ForwardArgs& args, Slots slots, Barrier& barrier) {
     S* out = output + offset * state;
     S* raw = hidden_rows ? hidden_rows + (args.save ? offset * hidden : 0) : out;
     const auto prefetch_cell = [&](int64_t block, int64_t row, int64_t count) {
-      cell.prefetch_rows(gate_offset, block * Recurrent::kUnits, row, count, raw);
+      cell.prefetch_rows(args, gate_offset, block * units, row, count, raw);
     };
     recurrent.for_blocks(unit_blocks, rows, &a, backwards, prefetch_cell,
                          [&](int64_t block, int64_t row, int64_t count, const C* product) {
-                           cell.rows(gate_offset, block * Recurrent::kUnits, row, count, product,
-                                     h_prev, raw);
+                           cell.rows(args, gate_offset, block * units, row, count, product, h_prev,
+                                     raw);
                          });
 
     if (hidden_rows) {
       part.synchronize(barrier);
       const Rows<S> all{raw, raw, steps.active[s], hidden};
       const auto b = operand_rows<Product>(all, rows, hidden, scratch);
-      projection.for_blocks(
-          state_blocks, rows, &b, backwards, kNothingToPrepare,
-          [&](int64_t block, int64_t row, int64_t count, const C* product) {
-            for (int64_t r = 0; r < count; ++r)
-              for (int v = 0; v < Product::kColumnVectors; ++v) {
-                const int64_t unit = block * decltype(projection)::kUnits + v * kLanes;
-                if (unit >= state) continue;
-                store_first(out + (row + r) * state + unit,
-                            load(product + (r * Product::kColumnVectors + v) * kLanes),
-                            static_cast<int>(smaller(kLanes, state - unit)));
-              }
-          });
+      projection.for_blocks(state_blocks, rows, &b, backwards, kNothingToPrepare,
+                            [&](int64_t block, int64_t row, int64_t count, const C* product) {
+                              for (int64_t r = 0; r < count; ++r)
+                                for (int v = 0; v < Product::kColumnVectors; ++v) {
+                                  const int64_t unit = block * projection.units() + v * kLanes;
+                                  if (unit >= state) continue;
+                                  store_first(
+                                      out + (row + r) * state + unit,
+                                      load(product + (r * Product::kColumnVectors + v) * kLanes),
+                                      static_cast<int>(smaller(kLanes, state - unit)));
+                                }
+                            });
     }
     if (s + 1 < args.end_step) part.synchronize(barrier);
   }
   Product::end();
 }
 
-template <class CellType, class Product>
-void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
+template <class Product>
+void backward_loop(const BackwardCellOf<Product>& cell, const BackwardArgs& args, Slots slots,
+                   Barrier& barrier) {
   using S = typename Product::Storage;
   using C = typename Product::C;
   using V = Vec<C>;
   constexpr int64_t kLanes = Product::kLanes;
   const Steps& steps = args.steps;
   const int64_t hidden = args.sizes.hidden, state = args.sizes.state;
-  const int64_t depth =
-      CellType::kGates *
-      hidden;  // of the recurrent product: gradients of the gates that saw the state
+  // Of the recurrent product: gradients of the gates that saw the state.
+  const int64_t depth = cell.gates * hidden;
   const Part part(args.split, slots, steps.batch);
   char* scratch = static_cast<char*>(args.operand) + slots.begin * args.operand_bytes;
 
   constexpr int kColumnVectors = Product::kColumnVectors;
-  using Columns = Weights<Product, 1, kColumnVectors>;
-  Columns recurrent(plain_view<S>(args.w_hh, depth, state), args.packed_hh);
-  Columns projection(plain_view<S>(args.w_hr, state, hidden), args.packed_hr);
-  const Range state_blocks = part.blocks(state, Columns::kUnits),
-              unit_blocks = part.blocks(hidden, Columns::kUnits);
+  constexpr int64_t kUnits = kColumnVectors * kLanes;
+  Weights<Product> recurrent(kBlockForm<Product, 1, kColumnVectors>,
+                             plain_view<S>(args.w_hh, depth, state), args.packed_hh);
+  Weights<Product> projection(kBlockForm<Product, 1, kColumnVectors>,
+                              plain_view<S>(args.w_hr, state, hidden), args.packed_hr);
+  const Range state_blocks = part.blocks(state, kUnits), unit_blocks = part.blocks(hidden, kUnits);
 
   if (args.packed_hh && !args.prepacked) {
-    recurrent.pack(share(ceil_div(state, Columns::kUnits), slots));
-    if (args.packed_hr) projection.pack(share(ceil_div(hidden, Columns::kUnits), slots));
+    recurrent.pack(share(ceil_div(state, kUnits), slots));
+    if (args.packed_hr) projection.pack(share(ceil_div(hidden, kUnits), slots));
     barrier.wait(part.owned());
   }
 
   Product::begin();
-  CellType cell(args, slots.begin);
+  const auto cell_rows = [&](int64_t s, int64_t first_unit, int64_t row, int64_t count,
+                             const C* grad_h, bool continuing) {
+    cell.rows(args, slots.begin, kColumnVectors, s, first_unit, row, count, grad_h, continuing);
+  };
+  const C* carry = static_cast<const C*>(args.carry);
   const S* grad_output = static_cast<const S*>(args.grad_output);
   const S* grad_h_n = static_cast<const S*>(args.grad_h_n);
   S* grad_h0 = static_cast<S*>(args.grad_h0);
@@ -271,7 +330,7 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
   // that began after s, else to the cell or projection.
   const auto finish = [&](int64_t s, int64_t active, int64_t block, int64_t row, int64_t count,
                           C* product, bool continuing) {
-    const int64_t first = block * Columns::kUnits;
+    const int64_t first = block * kUnits;
     for (int64_t r = 0; r < count; ++r)
       for (int v = 0; v < kColumnVectors; ++v) {
         const int64_t unit = first + v * kLanes;
@@ -279,7 +338,8 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
         const int n = static_cast<int>(smaller(kLanes, state - unit));
         C* at = product + (r * kColumnVectors + v) * kLanes;
         V grad = load(at);
-        if (CellType::kCarriesState && continuing) grad += load_first(cell.carry(row + r, unit), n);
+        if (cell.carries_state && continuing)
+          grad += load_first(carry + (row + r) * hidden + unit, n);
         if (row + r >= active) {
           store_first(grad_h0 + (row + r) * state + unit, grad, n);
           continue;
@@ -293,7 +353,7 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
           store(at, grad);
       }
     const int64_t inside = smaller(count, active - row);
-    if (!grad_projected && inside > 0) cell.rows(s, first, row, inside, product, continuing);
+    if (!grad_projected && inside > 0) cell_rows(s, first, row, inside, product, continuing);
   };
 
   // Iteration s takes the gradients of step s + 1's gates back through the recurrent weights and
@@ -307,10 +367,12 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
     const Range ending = intersect(part.rows, {smaller(later, active), active});
     const auto prefetch_cell = [&](int64_t block, int64_t row, int64_t count) {
       if (!grad_projected)
-        cell.prefetch_rows(s, block * Columns::kUnits, row, smaller(count, active - row));
+        cell.prefetch_rows(args, s, block * kUnits, row, smaller(count, active - row));
     };
     if (s + 1 < steps.count) {
-      const S* grads = cell.state_gate_gradients(steps.offset[s + 1]);
+      const S* grads = static_cast<const S*>(args.grad_gates) +
+                       (steps.offset[s + 1] - args.first_grad_row) * args.grad_gates_stride +
+                       cell.inputs_first * hidden;
       const Rows<S> all{grads, grads, later, args.grad_gates_stride};
       const auto a = operand_rows<Product>(all, continuing, depth, scratch);
       recurrent.for_blocks(state_blocks, continuing, &a, backwards, prefetch_cell,
@@ -333,7 +395,7 @@ void backward_loop(const BackwardArgs& args, Slots slots, Barrier& barrier) {
                               for (int64_t r = row; r < row + count;) {
                                 const int64_t end =
                                     r < later && later < row + count ? later : row + count;
-                                cell.rows(s, block * Columns::kUnits, r, end - r,
+                                cell_rows(s, block * kUnits, r, end - r,
                                           product + (r - row) * kColumnVectors * kLanes, r < later);
                                 r = end;
                               }
