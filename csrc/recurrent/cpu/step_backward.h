@@ -218,16 +218,22 @@ void weight_gradient(const compute_t<S>* grads, int64_t grads_stride, int64_t ou
 
 // ---- the kernel ----
 
-template <class Cell, int kRows = static_cast<int>(kProductRows)>
-void step_products(const StepBackwardArgs& args, Slots slots) {
+// What the products depend on of a cell: how many gates its weights and its rows of gradients
+// have.
+struct StepGates {
+  int weights, gradients;
+  bool carries_state;
+};
+
+template <class S, int kRows = static_cast<int>(kProductRows)>
+void step_products(const StepBackwardArgs& args, StepGates gates, Slots slots) {
   if (args.sizes.batch != kRows) {
-    if constexpr (kRows > 1) step_products<Cell, kRows - 1>(args, slots);
+    if constexpr (kRows > 1) step_products<S, kRows - 1>(args, gates, slots);
     return;
   }
-  using S = typename Cell::Storage;
-  using C = typename Cell::C;
+  using C = compute_t<S>;
   const int64_t hidden = args.sizes.hidden, inputs = args.sizes.inputs;
-  const int64_t rows = Cell::kGates * hidden, stride = Cell::kGradGates * hidden;
+  const int64_t rows = gates.weights * hidden, stride = gates.gradients * hidden;
   const C* input_grads = static_cast<const C*>(args.grad_gates);
   const C* state_grads = input_grads + (stride - rows);
   if (args.grad_input)
@@ -236,7 +242,7 @@ void step_products(const StepBackwardArgs& args, Slots slots) {
                       slots);
   if (args.grad_h0)
     product<kRows, S>({state_grads, stride, rows, static_cast<const S*>(args.w_hh), hidden,
-                       Cell::kCarriesState ? static_cast<const C*>(args.carry) : nullptr,
+                       gates.carries_state ? static_cast<const C*>(args.carry) : nullptr,
                        static_cast<S*>(args.grad_h0)},
                       slots);
   if (args.grad_w_ih)
@@ -256,7 +262,8 @@ void step_backward(const StepBackwardArgs& args, Slots slots, Barrier& barrier) 
                 static_cast<int>(smaller<int64_t>(kLanes, hidden - block * kLanes)));
   if (!args.products) return;
   barrier.wait(slots.end - slots.begin);
-  step_products<Cell>(args, slots);
+  step_products<typename Cell::Storage>(args, {Cell::kGates, Cell::kGradGates, Cell::kCarriesState},
+                                        slots);
 }
 
 }  // namespace SEQKERN_ISA

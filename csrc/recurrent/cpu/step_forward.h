@@ -12,17 +12,28 @@
 namespace seqkern {
 namespace SEQKERN_ISA {
 
+// What the products depend on of a cell.
+template <class S, int kGates_, int kProducts_>
+struct StepShape {
+  using Storage = S;
+  using C = compute_t<S>;
+  using V = Vec<C>;
+  static constexpr int kGates = kGates_, kProducts = kProducts_;
+  // Takes `count` rows of kProducts vectors of pre-activations: see the cells.
+  using RowsFunction = void (*)(const StepForwardArgs& args, int64_t unit, int n, int64_t row,
+                                int64_t count, const C* pre);
+};
+
 // ---- the cells ----
 // rows() takes `count` rows of kProducts vectors of pre-activations (of the units from `unit` on,
 // `n` of them) without biases. kProducts exceeds kGates where the last gate keeps the products of
 // the input and of the state apart.
 
 template <class S>
-struct LstmStep {
-  using Storage = S;
-  using C = compute_t<S>;
-  using V = Vec<C>;
-  static constexpr int kGates = 4, kProducts = 4;
+struct LstmStep : StepShape<S, 4, 4> {
+  using Shape = StepShape<S, 4, 4>;
+  using typename Shape::C;
+  using typename Shape::V;
 
   static void rows(const StepForwardArgs& args, int64_t unit, int n, int64_t row, int64_t count,
                    const C* pre) {
@@ -47,11 +58,10 @@ struct LstmStep {
 };
 
 template <class S>
-struct GruStep {
-  using Storage = S;
-  using C = compute_t<S>;
-  using V = Vec<C>;
-  static constexpr int kGates = 3, kProducts = 4;
+struct GruStep : StepShape<S, 3, 4> {
+  using Shape = StepShape<S, 3, 4>;
+  using typename Shape::C;
+  using typename Shape::V;
 
   static void rows(const StepForwardArgs& args, int64_t unit, int n, int64_t row, int64_t count,
                    const C* pre) {
@@ -76,11 +86,10 @@ struct GruStep {
 };
 
 template <class S, bool kRelu>
-struct RnnStep {
-  using Storage = S;
-  using C = compute_t<S>;
-  using V = Vec<C>;
-  static constexpr int kGates = 1, kProducts = 1;
+struct RnnStep : StepShape<S, 1, 1> {
+  using Shape = StepShape<S, 1, 1>;
+  using typename Shape::C;
+  using typename Shape::V;
 
   static void rows(const StepForwardArgs& args, int64_t unit, int n, int64_t row, int64_t count,
                    const C* pre) {
@@ -91,12 +100,37 @@ struct RnnStep {
   }
 };
 
+// ---- both products ----
+
+// One of the two products of a step: of the input or of the state.
+template <class S>
+struct StepPart {
+  const S *a, *w;
+  int64_t a_stride, depth;
+};
+
+// Runs body(part, whether it is the first) for both parts by the same code: the compiler, were it
+// to see how often the loop goes around, would write it out, and the tiles are most of this file's
+// code.
+template <class S, class Body>
+__attribute__((always_inline)) inline void for_parts(const StepPart<S> (&parts)[2],
+                                                     const Body& body) {
+  const StepPart<S>* part = parts;
+  const StepPart<S>* last = parts + 1;
+  asm("" : "+r"(last));
+  for (;; ++part) {
+    asm("" : "+r"(part));
+    body(*part, part != last);
+    if (part == last) break;
+  }
+}
+
 // ---- dot products ----
 
 constexpr int kDotSums = kVectorRegisters == 32 ? 16 : 8;  // as many as the registers hold
 
-template <class Cell>
-constexpr int kDotRows = Cell::kGates == 1        ? 4
+template <class Shape>
+constexpr int kDotRows = Shape::kGates == 1       ? 4
                          : kVectorRegisters == 32 ? 4
                                                   : 2;
 
@@ -124,12 +158,12 @@ __attribute__((always_inline)) inline void add_dots(
 }
 
 // The pre-activations of kRows rows and kUnits units, to pre[row][product][place + unit].
-template <class Cell, int kRows, int kUnits>
+template <class Shape, int kRows, int kUnits>
 void dot_tile(const StepForwardArgs& args, int64_t row, int64_t unit, int place,
-              typename Cell::C* pre) {
-  using S = typename Cell::Storage;
-  using V = typename Cell::V;
-  constexpr int kGates = Cell::kGates, kProducts = Cell::kProducts;
+              typename Shape::C* pre) {
+  using S = typename Shape::Storage;
+  using V = typename Shape::V;
+  constexpr int kGates = Shape::kGates, kProducts = Shape::kProducts;
   const int64_t inputs = args.sizes.inputs, hidden = args.sizes.hidden;
   V sums[kRows][kGates][kUnits];
   const auto clear = [&](int first_gate) __attribute__((always_inline)) {
@@ -138,67 +172,60 @@ void dot_tile(const StepForwardArgs& args, int64_t row, int64_t unit, int place,
 #pragma GCC unroll 4
       for (int g = first_gate; g < kGates; ++g)
 #pragma GCC unroll 16
-        for (int u = 0; u < kUnits; ++u) sums[r][g][u] = V(typename Cell::C(0));
+        for (int u = 0; u < kUnits; ++u) sums[r][g][u] = V(typename Shape::C(0));
   };
-  const auto keep = [&](int first_gate, int product) __attribute__((always_inline)) {
+  const auto keep = [&](int first_gate, int end_gate, int product) __attribute__((always_inline)) {
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-      for (int g = first_gate; g < kGates; ++g)
+      for (int g = first_gate; g < end_gate; ++g)
 #pragma GCC unroll 16
         for (int u = 0; u < kUnits; ++u)
           pre[(r * kProducts + product + g - first_gate) * V::kLanes + place + u] =
               sum(sums[r][g][u]);
   };
   clear(0);
-  add_dots<kRows, kGates, kUnits, S>(sums, static_cast<const S*>(args.input) + row * inputs, inputs,
-                                     inputs, static_cast<const S*>(args.w_ih) + unit * inputs,
-                                     hidden * inputs);
-  if constexpr (kProducts > kGates) {
-    keep(kGates - 1, kGates - 1);
-    clear(kGates - 1);
-  }
   // Zeros stand in the operand where there is no state.
   const S* h0 = static_cast<const S*>(args.h0 ? args.h0 : args.operand);
-  const int64_t stride = args.h0 ? hidden : 0;
-  add_dots<kRows, kGates, kUnits, S>(sums, h0 + row * stride, stride, hidden,
-                                     static_cast<const S*>(args.w_hh) + unit * hidden,
-                                     hidden * hidden);
-  if constexpr (kProducts > kGates) {
-    keep(kGates - 1, kGates);
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-      for (int g = 0; g < kGates - 1; ++g)
-#pragma GCC unroll 16
-        for (int u = 0; u < kUnits; ++u)
-          pre[(r * kProducts + g) * V::kLanes + place + u] = sum(sums[r][g][u]);
-  } else {
-    keep(0, 0);
-  }
+  const int64_t h0_stride = args.h0 ? hidden : 0;
+  const StepPart<S> parts[2] = {
+      {static_cast<const S*>(args.input) + row * inputs,
+       static_cast<const S*>(args.w_ih) + unit * inputs, inputs, inputs},
+      {h0 + row * h0_stride, static_cast<const S*>(args.w_hh) + unit * hidden, h0_stride, hidden}};
+  constexpr bool kApart = kProducts > kGates;
+  for_parts(parts, [&](const StepPart<S>& part, bool first) __attribute__((always_inline)) {
+    add_dots<kRows, kGates, kUnits, S>(sums, part.a, part.a_stride, part.depth, part.w,
+                                       hidden * part.depth);
+    if (kApart && first) {
+      keep(kGates - 1, kGates, kGates - 1);
+      clear(kGates - 1);
+    }
+  });
+  keep(0, kGates - kApart, 0);
+  if constexpr (kApart) keep(kGates - 1, kGates, kGates);
 }
 
-template <class Cell, int kRows = kDotRows<Cell>>
+template <class Shape, int kRows = kDotRows<Shape>>
 void dot_rows(const StepForwardArgs& args, int64_t count, int64_t row, int64_t unit, int n,
-              typename Cell::C* pre) {
+              typename Shape::C* pre) {
   if (count != kRows) {
-    if constexpr (kRows > 1) dot_rows<Cell, kRows - 1>(args, count, row, unit, n, pre);
+    if constexpr (kRows > 1) dot_rows<Shape, kRows - 1>(args, count, row, unit, n, pre);
     return;
   }
-  constexpr int kFit = kDotSums / (kRows * Cell::kGates);
+  constexpr int kFit = kDotSums / (kRows * Shape::kGates);
   constexpr int kUnits = kFit >= 16 ? 16 : kFit >= 8 ? 8 : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
   int place = 0;
   for (; place + kUnits <= n; place += kUnits)
-    dot_tile<Cell, kRows, kUnits>(args, row, unit + place, place, pre);
+    dot_tile<Shape, kRows, kUnits>(args, row, unit + place, place, pre);
   if constexpr (kUnits > 1)
-    for (; place < n; ++place) dot_tile<Cell, kRows, 1>(args, row, unit + place, place, pre);
+    for (; place < n; ++place) dot_tile<Shape, kRows, 1>(args, row, unit + place, place, pre);
 }
 
 // ---- rows of the batch side by side ----
 
 // How many rows are worth a whole vector of them.
-template <class Cell>
-constexpr int64_t kFewestSideBySide = Cell::V::kLanes / 2 + 1;
+template <class Shape>
+constexpr int64_t kFewestSideBySide = Shape::V::kLanes / 2 + 1;
 
 // Rows [row, row + count) of a (rows x depth) to to[k][r]; r past the last row are zero. Without a
 // all are zero.
@@ -261,12 +288,12 @@ __attribute__((always_inline)) inline void add_products(Vec<C> (&sums)[kGates][k
 
 // The pre-activations of kUnits units for kWide vectors of rows, to out[product][place +
 // unit][row].
-template <class Cell, int kUnits, int kWide>
-void side_by_side_tile(const StepForwardArgs& args, const typename Cell::C* operand, int64_t unit,
-                       int place, typename Cell::C* out) {
-  using C = typename Cell::C;
-  using V = typename Cell::V;
-  constexpr int kGates = Cell::kGates, kProducts = Cell::kProducts;
+template <class Shape, int kUnits, int kWide>
+void side_by_side_tile(const StepForwardArgs& args, const typename Shape::C* operand, int64_t unit,
+                       int place, typename Shape::C* out) {
+  using C = typename Shape::C;
+  using V = typename Shape::V;
+  constexpr int kGates = Shape::kGates, kProducts = Shape::kProducts;
   constexpr int64_t kWidth = kWide * V::kLanes;
   const int64_t inputs = args.sizes.inputs, hidden = args.sizes.hidden;
   V sums[kGates][kUnits][kWide];
@@ -289,37 +316,40 @@ void side_by_side_tile(const StepForwardArgs& args, const typename Cell::C* oper
                 sums[g][u][v]);
   };
   clear(0);
-  add_products<kGates, kUnits, kWide, C>(
-      sums, operand, inputs, static_cast<const C*>(args.w_ih) + unit * inputs, hidden * inputs);
+  const StepPart<C> parts[2] = {
+      {operand, static_cast<const C*>(args.w_ih) + unit * inputs, kWidth, inputs},
+      {operand + inputs * kWidth, static_cast<const C*>(args.w_hh) + unit * hidden, kWidth,
+       hidden}};
   constexpr bool kApart = kProducts > kGates;
-  if constexpr (kApart) {
-    keep(kGates - 1, kGates, kGates - 1);
-    clear(kGates - 1);
-  }
-  add_products<kGates, kUnits, kWide, C>(sums, operand + inputs * kWidth, hidden,
-                                         static_cast<const C*>(args.w_hh) + unit * hidden,
-                                         hidden * hidden);
+  for_parts(parts, [&](const StepPart<C>& part, bool first) __attribute__((always_inline)) {
+    add_products<kGates, kUnits, kWide, C>(sums, part.a, part.depth, part.w, hidden * part.depth);
+    if (kApart && first) {
+      keep(kGates - 1, kGates, kGates - 1);
+      clear(kGates - 1);
+    }
+  });
   keep(0, kGates - kApart, 0);
   if constexpr (kApart) keep(kGates - 1, kGates, kGates);
 }
 
 // Rows [row, row + count), at most kWide vectors of them.
-template <class Cell, int kWide>
-void side_by_side_block(const StepForwardArgs& args, const typename Cell::C* operand, int64_t row,
-                        int64_t count, int64_t unit, int n) {
-  using C = typename Cell::C;
-  constexpr int kLanes = Cell::V::kLanes, kProducts = Cell::kProducts;
-  constexpr int kFit = (kVectorRegisters == 32 ? 24 : 12) / (Cell::kGates * kWide);
+template <class Shape, int kWide>
+void side_by_side_block(const StepForwardArgs& args, typename Shape::RowsFunction rows,
+                        const typename Shape::C* operand, int64_t row, int64_t count, int64_t unit,
+                        int n) {
+  using C = typename Shape::C;
+  constexpr int kLanes = Shape::V::kLanes, kProducts = Shape::kProducts;
+  constexpr int kFit = (kVectorRegisters == 32 ? 24 : 12) / (Shape::kGates * kWide);
   constexpr int kUnits = kFit >= 16 ? 16 : kFit >= 8 ? 8 : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
   constexpr int64_t kWidth = kWide * kLanes;
   alignas(64) C products[kProducts * kLanes * kWidth];
   alignas(64) C pre[kWidth * kProducts * kLanes];
   int place = 0;
   for (; place + kUnits <= n; place += kUnits)
-    side_by_side_tile<Cell, kUnits, kWide>(args, operand, unit + place, place, products);
+    side_by_side_tile<Shape, kUnits, kWide>(args, operand, unit + place, place, products);
   if constexpr (kUnits > 1)
     for (; place < n; ++place)
-      side_by_side_tile<Cell, 1, kWide>(args, operand, unit + place, place, products);
+      side_by_side_tile<Shape, 1, kWide>(args, operand, unit + place, place, products);
   // products[p][u][r] to pre[r][p][u]
   constexpr int64_t kRow = kProducts * kLanes;
   for (int p = 0; p < kProducts; ++p) {
@@ -334,19 +364,19 @@ void side_by_side_block(const StepForwardArgs& args, const typename Cell::C* ope
         for (int u = 0; u < n; ++u) to[r * kRow + u] = from[u * kWidth + r];
     }
   }
-  Cell::rows(args, unit, n, row, count, pre);
+  rows(args, unit, n, row, count, pre);
 }
 
 // ---- the kernel ----
 
-template <class Cell>
-constexpr bool kSideBySide = __is_same(typename Cell::Storage, typename Cell::C);
+template <class Shape>
+constexpr bool kSideBySide = __is_same(typename Shape::Storage, typename Shape::C);
 
 // Calls body(first row, rows, offset of their operand) for the rows that share an operand: two
 // vectors of them, or one.
-template <class Cell, class Body>
+template <class Shape, class Body>
 void for_operands(const StepSizes& sizes, const Body& body) {
-  constexpr int64_t kLanes = Cell::V::kLanes;
+  constexpr int64_t kLanes = Shape::V::kLanes;
   int64_t offset = 0;
   for (int64_t row = 0; row < sizes.batch;) {
     const int64_t left = sizes.batch - row;
@@ -358,28 +388,29 @@ void for_operands(const StepSizes& sizes, const Body& body) {
 }
 
 // Past so many rows the products of a library are better: they read the weights less often.
-template <class Cell>
+template <class Shape>
 int64_t step_forward_rows(StepSizes sizes) {
-  if (kSideBySide<Cell>) return 64;
+  if (kSideBySide<Shape>) return 64;
   return sizes.hidden >= 128 ? 32 : 4;  // short dot products cost more than packing
 }
 
-template <class Cell>
+template <class Shape>
 int64_t step_operand_bytes(StepSizes sizes) {
   int64_t elements = sizes.hidden;  // zeros for the missing state
-  if (kSideBySide<Cell> && sizes.batch >= kFewestSideBySide<Cell>) {
+  if (kSideBySide<Shape> && sizes.batch >= kFewestSideBySide<Shape>) {
     elements = 0;
-    for_operands<Cell>(sizes, [&](int64_t, int64_t, int64_t width, int64_t) {
+    for_operands<Shape>(sizes, [&](int64_t, int64_t, int64_t width, int64_t) {
       elements += (sizes.inputs + sizes.hidden) * width;
     });
   }
-  return elements * sizeof(typename Cell::C);
+  return elements * sizeof(typename Shape::C);
 }
 
-template <class Cell>
-void step_forward(const StepForwardArgs& args, Slots slots, Barrier& barrier) {
-  using C = typename Cell::C;
-  constexpr int kLanes = Cell::V::kLanes;
+template <class Shape>
+void step_forward_of(const StepForwardArgs& args, typename Shape::RowsFunction rows, Slots slots,
+                     Barrier& barrier) {
+  using C = typename Shape::C;
+  constexpr int kLanes = Shape::V::kLanes;
   const StepSizes& sizes = args.sizes;
   const int64_t blocks = ceil_div(sizes.hidden, kLanes);
   const int64_t begin = share_begin(blocks, slots), end = share_end(blocks, slots);
@@ -387,11 +418,11 @@ void step_forward(const StepForwardArgs& args, Slots slots, Barrier& barrier) {
     return static_cast<int>(smaller<int64_t>(kLanes, sizes.hidden - unit));
   };
 
-  if constexpr (kSideBySide<Cell>) {
-    if (sizes.batch >= kFewestSideBySide<Cell>) {
+  if constexpr (kSideBySide<Shape>) {
+    if (sizes.batch >= kFewestSideBySide<Shape>) {
       C* operand = static_cast<C*>(args.operand);
       if (slots.begin == 0)
-        for_operands<Cell>(sizes, [&](int64_t row, int64_t count, int64_t width, int64_t offset) {
+        for_operands<Shape>(sizes, [&](int64_t row, int64_t count, int64_t width, int64_t offset) {
           C* to = operand + offset;
           side_by_side(static_cast<const C*>(args.input), row, count, sizes.inputs, to, width);
           side_by_side(static_cast<const C*>(args.h0), row, count, sizes.hidden,
@@ -400,11 +431,13 @@ void step_forward(const StepForwardArgs& args, Slots slots, Barrier& barrier) {
       barrier.wait(slots.end - slots.begin);
       for (int64_t unit = begin * kLanes; unit < smaller(end * kLanes, sizes.hidden);
            unit += kLanes)
-        for_operands<Cell>(sizes, [&](int64_t row, int64_t count, int64_t width, int64_t offset) {
+        for_operands<Shape>(sizes, [&](int64_t row, int64_t count, int64_t width, int64_t offset) {
           if (width == kLanes)
-            side_by_side_block<Cell, 1>(args, operand + offset, row, count, unit, units(unit));
+            side_by_side_block<Shape, 1>(args, rows, operand + offset, row, count, unit,
+                                         units(unit));
           else
-            side_by_side_block<Cell, 2>(args, operand + offset, row, count, unit, units(unit));
+            side_by_side_block<Shape, 2>(args, rows, operand + offset, row, count, unit,
+                                         units(unit));
         });
       return;
     }
@@ -413,14 +446,19 @@ void step_forward(const StepForwardArgs& args, Slots slots, Barrier& barrier) {
     if (slots.begin == 0) std::memset(args.operand, 0, sizes.hidden * sizeof(C));
     barrier.wait(slots.end - slots.begin);
   }
-  constexpr int64_t kRows = kDotRows<Cell>;
-  alignas(64) C pre[kRows * Cell::kProducts * kLanes];
+  constexpr int64_t kRows = kDotRows<Shape>;
+  alignas(64) C pre[kRows * Shape::kProducts * kLanes];
   for (int64_t unit = begin * kLanes; unit < smaller(end * kLanes, sizes.hidden); unit += kLanes)
     for (int64_t row = 0; row < sizes.batch; row += kRows) {
       const int64_t count = smaller(kRows, sizes.batch - row);
-      dot_rows<Cell>(args, count, row, unit, units(unit), pre);
-      Cell::rows(args, unit, units(unit), row, count, pre);
+      dot_rows<Shape>(args, count, row, unit, units(unit), pre);
+      rows(args, unit, units(unit), row, count, pre);
     }
+}
+
+template <class Cell>
+void step_forward(const StepForwardArgs& args, Slots slots, Barrier& barrier) {
+  step_forward_of<typename Cell::Shape>(args, Cell::rows, slots, barrier);
 }
 
 }  // namespace SEQKERN_ISA

@@ -7,8 +7,9 @@ namespace SEQKERN_ISA {
 
 template <class Forward, class Backward>
 constexpr StepKernels step_kernels() {
-  return {step_forward_rows<Forward>, kProductRows, step_operand_bytes<Forward>,
-          step_forward<Forward>, step_backward<Backward>};
+  using Shape = typename Forward::Shape;
+  return {step_forward_rows<Shape>, kProductRows, step_operand_bytes<Shape>, step_forward<Forward>,
+          step_backward<Backward>};
 }
 
 template <class S>
