@@ -12,7 +12,8 @@ inline int64_t bag_size(const TrainCall& call, int32_t word) {
 
 // A word comes within reach: its composite is the mean of its bag, for CBOW the sum.
 template <class S>
-inline void enter(const TrainCall& call, const Scratch& s, int32_t word, int64_t place) {
+__attribute__((noinline)) void enter(const TrainCall& call, const Scratch& s, int32_t word,
+                                     int64_t place) {
   const int64_t begin = call.bag_offsets[word], size = bag_size(call, word);
   const Copy<float> c = composite_at(s, place);
   s.words[place] = word;
@@ -29,7 +30,8 @@ inline void enter(const TrainCall& call, const Scratch& s, int32_t word, int64_t
 
 // A word leaves: each row of its bag for which `wanted` is true moves as the mean has.
 template <class S, class Wanted>
-inline void leave(const TrainCall& call, const Scratch& s, int64_t place, const Wanted& wanted) {
+__attribute__((noinline)) void leave(const TrainCall& call, const Scratch& s, int64_t place,
+                                     const Wanted& wanted) {
   const int32_t word = s.words[place];
   const int64_t begin = call.bag_offsets[word], size = bag_size(call, word);
   const Copy<float> c = composite_at(s, place);

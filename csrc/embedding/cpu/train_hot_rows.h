@@ -63,7 +63,7 @@ class HotTable {
 
   // Adds what the copy of a row has gained to the row and copies the row anew. Two threads that did
   // so at once could lose the steps of many windows: false if another is at it.
-  bool renew(int32_t row, int64_t dim) const {
+  __attribute__((noinline)) bool renew(int32_t row, int64_t dim) const {
     if (!try_lock(lock(row))) return false;
     S *shared = row_at(shared_, row), *copy = row_at(copies_, row), *before = row_at(before_, row);
     for_each_chunk(dim, [&](int64_t k, auto chunk) __attribute__((always_inline)) {

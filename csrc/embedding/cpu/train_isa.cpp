@@ -9,13 +9,18 @@ TrainKernels train_kernels() {
   return {scratch_bytes, begin<S>, run<S>, finish<S>, propose<S>, accept<S>};
 }
 
-// A level that has nothing new for a type leaves its entry as the level below filled it.
+// Fills the table that train_kernels() reads. A level that has nothing new for a type leaves its
+// entry as the level below filled it: AVX512-BF16 only rounds anew what is written to the tables,
+// AMX does nothing here.
 void fill_train_kernels([[maybe_unused]] TrainKernels* by_storage) {
-#ifndef __AVX512BF16__
+#if !defined(__AVX512BF16__)
   by_storage[int(Storage::kFloat)] = train_kernels<float>();
-#endif
-#ifndef __AMX_BF16__
   by_storage[int(Storage::kBfloat16)] = train_kernels<bfloat16>();
+#elif !defined(__AMX_BF16__)
+  TrainKernels& kernels = by_storage[int(Storage::kBfloat16)];
+  kernels.run = run<bfloat16>;
+  kernels.finish = finish<bfloat16>;
+  kernels.accept = accept<bfloat16>;
 #endif
 }
 

@@ -1,5 +1,8 @@
 // How the models take their input rows from the table and give their steps back: skip-gram by row,
 // CBOW by the sum over a window, both with words or with subword bags.
+//
+// What is done for each window or row is out of line, so that the loops of all models share it: a
+// call is nothing beside a window's work, and a copy of it in each loop is most of a compilation.
 #pragma once
 
 #include <type_traits>
@@ -12,8 +15,8 @@ namespace SEQKERN_ISA {
 
 // Prefetches the rows of a window and of the words that come within its reach.
 template <bool kBags, class S, class Rows>
-inline void prefetch_window(const TrainCall& call, Rows& rows, const Batch& batch, int index,
-                            int& prefetched) {
+__attribute__((noinline)) void prefetch_window(const TrainCall& call, Rows& rows,
+                                               const Batch& batch, int index, int& prefetched) {
   const Window& w = batch.windows[index];
   rows.foresee(batch, index);
   for (int j = 0; j < w.targets; ++j)
@@ -32,8 +35,9 @@ inline void prefetch_window(const TrainCall& call, Rows& rows, const Batch& batc
 // One CBOW window: its contexts `rows` (words, or composites of bags) are added up; `places` are
 // theirs in the ring.
 template <bool kBags, class A, class B>
-inline double update_cbow(const TrainCall& call, const Scratch& s, A* const* rows, int contexts,
-                          const int32_t* places, WindowRows<float, B>& window) {
+__attribute__((noinline)) double update_cbow(const TrainCall& call, const Scratch& s,
+                                             A* const* rows, int contexts, const int32_t* places,
+                                             WindowRows<float, B>& window) {
   float count = static_cast<float>(contexts);
   if constexpr (kBags) {
     int64_t bags = 0;

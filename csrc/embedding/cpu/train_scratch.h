@@ -64,7 +64,7 @@ inline int64_t renewal_places(const TrainCall& call) {
 }
 
 // Lays out the scratch from `memory` on.
-inline Scratch scratch_at(const TrainCall& call, char* memory) {
+__attribute__((noinline)) inline Scratch scratch_at(const TrainCall& call, char* memory) {
   char* next = memory;
   const auto take = [&](int64_t bytes) __attribute__((always_inline)) {
     char* here = next;

@@ -123,10 +123,10 @@ void errors(A* const* a, int contexts, B* const* b, int64_t dim, ErrorRule rule,
 }
 
 // Adds what the errors e (contexts, kN) make of each row: to the targets in place, to the contexts
-// in place or (kInPlace = false) to the rows of `gradients`.
+// as well if kInPlace, else to the rows of `gradients`.
 template <int kN, bool kInPlace, class A, class B>
-void update(A* const* a, int contexts, float* const* gradients, B* const* b, const float* e,
-            int64_t dim) {
+void update_rows(A* const* a, int contexts, float* const* gradients, B* const* b, const float* e,
+                 int64_t dim) {
   for_each_chunk(dim, [&](int64_t k, auto chunk) __attribute__((always_inline)) {
     Vf y[kN], dy[kN];
 #pragma GCC unroll 12
@@ -151,18 +151,25 @@ void update(A* const* a, int contexts, float* const* gradients, B* const* b, con
   });
 }
 
+template <int kN, class A, class B>
+void update(A* const* a, int contexts, B* const* b, const float* e, int64_t dim) {
+  if constexpr (std::is_same_v<A, float>)
+    update_rows<kN, false>(a, contexts, a, b, e, dim);  // the contexts may be the gradients
+  else
+    update_rows<kN, true>(a, contexts, nullptr, b, e, dim);
+}
+
 template <class A, class B>
 struct BlockKernels {
   void (*errors)(A* const*, int, B* const*, int64_t, ErrorRule, float*, float*);
-  void (*update)(A* const*, int, float* const*, B* const*, const float*, int64_t);
+  void (*update)(A* const*, int, B* const*, const float*, int64_t);
   void (*add_gradients)(A* const*, int, float* const*, B* const*, const float*, int64_t);
 };
 
 template <class A, class B, int... kCounts>
 constexpr BlockKernels<A, B> kernels_for(int targets, std::integer_sequence<int, kCounts...>) {
-  constexpr BlockKernels<A, B> table[] = {{errors<kCounts + 1, A, B>,
-                                           update<kCounts + 1, true, A, B>,
-                                           update<kCounts + 1, false, A, B>}...};
+  constexpr BlockKernels<A, B> table[] = {{errors<kCounts + 1, A, B>, update<kCounts + 1, A, B>,
+                                           update_rows<kCounts + 1, false, A, B>}...};
   return table[targets - 1];
 }
 
@@ -203,9 +210,9 @@ double loss_of(const WindowRows<A, B>& w, int first, int targets, uint32_t label
 
 // The errors of a block of targets into e; returns the loss if it is wanted.
 template <class A, class B>
-inline double block_errors(const WindowRows<A, B>& w, int first, int targets,
-                           const BlockKernels<A, B>& kernels, const WindowScratch& scratch,
-                           float* e) {
+__attribute__((noinline)) double block_errors(const WindowRows<A, B>& w, int first, int targets,
+                                              const BlockKernels<A, B>& kernels,
+                                              const WindowScratch& scratch, float* e) {
   uint32_t labels = 0;
   for (int j = 0; j < targets; ++j) labels |= uint32_t{w.labels[first + j]} << j;
   kernels.errors(w.a, w.contexts, w.b + first, w.dim, {labels, w.lr}, e, scratch.products);
@@ -244,7 +251,7 @@ inline double add_window(const WindowRows<A, B>& w, float* const* gradients,
 
 // row += scale * step
 template <class S>
-inline void add_to_row(S* row, const float* step, float scale, int64_t dim) {
+__attribute__((noinline)) void add_to_row(S* row, const float* step, float scale, int64_t dim) {
   const Vf factor(scale);
   for_each_chunk(dim, [&](int64_t k, auto chunk) __attribute__((always_inline)) {
     chunk.store(row + k, chunk.load(row + k) + factor * chunk.load(step + k));
@@ -258,12 +265,13 @@ inline void clear_row(float* row, int64_t dim) {
 
 // Makes the step of a window in place; returns its loss if it is wanted.
 template <class A, class B>
-inline double update_window(const WindowRows<A, B>& w, const WindowScratch& scratch) {
+__attribute__((noinline)) double update_window(const WindowRows<A, B>& w,
+                                               const WindowScratch& scratch) {
   if (w.targets == 0 || w.contexts == 0) return 0;
   if (w.targets <= kBlockTargets) {
     const BlockKernels<A, B> kernels = block_kernels<A, B>(w.targets);
     const double loss = block_errors(w, 0, w.targets, kernels, scratch, scratch.errors);
-    kernels.update(w.a, w.contexts, nullptr, w.b, scratch.errors, w.dim);
+    kernels.update(w.a, w.contexts, w.b, scratch.errors, w.dim);
     return loss;
   }
   for (int i = 0; i < w.contexts; ++i) clear_row(scratch.gradient_rows[i], w.dim);
