@@ -65,8 +65,8 @@ inline void transpose_4x4(const void* from, int64_t from_stride, void* to, int64
 
 // Transposes 32-bit lanes: to[c * to_stride + r] = from[r * from_stride + c] for r < rows and
 // c < columns, both multiples of 4.
-inline void transpose(const void* from, int64_t from_stride, int64_t rows, int64_t columns,
-                      void* to, int64_t to_stride) {
+__attribute__((noinline)) inline void transpose(const void* from, int64_t from_stride, int64_t rows,
+                                                int64_t columns, void* to, int64_t to_stride) {
   const uint32_t* source = static_cast<const uint32_t*>(from);
   uint32_t* target = static_cast<uint32_t*>(to);
   int64_t r = 0;

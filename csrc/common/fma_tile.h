@@ -78,8 +78,9 @@ constexpr int fma_tile_rows(int vectors) {
 
 // Columns as a tile wants them: to[k * to_stride + u] = from[k * k_stride + u * unit_stride].
 template <class S>
-void copy_columns(const S* from, int64_t k_stride, int64_t unit_stride, int64_t depth,
-                  int64_t units, compute_t<S>* to, int64_t to_stride) {
+__attribute__((noinline)) void copy_columns(const S* from, int64_t k_stride, int64_t unit_stride,
+                                            int64_t depth, int64_t units, compute_t<S>* to,
+                                            int64_t to_stride) {
   constexpr int64_t kLanes = Vec<compute_t<S>>::kLanes;
   if (unit_stride == 1) {
     for (int64_t k = 0; k < depth; ++k)

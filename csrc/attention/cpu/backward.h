@@ -180,8 +180,8 @@ class Backward {
   };
 
   // False if there is nothing to look at.
-  bool take_pairs(const Rules<S>& rules, const GradientTile<T>& tile, int64_t first_key,
-                  int64_t end, Pairs& pairs) {
+  __attribute__((noinline)) bool take_pairs(const Rules<S>& rules, const GradientTile<T>& tile,
+                                            int64_t first_key, int64_t end, Pairs& pairs) {
     // Of the keys only those that some query of the tile may see.
     const Range seen = rules.keys_for(tile.first, tile.first + tile.queries);
     const int64_t begin = larger(first_key, seen.begin / T::kKeyStep * T::kKeyStep);
@@ -200,8 +200,9 @@ class Backward {
   }
 
   // Fills scores, dP and, where it is not null, softcap's derivative.
-  void take_scores(const Rules<S>& rules, const GradientTile<T>& tile, const KeyTile<T>& key_tile,
-                   C* slope, const Pairs& pairs) {
+  __attribute__((noinline)) void take_scores(const Rules<S>& rules, const GradientTile<T>& tile,
+                                             const KeyTile<T>& key_tile, C* slope,
+                                             const Pairs& pairs) {
     const auto& [r, in_tile, vectors, kind, keep] = pairs;
     C *scores = scratch_.scores, *grad = scratch_.grad;
     multiply(key_tile.key, in_tile, r.keys, p_.dim, tile.query, vectors, scores);
@@ -311,9 +312,11 @@ class Backward {
 
   // Scores, or the exponentials that add_row_sums() left, to P, and grad P to dS. excludes: a score
   // may be minus infinity, and then P and dS are 0 whatever dP is.
-  void differentiate(const Rules<S>& rules, const Rectangle& r, const GradientTile<T>& tile,
-                     const uint64_t* keep, bool excludes, const typename T::Gradients& gradients,
-                     double& slope_sum) {
+  __attribute__((noinline)) void differentiate(const Rules<S>& rules, const Rectangle& r,
+                                               const GradientTile<T>& tile, const uint64_t* keep,
+                                               bool excludes,
+                                               const typename T::Gradients& gradients,
+                                               double& slope_sum) {
     const Factors<C> factors = rules.factors();
     const V factor(factors.log2), minus_infinity(-kInfinity<C>);
     const typename V::raw zero = {};

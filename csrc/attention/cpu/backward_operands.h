@@ -106,7 +106,7 @@ class BackwardOperands {
   }
 
   // Tile i of the unit, which is in the block.
-  GradientTile<T> tile(int64_t i) const {
+  __attribute__((noinline)) GradientTile<T> tile(int64_t i) const {
     const int64_t at = i - first_tile_;
     GradientTile<T> t;
     t.head = kv_head_ * (p_.heads / p_.kv_heads) + i / tiles_of_head_;
@@ -154,7 +154,8 @@ class BackwardOperands {
   // The operands of keys [begin, end), at most kGradientKeys of them from a multiple of that on:
   // those of the scores and dP, those of dQ, or both.
   enum KeyTileUse { kScores = 1, kGradQuery = 2 };
-  KeyTile<T> key_tile(int64_t begin, int64_t end, int use, const KeyTileMemory<T>& memory) const {
+  __attribute__((noinline)) KeyTile<T> key_tile(int64_t begin, int64_t end, int use,
+                                                const KeyTileMemory<T>& memory) const {
     bool wild = false;
     if (has_wild_)
       for (int64_t j = begin; j < end; ++j) wild |= wild_.rows[j] != 0;
@@ -198,7 +199,7 @@ class BackwardOperands {
   static constexpr int64_t kStep = 64;
 
   struct Memory {
-    Memory(const Problem& p, int members, char* memory) {
+    __attribute__((noinline)) Memory(const Problem& p, int members, char* memory) {
       Carve carve(memory);
       const int64_t group = p.heads / larger<int64_t>(1, p.kv_heads);
       const int64_t keys = round_up(p.keys, kStep);
@@ -275,7 +276,7 @@ class BackwardOperands {
     }
   }
 
-  C dot(const S* a, const S* b) const {
+  __attribute__((noinline)) C dot(const S* a, const S* b) const {
     Vec<C> total(C(0));
     constexpr int kLanes = Vec<C>::kLanes;
     for (int64_t f = 0; f < p_.value_dim; f += kLanes) {

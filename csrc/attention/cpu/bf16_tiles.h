@@ -180,9 +180,10 @@ inline void bf16_columns(const Bf16Left& left, int64_t row_tiles, int64_t depth_
 }
 
 // out (16 * row_tiles, 16 * vectors) = or += left x right
-inline void bf16_product(const Bf16Left& left, int64_t row_tiles, int64_t depth_tiles,
-                         const Bf16Right& right, int64_t vectors, float* out, int64_t out_stride,
-                         bool accumulate) {
+__attribute__((noinline)) inline void bf16_product(const Bf16Left& left, int64_t row_tiles,
+                                                   int64_t depth_tiles, const Bf16Right& right,
+                                                   int64_t vectors, float* out, int64_t out_stride,
+                                                   bool accumulate) {
   int64_t v = 0;
   for (; v + kWidestBlock <= vectors; v += kWidestBlock)
     bf16_columns<kWidestBlock>(left, row_tiles, depth_tiles, right, 16 * v, out, out_stride,

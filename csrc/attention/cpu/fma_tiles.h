@@ -97,11 +97,12 @@ inline void product_panel(int64_t rows, const C* left, int64_t left_stride, int6
 }
 
 // out (rows, vectors) = or += left (rows, depth) x right (depth, vectors). Transposed: left's
-// element (r, k) lies at k * left_stride + r instead of r * left_stride + k.
+// element (r, k) lies at k * left_stride + r instead of r * left_stride + k. Out of line, so that
+// all products of a compute type share the code.
 template <bool kTransposed, class C>
-inline void product(int64_t rows, const C* left, int64_t left_stride, int64_t depth, const C* right,
-                    int64_t right_stride, int vectors, C* out, int64_t out_stride,
-                    bool accumulate) {
+__attribute__((noinline)) void product(int64_t rows, const C* left, int64_t left_stride,
+                                       int64_t depth, const C* right, int64_t right_stride,
+                                       int vectors, C* out, int64_t out_stride, bool accumulate) {
   constexpr int kLanes = Vec<C>::kLanes;
   while (vectors > 0) {
     const int wide = smaller(vectors, kPanel);

@@ -26,7 +26,7 @@ struct Source {
 
 // Whether rows [begin, end) hold a number that is not finite.
 template <class S>
-bool holds_wild(const Source<S>& source, int64_t begin, int64_t end) {
+__attribute__((noinline)) bool holds_wild(const Source<S>& source, int64_t begin, int64_t end) {
   using C = compute_t<S>;
   using V = Vec<C>;
   V zeros[2] = {V(C(0)), V(C(0))};
@@ -59,9 +59,10 @@ bool find_wild(const Source<S>& source, int64_t begin, int64_t end, const Wild& 
 // Adds to out (features, kQueries) the products of p with the wild elements of `source` for the
 // queries that may see the key. allowed: null if all may.
 template <class T, class RulesOf>
-void add_wild(const Source<typename T::Storage>& source, const Wild& wild, const Rectangle& r,
-              const uint64_t* allowed, const RulesOf& rules, const typename T::Probability* p,
-              typename T::C* out) {
+__attribute__((noinline)) void add_wild(const Source<typename T::Storage>& source, const Wild& wild,
+                                        const Rectangle& r, const uint64_t* allowed,
+                                        const RulesOf& rules, const typename T::Probability* p,
+                                        typename T::C* out) {
   for (int j = 0; j < r.keys; ++j) {
     const int64_t key = r.first_key + j;
     if (!wild.rows[key]) continue;

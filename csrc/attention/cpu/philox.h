@@ -49,8 +49,10 @@ inline void philox(Words query, uint32_t first, uint32_t third, const uint32_t k
 // Bit q of element j of the result: whether the probability of query first_query + q for key
 // first_key + j is kept. The result lies in `keep`, which has room for keys + 3 elements: a counter
 // holds four keys, and the first one's may begin before first_key.
-inline const uint64_t* keep_bits(const Dropout& dropout, uint32_t head, int64_t first_query,
-                                 int queries, int64_t first_key, int keys, uint64_t* keep) {
+__attribute__((noinline)) inline const uint64_t* keep_bits(const Dropout& dropout, uint32_t head,
+                                                           int64_t first_query, int queries,
+                                                           int64_t first_key, int keys,
+                                                           uint64_t* keep) {
   const double scaled = dropout.probability * 4294967296.0;
   if (scaled >= 4294967296.0) {
     for (int j = 0; j < keys; ++j) keep[j] = 0;

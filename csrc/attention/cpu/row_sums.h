@@ -56,10 +56,11 @@ inline Vec<C> below_maximum(Vec<C> score, Vec<C> factor, Vec<C> maximum, bool hu
 // Adds a tile of scores and dP, both (keys, kQueries), and leaves exp(score - maximum) and dP' in
 // their place. A score of minus infinity stays one and does not count, whatever dP is.
 template <class T>
-void add_row_sums(typename T::C* scores, typename T::C* grad, int keys, int vectors,
-                  const Factors<typename T::C>& factors, const uint64_t* keep,
-                  typename T::C kept_scale, const typename T::C* references,
-                  const RowSums<typename T::C>& sums) {
+__attribute__((noinline)) void add_row_sums(typename T::C* scores, typename T::C* grad, int keys,
+                                            int vectors, const Factors<typename T::C>& factors,
+                                            const uint64_t* keep, typename T::C kept_scale,
+                                            const typename T::C* references,
+                                            const RowSums<typename T::C>& sums) {
   using C = typename T::C;
   using V = Vec<C>;
   constexpr int kChains = 4;  // of additions

@@ -129,7 +129,7 @@ class Rules {
   }
 
   // Which of a tile's scores take part; fills allowed[0 ... keys) if the answer is kMixed.
-  Tile classify(const Rectangle& r, uint64_t* allowed) const {
+  __attribute__((noinline)) Tile classify(const Rectangle& r, uint64_t* allowed) const {
     const int64_t last_query = r.first_query + r.queries - 1, last_key = r.first_key + r.keys - 1;
     if (r.first_key - last_query > band_.high || last_key - r.first_query < band_.low)
       return Tile::kSkip;
@@ -155,7 +155,8 @@ class Rules {
 
   // Scores as the products gave them to scores in natural units. `slope`, if it is given, gets the
   // derivative of a transformed score by the one before softcap and bias (without scale).
-  void transform(const Rectangle& r, int vectors, C* scores, C* bias_tile, C* slope) const {
+  __attribute__((noinline)) void transform(const Rectangle& r, int vectors, C* scores, C* bias_tile,
+                                           C* slope) const {
     if (bias_.data) read_bias(r, bias_tile);
     const V scale(scale_), least(kLeastScore<C>), excluded(-kInfinity<C>);
     const V inverse_cap(softcap_ != 0 ? 1 / softcap_ : C(0)), cap(softcap_);
@@ -188,7 +189,8 @@ class Rules {
   }
 
   // Minus infinity where a score does not take part.
-  static void exclude(const uint64_t* allowed, int keys, int vectors, C* scores) {
+  __attribute__((noinline)) static void exclude(const uint64_t* allowed, int keys, int vectors,
+                                                C* scores) {
     for (int j = 0; j < keys; ++j) {
       if (allowed[j] == ~uint64_t(0)) continue;
       for (int v = 0; v < vectors; ++v) {

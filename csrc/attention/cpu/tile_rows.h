@@ -89,8 +89,9 @@ inline Vec<float> log_(Vec<float> x) {
 // to (queries, features) = the transposed columns (features, kQueries), each column times its
 // scale; rows has room for queries * features.
 template <class C, class S>
-void rows_from_columns(const C* columns, const C* scale, int queries, int64_t features, C* rows,
-                       S* to, int64_t to_stride) {
+__attribute__((noinline)) void rows_from_columns(const C* columns, const C* scale, int queries,
+                                                 int64_t features, C* rows, S* to,
+                                                 int64_t to_stride) {
   constexpr int kLanes = Vec<C>::kLanes;
   const bool direct = __is_same(C, S);
   C* out = direct ? reinterpret_cast<C*>(to) : rows;
