@@ -1,8 +1,6 @@
 #include "embedding/cpu/objective_kernels.h"
 
-#include <array>
-
-#include "common/isa.h"
+#include "common/level_table.h"
 
 namespace seqkern {
 
@@ -14,20 +12,10 @@ SEQKERN_ISA_LEVELS
 #undef X
 
 const ObjectiveKernels& objective_kernels(Storage storage) {
-  using Table = std::array<ObjectiveKernels, kStorages>;
-  // Each level starts from the one below. Levels that the machine lacks are not even filled: that
-  // is code of the level.
-  static const std::array<Table, kIsaLevels> tables = [] {
-    std::array<Table, kIsaLevels> by_level{};
-    Table table{};
-#define X(level)                                                              \
-  if (isa_available(Isa::level)) level::fill_objective_kernels(table.data()); \
-  by_level[static_cast<int>(Isa::level)] = table;
-    SEQKERN_ISA_LEVELS
+#define X(level) level::fill_objective_kernels,
+  static const LevelTables<ObjectiveKernels> tables({SEQKERN_ISA_LEVELS});
 #undef X
-    return by_level;
-  }();
-  return tables[static_cast<int>(isa_in_use())][static_cast<int>(storage)];
+  return tables.in_use(storage);
 }
 
 }  // namespace seqkern

@@ -1,8 +1,6 @@
 #include "recurrent/cpu/step_kernels.h"
 
-#include <array>
-
-#include "common/isa.h"
+#include "common/level_table.h"
 
 namespace seqkern {
 
@@ -14,23 +12,10 @@ SEQKERN_ISA_LEVELS
 #undef X
 
 const StepKernels& step_kernels(Storage storage, Cell cell) {
-  struct Table {
-    StepKernels kernels[kStorages][kCells];
-  };
-  // Levels that the machine lacks are not even filled: that is code of the level. Those have the
-  // kernels of the level below.
-  static const std::array<Table, kIsaLevels> tables = [] {
-    std::array<Table, kIsaLevels> by_level{};
-    Table table{};
-#define X(level)                                                          \
-  if (isa_available(Isa::level)) level::fill_step_kernels(table.kernels); \
-  by_level[static_cast<int>(Isa::level)] = table;
-    SEQKERN_ISA_LEVELS
+#define X(level) level::fill_step_kernels,
+  static const LevelTables<StepKernels[kCells]> tables({SEQKERN_ISA_LEVELS});
 #undef X
-    return by_level;
-  }();
-  return tables[static_cast<int>(isa_in_use())]
-      .kernels[static_cast<int>(storage)][static_cast<int>(cell)];
+  return tables.in_use(storage)[static_cast<int>(cell)];
 }
 
 }  // namespace seqkern
