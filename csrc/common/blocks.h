@@ -1,6 +1,7 @@
 // Small tools of kernels that work block by block (compiled per ISA level).
 #pragma once
 
+#include "common/ceil_div.h"
 #include "common/simd.h"
 
 namespace seqkern {
@@ -8,12 +9,6 @@ namespace SEQKERN_ISA {
 
 constexpr int64_t kLineBytes = 64;
 
-constexpr int64_t round_up(int64_t n, int64_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
-constexpr int64_t ceil_div(int64_t n, int64_t d) {
-  return (n + d - 1) / d;
-}
 template <class T>
 constexpr T smaller(T a, T b) {
   return a < b ? a : b;

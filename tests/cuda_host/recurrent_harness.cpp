@@ -32,9 +32,9 @@ LoopPlan plan_of(const LoopShape& shape, const Tensor&) {
   plan.row_warps = cut.row_warps;
   plan.depth_warps = cut.depth_warps;
   plan.unit_blocks =
-      static_cast<int>(quotient_up(shape.hidden, int64_t{cut.row_warps} * shape.units_a_warp));
+      static_cast<int>(ceil_div(shape.hidden, int64_t{cut.row_warps} * shape.units_a_warp));
   plan.group_rows = cut.group_rows;
-  plan.groups = static_cast<int>(quotient_up(std::max<int64_t>(1, shape.batch), cut.group_rows));
+  plan.groups = static_cast<int>(ceil_div(std::max<int64_t>(1, shape.batch), cut.group_rows));
   weigh(shape, {132, cut.shared_bytes, true}, &plan);
   return plan;
 }

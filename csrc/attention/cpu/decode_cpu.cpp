@@ -7,6 +7,7 @@
 
 #include "attention/cpu/decode_kernels.h"
 #include "attention/cpu/schedule.h"
+#include "common/ceil_div.h"
 
 namespace seqkern {
 
@@ -46,7 +47,7 @@ int64_t cut(std::vector<Unit>& units, int64_t size) {
   int64_t pieces = 0;
   for (Unit& unit : units) {
     unit.first_piece = pieces;
-    unit.pieces = (unit.keys() + size - 1) / size;
+    unit.pieces = ceil_div(unit.keys(), size);
     pieces += unit.pieces;
   }
   return pieces;
@@ -56,8 +57,8 @@ int64_t cut(std::vector<Unit>& units, int64_t size) {
 // are enough of them for many threads to get equal shares.
 int64_t piece_size(int64_t keys, int64_t chunk) {
   constexpr int64_t kPieces = 32, kLeastKeys = 128;
-  const int64_t size = std::max(kLeastKeys, (keys + kPieces - 1) / kPieces);
-  return (size + chunk - 1) / chunk * chunk;
+  const int64_t size = std::max(kLeastKeys, ceil_div(keys, kPieces));
+  return round_up(size, chunk);
 }
 
 int64_t bytes_of(Storage storage) {

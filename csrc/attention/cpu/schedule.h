@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "attention/cpu/kernels.h"
+#include "common/ceil_div.h"
 #include "common/tensors.h"
 
 namespace seqkern {
@@ -16,7 +17,7 @@ constexpr int64_t kAlignment = 64;
 
 inline char* aligned(void* memory) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(memory);
-  return reinterpret_cast<char*>((address + kAlignment - 1) / kAlignment * kAlignment);
+  return reinterpret_cast<char*>(round_up(address, kAlignment));
 }
 
 // In which order the units are worked on, and by how many threads each.

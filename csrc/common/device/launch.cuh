@@ -4,6 +4,7 @@
 #include <tuple>
 #include <type_traits>
 
+#include "common/ceil_div.h"
 #include "common/device/platform.cuh"
 
 #ifdef __CUDACC__
@@ -184,7 +185,7 @@ SEQKERN_DEVICE int warp() {
   return thread() / kWarp;
 }
 SEQKERN_DEVICE int warps() {
-  return (threads() + kWarp - 1) / kWarp;
+  return ceil_div(threads(), kWarp);
 }
 
 }  // namespace seqkern::device

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <tuple>
 
+#include "common/ceil_div.h"
+
 namespace seqkern {
 namespace {
 
@@ -130,7 +132,7 @@ uint32_t Batch::term_row(int64_t e, int64_t t) const {
 // The loss, summed, of all examples; writes what the call wants.
 double run_examples(const Batch& b) {
   const ObjectiveKernels& kernels = objective_kernels(storage_of("in_weight", b.dtype()));
-  const int64_t blocks = (b.examples + kBlock - 1) / kBlock;
+  const int64_t blocks = ceil_div(b.examples, kBlock);
   std::vector<double> sums(static_cast<size_t>(blocks));
   const int64_t bytes = kernels.scratch_bytes(b.call);
   const auto run = [&](int64_t first, int64_t last) {

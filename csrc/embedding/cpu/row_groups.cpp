@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "common/ceil_div.h"
 #include "common/tensors.h"
 
 namespace seqkern {
@@ -78,7 +79,7 @@ RowGroups group_rows(const uint32_t* keys, int64_t count, int64_t table_rows) {
     kept += keys[i] != kNoRow;
   }
   const int bits = bits_of(table_rows - 1);
-  const int passes = (bits + kMostBits - 1) / kMostBits;
+  const int passes = ceil_div(bits, kMostBits);
   const int64_t slots = std::max<int64_t>(
       1, std::min<int64_t>(torch::stable::get_num_threads(), kept / kEntriesWorthAThread));
   for (int pass = 0; pass < passes; ++pass) {

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "common/barrier.h"
+#include "common/ceil_div.h"
 #include "embedding/cpu/train_arguments_cpu.h"
 #include "embedding/cpu/train_distance.h"
 #include "embedding/cpu/train_stream.h"
@@ -42,7 +43,7 @@ int64_t part_begin(const TextOptions& text, int64_t part, int64_t parts) {
 
 char* aligned(void* memory) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(memory);
-  return reinterpret_cast<char*>((address + kAlignment - 1) / kAlignment * kAlignment);
+  return reinterpret_cast<char*>(round_up(address, kAlignment));
 }
 
 Counts train_part(const TrainArguments& arguments, const TrainCall& call, int64_t part,

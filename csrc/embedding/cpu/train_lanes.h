@@ -2,6 +2,7 @@
 // loads and stores, and many horizontal sums at once.
 #pragma once
 
+#include "common/ceil_div.h"
 #include "common/simd.h"
 
 namespace seqkern {
@@ -115,7 +116,7 @@ inline Vf add_groups(Vf x, Vf y) {
 // Lane i: the sum of x[i], for i < kCount <= kLanes; the other lanes hold something.
 template <int kCount>
 inline Vf horizontal_sums(const Vf* x) {
-  constexpr int kGroups = (kCount + 3) / 4;  // of four lanes in the result
+  constexpr int kGroups = ceil_div(kCount, 4);  // of four lanes in the result
   constexpr int kColumns = kCount < 4 ? kCount : 4;
   Vf column[4] = {Vf(0.0f), Vf(0.0f), Vf(0.0f), Vf(0.0f)};
   // Column c brings together the vectors c, 4 + c, 8 + c, 12 + c, whose sums end in lane c of the

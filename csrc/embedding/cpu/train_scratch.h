@@ -1,6 +1,7 @@
 // A thread's working memory, and rows in it and in the tables.
 #pragma once
 
+#include "common/ceil_div.h"
 #include "embedding/cpu/train_kernels.h"
 #include "embedding/cpu/train_window.h"
 
@@ -48,10 +49,6 @@ struct Scratch {
   int64_t bytes;
 };
 
-constexpr int64_t padded(int64_t count, int64_t unit) {
-  return (count + unit - 1) / unit * unit;
-}
-
 // Windows between the prefetch of a window's rows and their use.
 constexpr int kAhead = 4;
 
@@ -68,12 +65,12 @@ __attribute__((noinline)) inline Scratch scratch_at(const TrainCall& call, char*
   char* next = memory;
   const auto take = [&](int64_t bytes) __attribute__((always_inline)) {
     char* here = next;
-    next += padded(bytes, 64);
+    next += round_up(bytes, 64);
     return here;
   };
   const int64_t contexts = call.max_contexts, targets = call.max_targets;
   Scratch s;
-  s.row = padded(call.dim, 16);
+  s.row = round_up(call.dim, 16);
   const auto hot = [&](const HotRows& rows, const Table& table) __attribute__((always_inline)) {
     const int64_t bytes = rows.count * table.stride * sizeof(float);
     return HotScratch{take(bytes), take(bytes)};

@@ -82,7 +82,7 @@ inline void tile_errors(A* const* a, B* const* b, int64_t dim, ErrorRule rule, f
       for (int i = 0; i < kM; ++i) sums[i * kN + j] += x[i] * y;
     }
   });
-  constexpr int kCount = kM * kN, kVectors = (kCount + kLanes - 1) / kLanes;
+  constexpr int kCount = kM * kN, kVectors = ceil_div(kCount, kLanes);
   // The labels repeat from context to context.
   uint64_t labels = 0;
 #pragma GCC unroll 4
@@ -104,13 +104,13 @@ void errors(A* const* a, int contexts, B* const* b, int64_t dim, ErrorRule rule,
             float* products) {
   constexpr int kFit = kTileAccumulators / kN;
   constexpr int kMost = kFit < kTileContexts ? kFit : kTileContexts;
-  const int tiles = (contexts + kMost - 1) / kMost;
+  const int tiles = ceil_div(contexts, kMost);
   const auto tile = [&](int i, auto m) __attribute__((always_inline)) {
     tile_errors<decltype(m)::value, kN>(a + i, b, dim, rule, out + i * kN,
                                         products ? products + i * kN : nullptr);
   };
   for (int t = 0, i = 0; t < tiles; ++t) {
-    const int m = (contexts - i + tiles - t - 1) / (tiles - t);  // as equal as can be
+    const int m = ceil_div(contexts - i, tiles - t);  // as equal as can be
     if (m == 1) tile(i, Count<1>());
     if constexpr (kMost >= 2)
       if (m == 2) tile(i, Count<2>());
@@ -228,11 +228,11 @@ __attribute__((noinline)) double block_errors(const WindowRows<A, B>& w, int fir
 template <class A, class B>
 inline double add_window(const WindowRows<A, B>& w, float* const* gradients,
                          const WindowScratch& scratch) {
-  const int blocks = (w.targets + kBlockTargets - 1) / kBlockTargets;
+  const int blocks = ceil_div(w.targets, kBlockTargets);
   const auto for_each_block = [&](const auto& body) __attribute__((always_inline)) {
     float* e = scratch.errors;
     for (int block = 0, j = 0; block < blocks; ++block) {
-      const int n = (w.targets - j + blocks - block - 1) / (blocks - block);
+      const int n = ceil_div(w.targets - j, blocks - block);
       body(j, n, block_kernels<A, B>(n), e);
       e += w.contexts * n;
       j += n;

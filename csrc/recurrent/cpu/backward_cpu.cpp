@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/ceil_div.h"
 #include "common/matmul_cpu.h"
 
 namespace seqkern {
@@ -246,7 +247,7 @@ BackwardResult backward(const Layer& layer, const BackwardExtras& extras) {
   BackwardArgs args{};
   args.steps = layer.steps();
   args.sizes = layer.sizes;
-  args.split = layer.split((state + kernels.backward_units - 1) / kernels.backward_units);
+  args.split = layer.split(ceil_div(state, kernels.backward_units));
   args.w_hh = layer.w_hh.const_data_ptr();
   args.w_hr = data(layer.w_hr);
   args.h0 = layer.h0->const_data_ptr();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/ceil_div.h"
 #include "common/matmul_cpu.h"
 
 namespace seqkern {
@@ -151,7 +152,7 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
   ForwardArgs args{};
   args.steps = layer.steps();
   args.sizes = layer.sizes;
-  args.split = layer.split((hidden + kernels.forward_units - 1) / kernels.forward_units);
+  args.split = layer.split(ceil_div(hidden, kernels.forward_units));
   args.w_hh = layer.w_hh.const_data_ptr();
   args.w_hr = data(layer.w_hr);
   args.input_size = layer.input_size;

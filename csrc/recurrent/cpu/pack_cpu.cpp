@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "common/ceil_div.h"
 #include "recurrent/cpu/layer_cpu.h"
 
 namespace seqkern {
@@ -26,7 +27,7 @@ Tensor recurrent_pack(const Tensor& w_hh, int64_t gates) {
   const Tensor packed = empty({bytes + kPackedTagBytes}, ScalarType::Byte);
   const PackedTag tag(storage, gates, sizes);
   std::memcpy(static_cast<char*>(packed.mutable_data_ptr()) + bytes, &tag, sizeof(tag));
-  const int64_t blocks = (sizes.hidden + kernels.forward_units - 1) / kernels.forward_units;
+  const int64_t blocks = ceil_div(sizes.hidden, kernels.forward_units);
   torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
     kernels.pack(weights.const_data_ptr(), sizes, packed.mutable_data_ptr(), begin, end);
   });

@@ -13,7 +13,7 @@ namespace seqkern {
 inline Tensor loop_weights(const CudaLayer& layer, const Tensor& weights) {
   const int64_t rows = weights.size(0), depth = weights.size(1);
   const int64_t aligned = 16 / static_cast<int64_t>(weights.element_size());
-  const int64_t stride = quotient_up(depth, aligned) * aligned;
+  const int64_t stride = round_up(depth, aligned);
   const auto address = reinterpret_cast<uintptr_t>(weights.const_data_ptr());
   if (stride == depth && weights.is_contiguous() && address % 16 == 0) return weights;
   Tensor copy = layer.make({rows, stride});
@@ -45,7 +45,7 @@ LoopShape loop_shape(const CudaLayer& layer, int64_t depth, int64_t iterations, 
 // A depth padded to whole chunks.
 template <class S>
 int64_t padded(int64_t depth) {
-  return quotient_up(depth, kChunkDepth<S>) * kChunkDepth<S>;
+  return round_up(depth, kChunkDepth<S>);
 }
 
 // The loops of one or several layers of the same shape, for a Work (see loop.cuh). In a
@@ -131,7 +131,7 @@ class Launches {
     all.summed_gates = layer_.cell == Cell::kGru ? 2 : layer_.gates;
     std::copy(preparations.begin(), preparations.end(), all.task);
     constexpr int kThreads = 256, kMostBlocks = 1024;  // the kernel loops over the rest
-    const int64_t blocks = quotient_up(layer_.batch * stride_, kThreads);
+    const int64_t blocks = ceil_div(layer_.batch * stride_, kThreads);
     const device::Grid grid{static_cast<int>(std::clamp<int64_t>(blocks, 1, kMostBlocks)),
                             kThreads};
     device::launch(prepare_kernel<S>, grid, stream_of(layer_.input), all);

@@ -20,6 +20,7 @@
 
 #include <cstdint>
 
+#include "common/ceil_div.h"
 #include "common/device.cuh"
 #include "recurrent/cuda/tile.h"
 
@@ -185,8 +186,8 @@ class Product {
     weights_ = reinterpret_cast<Words*>(shared + warps * kTiles * kTileRows * kSumStride) +
                static_cast<int64_t>(warp_) * loop.shared_chunks * kTiles * 2 * kWarpThreads +
                device::lane();
-    const int64_t chunks = (loop.depth + kChunkDepth<S> - 1) / kChunkDepth<S>;
-    chunks_ = static_cast<int>((chunks - depth_warp_ + loop.depth_warps - 1) / loop.depth_warps);
+    const int64_t chunks = ceil_div(loop.depth, kChunkDepth<S>);
+    chunks_ = static_cast<int>(ceil_div(chunks - depth_warp_, loop.depth_warps));
     SEQKERN_UNROLL
     for (int i = 0; i < kKept; ++i) {
       SEQKERN_UNROLL

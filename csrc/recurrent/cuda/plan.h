@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "common/ceil_div.h"
 #include "recurrent/cuda/tile.h"
 
 namespace seqkern {
@@ -54,13 +55,9 @@ struct LoopPlan {
   int blocks() const { return unit_blocks * groups; }  // of one loop
 };
 
-inline int64_t quotient_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 // Chunks of the product's depth, and how many of them the busiest warp has.
 inline int64_t depth_chunks(int64_t depth, int element_bytes) {
-  return quotient_up(depth * element_bytes, kChunkBytes);
+  return ceil_div(depth * element_bytes, kChunkBytes);
 }
 
 // Bytes of one chunk of one warp's weights.
@@ -97,7 +94,7 @@ inline void weigh(const LoopShape& shape, const GpuLimits& gpu, LoopPlan* plan) 
   using namespace plan_cost;
   const int warps = plan->row_warps * plan->depth_warps;
   const int64_t chunks =
-      quotient_up(depth_chunks(shape.depth, shape.element_bytes), plan->depth_warps);
+      ceil_div(depth_chunks(shape.depth, shape.element_bytes), plan->depth_warps);
   const int64_t chunk_bytes = chunk_weight_bytes(shape.row_tiles) * warps;
   const int64_t sums = partial_sum_bytes(shape.row_tiles, warps);
   const int64_t beyond = std::max<int64_t>(0, chunks - shape.kept_chunks);
@@ -107,8 +104,8 @@ inline void weigh(const LoopShape& shape, const GpuLimits& gpu, LoopPlan* plan) 
   plan->shared_chunks = static_cast<int>(in_shared);
   plan->shared_bytes = sums + in_shared * chunk_bytes;
 
-  const int64_t passes = quotient_up(plan->group_rows, kPassRows);
-  const int64_t multiplies = quotient_up(plan->group_rows, kMultiplyRows);
+  const int64_t passes = ceil_div(plan->group_rows, kPassRows);
+  const int64_t multiplies = ceil_div(plan->group_rows, kMultiplyRows);
   const int64_t read_again = plan->resident ? beyond - in_shared : chunks;
   // Each warp beside another over the units reads the states once more.
   const double state_bytes =
@@ -116,9 +113,9 @@ inline void weigh(const LoopShape& shape, const GpuLimits& gpu, LoopPlan* plan) 
   const double weight_bytes = static_cast<double>(read_again * chunk_bytes) * multiplies;
   const double shared_weight_bytes = static_cast<double>(in_shared * chunk_bytes) * multiplies;
   const double products = static_cast<double>(chunks) * 2 * shape.row_tiles * warps *
-                          shape.products * quotient_up(plan->group_rows, kTileColumns);
+                          shape.products * ceil_div(plan->group_rows, kTileColumns);
   const int64_t blocks = int64_t{plan->blocks()} * plan->tasks;
-  const double waves = static_cast<double>(quotient_up(blocks, gpu.processors));
+  const double waves = static_cast<double>(ceil_div(blocks, gpu.processors));
   const double work = passes * kPassNs + (state_bytes + weight_bytes) / kCacheBytesPerNs +
                       shared_weight_bytes / kSharedBytesPerNs + products * kTileProductNs;
   plan->step_ns = plan->resident ? kBarrierNs + work : kLaunchNs + waves * work;
@@ -129,7 +126,7 @@ inline void plan_tasks(const LoopShape& shape, const GpuLimits& gpu, int tasks, 
                        double* best_ns) {
   using namespace plan_cost;
   const double steps = static_cast<double>(shape.steps + (shape.chain ? tasks - 1 : 0));
-  const double launches = static_cast<double>(quotient_up(shape.tasks, tasks));
+  const double launches = static_cast<double>(ceil_div(shape.tasks, tasks));
   for (const bool resident : {true, false}) {
     if (resident && !gpu.cooperative) continue;
     for (int row_warps = 1; row_warps <= kMostWarps; row_warps *= 2) {
@@ -139,15 +136,15 @@ inline void plan_tasks(const LoopShape& shape, const GpuLimits& gpu, int tasks, 
       plan.row_warps = row_warps;
       plan.depth_warps = kMostWarps / row_warps;
       plan.unit_blocks =
-          static_cast<int>(quotient_up(shape.hidden, int64_t{row_warps} * shape.units_a_warp));
+          static_cast<int>(ceil_div(shape.hidden, int64_t{row_warps} * shape.units_a_warp));
       if (partial_sum_bytes(shape.row_tiles, kMostWarps) > gpu.shared_bytes) continue;
-      const int64_t row_groups = quotient_up(std::max<int64_t>(1, shape.batch), kTileColumns);
+      const int64_t row_groups = ceil_div(std::max<int64_t>(1, shape.batch), kTileColumns);
       int64_t most = row_groups;
       if (resident) most = std::min<int64_t>(most, gpu.processors / plan.unit_blocks / tasks);
       for (int64_t groups = 1; groups <= most; ++groups) {
-        const int64_t rows = quotient_up(row_groups, groups) * kTileColumns;
+        const int64_t rows = ceil_div(row_groups, groups) * kTileColumns;
         plan.group_rows = static_cast<int>(rows);
-        plan.groups = static_cast<int>(quotient_up(std::max<int64_t>(1, shape.batch), rows));
+        plan.groups = static_cast<int>(ceil_div(std::max<int64_t>(1, shape.batch), rows));
         if (plan.groups != groups) continue;  // another cut into as many rows has fewer groups
         weigh(shape, gpu, &plan);
         const double start = resident
