@@ -142,8 +142,9 @@ inline void store(bfloat16* p, Vec<float> x) {
 #endif
 }
 
-// load_part and store_part: n lanes, 0 <= n <= kLanes, by masks or else one by one and out of line
+// load_lanes and store_lanes: n lanes, 0 <= n < kLanes, by masks or else one by one and out of line
 // (the loop has many callers, and inlining makes of it far more code than the kernels around it).
+// AVX-512's masks take n = kLanes as well.
 
 template <class S>
 __attribute__((noinline)) Vec<compute_t<S>> load_each(const S* p, int n) {
@@ -160,11 +161,11 @@ __attribute__((noinline)) void store_each(S* p, Vec<compute_t<S>> x, int n) {
 }
 
 template <class S>
-inline Vec<compute_t<S>> load_part(const S* p, int n) {
+inline Vec<compute_t<S>> load_lanes(const S* p, int n) {
   return load_each(p, n);
 }
 template <class S>
-inline void store_part(S* p, Vec<compute_t<S>> x, int n) {
+inline void store_lanes(S* p, Vec<compute_t<S>> x, int n) {
   store_each(p, x, n);
 }
 
@@ -172,23 +173,23 @@ inline void store_part(S* p, Vec<compute_t<S>> x, int n) {
 inline __mmask16 first_lanes(int n) {
   return static_cast<__mmask16>((1u << n) - 1);
 }
-inline Vec<float> load_part(const float* p, int n) {
+inline Vec<float> load_lanes(const float* p, int n) {
   return Vec<float>::raw(_mm512_maskz_loadu_ps(first_lanes(n), p));
 }
-inline Vec<double> load_part(const double* p, int n) {
+inline Vec<double> load_lanes(const double* p, int n) {
   return Vec<double>::raw(_mm512_maskz_loadu_pd(static_cast<__mmask8>(first_lanes(n)), p));
 }
-inline Vec<float> load_part(const bfloat16* p, int n) {
+inline Vec<float> load_lanes(const bfloat16* p, int n) {
   const __m256i bits = _mm256_maskz_loadu_epi16(first_lanes(n), p);
   return Vec<float>::raw(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
 }
-inline void store_part(float* p, Vec<float> x, int n) {
+inline void store_lanes(float* p, Vec<float> x, int n) {
   _mm512_mask_storeu_ps(p, first_lanes(n), x.v);
 }
-inline void store_part(double* p, Vec<double> x, int n) {
+inline void store_lanes(double* p, Vec<double> x, int n) {
   _mm512_mask_storeu_pd(p, static_cast<__mmask8>(first_lanes(n)), x.v);
 }
-inline void store_part(bfloat16* p, Vec<float> x, int n) {
+inline void store_lanes(bfloat16* p, Vec<float> x, int n) {
   bfloat16 lanes[Vec<float>::kLanes];
   store(lanes, x);
   _mm256_mask_storeu_epi16(p, first_lanes(n),
@@ -201,16 +202,16 @@ inline __m256i first_lanes(int n) {
 inline __m256i first_double_lanes(int n) {
   return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
 }
-inline Vec<float> load_part(const float* p, int n) {
+inline Vec<float> load_lanes(const float* p, int n) {
   return Vec<float>::raw(_mm256_maskload_ps(p, first_lanes(n)));
 }
-inline Vec<double> load_part(const double* p, int n) {
+inline Vec<double> load_lanes(const double* p, int n) {
   return Vec<double>::raw(_mm256_maskload_pd(p, first_double_lanes(n)));
 }
-inline void store_part(float* p, Vec<float> x, int n) {
+inline void store_lanes(float* p, Vec<float> x, int n) {
   _mm256_maskstore_ps(p, first_lanes(n), x.v);
 }
-inline void store_part(double* p, Vec<double> x, int n) {
+inline void store_lanes(double* p, Vec<double> x, int n) {
   _mm256_maskstore_pd(p, first_double_lanes(n), x.v);
 }
 #endif
@@ -218,13 +219,13 @@ inline void store_part(double* p, Vec<double> x, int n) {
 // The same for any n; most vectors are whole.
 template <class S>
 inline Vec<compute_t<S>> load_first(const S* p, int n) {
-  return n >= Vec<compute_t<S>>::kLanes ? load(p) : load_part(p, n);
+  return n >= Vec<compute_t<S>>::kLanes ? load(p) : load_lanes(p, n);
 }
 
 template <class S>
 inline void store_first(S* p, Vec<compute_t<S>> x, int n) {
   if (n >= Vec<compute_t<S>>::kLanes) return store(p, x);
-  store_part(p, x, n);
+  store_lanes(p, x, n);
 }
 
 #if defined(__AVX512F__)

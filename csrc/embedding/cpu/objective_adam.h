@@ -48,15 +48,15 @@ void adam_rows(const AdamCall& call, int64_t begin, int64_t end) {
       prefetch_row(square + ahead, call.dim);
     }
     for (int64_t k = 0; k < call.dim; k += kLanes) {
-      const int lanes = static_cast<int>(smaller(call.dim - k, int64_t(kLanes)));
-      const Vec<T> g = load_part(gradient + k, lanes);
-      const Vec<T> m = load_part(mean + k, lanes), v = load_part(square + k, lanes);
+      const int width = static_cast<int>(smaller(call.dim - k, int64_t(kLanes)));
+      const Vec<T> g = load_part(gradient + k, width);
+      const Vec<T> m = load_part(mean + k, width), v = load_part(square + k, width);
       const Vec<T> new_m = m + (g - m) * new_share;
       const Vec<T> new_v = v + (g * g - v) * new_square_share;
-      store_part(mean + k, new_m, lanes);
-      store_part(square + k, new_v, lanes);
-      const Vec<T> w = load_part(weight + k, lanes);
-      store_part(weight + k, w - step_size * (new_m / (square_root(new_v) + eps)), lanes);
+      store_part(mean + k, new_m, width);
+      store_part(square + k, new_v, width);
+      const Vec<T> w = load_part(weight + k, width);
+      store_part(weight + k, w - step_size * (new_m / (square_root(new_v) + eps)), width);
     }
   }
 }

@@ -62,7 +62,7 @@ inline double losses(float* x, const float* signs, int64_t count) {
   double linear = 0, product = 1, logarithms = 0;
   int factors = 0;
   for (int64_t t = 0; t < count; t += kLanes) {
-    const int lanes = static_cast<int>(smaller(count - t, int64_t(kLanes)));
+    const int width = static_cast<int>(smaller(count - t, int64_t(kLanes)));
     const Vec<float> value = load(x + t), sign = load(signs + t);
     Raw<float>::integers unused;
     const Vec<float> magnitude_ = magnitude(value, unused);
@@ -71,11 +71,11 @@ inline double losses(float* x, const float* signs, int64_t count) {
     float powers[kLanes], negative_parts[kLanes];
     store(powers, times_power_of_two(1 + e.r * e.expm1_over_r, e.n));
     store(negative_parts, relu(0 - value));
-    for (int i = 0; i < lanes; ++i) {
+    for (int i = 0; i < width; ++i) {
       linear += negative_parts[i];
       product *= 1.0 + powers[i];
     }
-    factors += lanes;
+    factors += width;
     if (factors + kLanes > kFactors) {
       logarithms += log(product);
       product = 1;
@@ -210,8 +210,8 @@ double objective_examples(const ObjectiveCall& call, int64_t begin, int64_t end,
       row = scratch.rows[i];
       weight = T(1);
     };
-    sum_rows<S>(call.dim, counts ? inputs : 0, row_at, [&](int64_t offset, Vec<T> sum, int lanes) {
-      store_part(hidden + offset, Vec<T>(scale) * sum, lanes);
+    sum_rows<S>(call.dim, counts ? inputs : 0, row_at, [&](int64_t offset, Vec<T> sum, int width) {
+      store_part(hidden + offset, Vec<T>(scale) * sum, width);
     });
 
     const int64_t count = counts ? term_rows<S>(call, e, scratch) : 0;
@@ -228,8 +228,8 @@ double objective_examples(const ObjectiveCall& call, int64_t begin, int64_t end,
       row = scratch.rows[t];
       weight = scratch.values[t];
     };
-    sum_rows<S>(call.dim, count, term_at, [&](int64_t offset, Vec<T> sum, int lanes) {
-      store_part(grad + offset, Vec<T>(scale) * sum, lanes);
+    sum_rows<S>(call.dim, count, term_at, [&](int64_t offset, Vec<T> sum, int width) {
+      store_part(grad + offset, Vec<T>(scale) * sum, width);
     });
   }
   return total;

@@ -7,6 +7,25 @@
 namespace seqkern {
 namespace SEQKERN_ISA {
 
+// ---- the last vector of a row: its first n lanes, 0 < n <= kLanes ----
+
+template <class S>
+inline Vec<compute_t<S>> load_part(const S* p, int n) {
+#if defined(__AVX512F__)
+  return load_lanes(p, n);
+#else
+  return load_first(p, n);
+#endif
+}
+
+template <class S>
+inline void store_part(S* p, Vec<compute_t<S>> x, int n) {
+#if defined(__AVX512F__)
+  if constexpr (__is_same(S, compute_t<S>)) return store_lanes(p, x, n);
+#endif
+  store_first(p, x, n);
+}
+
 // ---- weighted sums of rows ----
 
 template <class S>
@@ -15,8 +34,8 @@ inline void prefetch_row(const S* row, int64_t dim) {
   for (int64_t at = 0; at < dim * int64_t(sizeof(S)); at += kLineBytes) prefetch(bytes + at);
 }
 
-// kVectors vectors of the sum, the last of which has `last` lanes.
-// at(i, row, weight): the i-th summand; finish(offset, sum, lanes): takes the result.
+// kVectors vectors of the sum, the last of which is `last` wide.
+// at(i, row, weight): the i-th summand; finish(offset, sum, width): takes the result.
 template <int kVectors, class S, class At, class Finish>
 inline void sum_vectors(int64_t from, int last, int64_t count, const At& at, const Finish& finish) {
   using T = compute_t<S>;
@@ -91,8 +110,8 @@ inline void write_group(const RowSums& sums, int64_t g, S* out, int64_t last_ent
   using T = compute_t<S>;
   prefetch_source<T>(sums, sums.starts[g] + kEntriesAhead, last_entry);
   const Vec<T> scale(static_cast<T>(sums.scale));
-  sum_group<T>(sums, g, [&](int64_t offset, Vec<T> sum, int lanes) {
-    store_part(out + offset, scale * sum, lanes);
+  sum_group<T>(sums, g, [&](int64_t offset, Vec<T> sum, int width) {
+    store_part(out + offset, scale * sum, width);
   });
 }
 
@@ -131,8 +150,8 @@ void sums_added(const RowSums& sums, int64_t begin, int64_t end) {
                    sums.dim);
     prefetch_source<T>(sums, sums.starts[g] + kEntriesAhead, sums.starts[end]);
     S* out = static_cast<S*>(sums.out) + sums.rows[g] * sums.out_stride;
-    sum_group<T>(sums, g, [&](int64_t offset, Vec<T> sum, int lanes) {
-      store_part(out + offset, load_part(out + offset, lanes) + scale * sum, lanes);
+    sum_group<T>(sums, g, [&](int64_t offset, Vec<T> sum, int width) {
+      store_part(out + offset, load_part(out + offset, width) + scale * sum, width);
     });
   }
 }
@@ -157,8 +176,8 @@ void bag_vectors(const void* weight, int64_t stride, int64_t dim, const int64_t*
       row = table + rows[i] * stride;
       one = T(1);
     };
-    sum_rows<S>(dim, count, at, [&](int64_t offset, Vec<T> sum, int lanes) {
-      store_part(vector + offset, scale * sum, lanes);
+    sum_rows<S>(dim, count, at, [&](int64_t offset, Vec<T> sum, int width) {
+      store_part(vector + offset, scale * sum, width);
     });
   }
 }

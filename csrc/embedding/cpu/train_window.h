@@ -16,7 +16,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "embedding/cpu/train_lanes.h"
+#include "embedding/cpu/train_chunks.h"
 
 namespace seqkern {
 namespace SEQKERN_ISA {

@@ -1,5 +1,5 @@
-// What a window's small products need beyond common/simd.h: the last lanes of a row by masked
-// loads and stores, and many horizontal sums at once.
+// What a window's small products need beyond common/simd.h: rows in chunks of a vector, the last of
+// which may be a part of one, and many horizontal sums at once.
 #pragma once
 
 #include "common/ceil_div.h"
@@ -24,38 +24,16 @@ struct Whole {
 };
 
 struct First {
-#if defined(__AVX512F__)
-  explicit First(int lanes) : mask(static_cast<__mmask16>((1u << lanes) - 1)) {}
-  Vf load(const float* p) const { return Vf::raw(_mm512_maskz_loadu_ps(mask, p)); }
-  void store(float* p, Vf x) const { _mm512_mask_storeu_ps(p, mask, x.v); }
-  Vf load(const bfloat16* p) const {
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p));
-    return Vf::raw(_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)));
+  int count;
+
+  template <class S>
+  Vf load(const S* p) const {
+    return load_lanes(p, count);
   }
-  void store(bfloat16* p, Vf x) const {
-    bfloat16 lanes[kLanes];
-    SEQKERN_ISA::store(lanes, x);
-    _mm256_mask_storeu_epi16(p, mask, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes)));
+  template <class S>
+  void store(S* p, Vf x) const {
+    store_lanes(p, x, count);
   }
-  __mmask16 mask;
-#else
-  explicit First(int lanes) : lanes(lanes) {
-#if defined(__AVX2__)
-    mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-#endif
-  }
-#if defined(__AVX2__)
-  Vf load(const float* p) const { return Vf::raw(_mm256_maskload_ps(p, mask)); }
-  void store(float* p, Vf x) const { _mm256_maskstore_ps(p, mask, x.v); }
-  __m256i mask;
-#else
-  Vf load(const float* p) const { return load_first(p, lanes); }
-  void store(float* p, Vf x) const { store_first(p, x, lanes); }
-#endif
-  Vf load(const bfloat16* p) const { return load_first(p, lanes); }
-  void store(bfloat16* p, Vf x) const { store_first(p, x, lanes); }
-  int lanes;
-#endif
 };
 
 // 1 / (1 + exp(-x)) within 1e-6, with fewer and shorter steps than sigmoid(): nothing else happens
@@ -80,7 +58,7 @@ template <class Body>
 __attribute__((always_inline)) inline void for_each_chunk(int64_t dim, const Body& body) {
   int64_t k = 0;
   for (; k + kLanes <= dim; k += kLanes) body(k, Whole());
-  if (k < dim) body(k, First(static_cast<int>(dim - k)));
+  if (k < dim) body(k, First{static_cast<int>(dim - k)});
 }
 
 // ---- horizontal sums of many vectors: a transposition in which every step adds ----
