@@ -1,9 +1,9 @@
 // The matrix product of one ISA level; compiled once per level.
 //
-// The sum over k is cut into blocks, so that a panel of B stays in the second-level cache while all
+// The sum over k is cut into blocks, so that a panel of B stays in L2 while all
 // rows of A pass over it. A is read in place where its rows are contiguous; else a block of its
 // rows is packed, k by k. The blocks do not depend on the number of threads, nor do the bits of the
-// result. (Smaller blocks, for panels that stay in the first-level cache, change nothing.)
+// result. (Smaller blocks, for panels that stay in L1, change nothing.)
 #include "common/fma_tile.h"
 #include "common/matmul_kernels.h"
 
@@ -106,7 +106,7 @@ template <class T>
 void pack_rows(const MatrixView& a, int64_t row, const Tiles& tiles, int64_t k, int64_t depth,
                T* to) {
   const T* from = static_cast<const T*>(a.data) + row * a.row_stride + k * a.column_stride;
-  // A few k at a time, so that the next tile finds their lines in the first-level cache.
+  // A few k at a time, so that the next tile finds their lines in L1.
   constexpr int64_t kDepth = 32;
   for (int64_t begin = 0; begin < depth; begin += kDepth) {
     const int64_t end = smaller(depth, begin + kDepth);
@@ -128,7 +128,7 @@ void pack_rows(const MatrixView& a, int64_t row, const Tiles& tiles, int64_t k, 
 template <class T>
 void pack_panels(const MatrixView& b, int64_t k, int64_t depth, int64_t begin, int64_t end,
                  T* packed) {
-  // A few k at a time, so that what is written stays in the first-level cache until its lines are
+  // A few k at a time, so that what is written stays in L1 until its lines are
   // full.
   constexpr int64_t kDepth = 16;
   for (int64_t panel = begin; panel < end; ++panel) {

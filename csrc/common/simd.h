@@ -488,7 +488,7 @@ __attribute__((always_inline)) inline void prefetch(const void* p) {
 __attribute__((always_inline)) inline void prefetch_to_write(const void* p) {
   __builtin_prefetch(p, 1, 3);
 }
-// Into the second-level cache only.
+// Into L2 only.
 __attribute__((always_inline)) inline void prefetch_far(const void* p) {
   __builtin_prefetch(p, 0, 2);
 }

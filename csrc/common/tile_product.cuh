@@ -3,7 +3,7 @@
 // hold.
 //
 // MmaTiles does it by mma.sync on every architecture, and on the emulator. WgmmaTiles
-// (wgmma_tiles.cuh) does the same by wgmma, which only sm_90a has and the emulator has not: same
+// (wgmma_tiles.cuh) does the same by wgmma, which only sm_90a has and the emulator lacks: same
 // operands, same sums, so a kernel that takes one of them as a template parameter is tested with
 // the other.
 //

@@ -83,7 +83,7 @@ inline void lane_sums(const Vec<T>* x, T* sums) {
 }
 
 // Keys: 8 KiB of them where D = 128. The values and what comes next of both also have their place
-// in the first-level cache, and memory must not idle for long while the softmax is at work.
+// in L1, and memory must not idle for long while the softmax is at work.
 template <class S>
 constexpr int kFmaChunk = 64 / sizeof(S);
 

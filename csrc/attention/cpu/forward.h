@@ -208,7 +208,7 @@ class Forward {
     for (int q = 0; q < kQueries; ++q) tile.maximum[q] = kLeastExponent<C>;
   }
 
-  // Chunk by chunk: scores, then probabilities, while they are in the first-level cache; then the
+  // Chunk by chunk: scores, then probabilities, while they are in L1; then the
   // product with the values for the whole tile.
   void run_tile(const Rules<S>& rules, int64_t head, QueryTile<T>& tile, int64_t begin,
                 int64_t end) {

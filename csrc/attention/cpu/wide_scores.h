@@ -1,8 +1,9 @@
 // Scores of few queries whose products are summed in double.
 //
 // A query's scores by a matrix product of many queries are chains of dim additions; PyTorch's, of a
-// single query, are a vector of shorter chains and so nearer to the truth. In double they are as
-// near as a float can be. The multiplications cost the same: a vector of doubles holds all queries.
+// single query, are a vector of shorter chains and so nearer to the reference. In double they are
+// as near as a float can be. The multiplications cost the same: a vector of doubles holds all
+// queries.
 #pragma once
 
 #include "attention/cpu/fma_tiles.h"

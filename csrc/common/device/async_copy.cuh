@@ -15,7 +15,7 @@ SEQKERN_DEVICE void copy_async(void* shared, const void* global, int valid = byt
                                Place = here()) {
   static_assert(bytes == 4 || bytes == 8 || bytes == 16, "cp.async copies 4, 8 or 16 bytes");
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  if constexpr (bytes == 16) {  // past the first-level cache
+  if constexpr (bytes == 16) {  // past L1
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(valid)
                  : "memory");
   } else {

@@ -96,8 +96,8 @@ SEQKERN_DEVICE void write(T* p, T value, Place = here()) {
   }
 }
 
-// Global memory, past the processor's own (first-level) cache, which does not see what other
-// processors write (PTX ISA, "Cache Operators": ld.global.cg).
+// Global memory, past the SM's own L1, which does not see what other
+// SMs write (PTX ISA, "Cache Operators": ld.global.cg).
 template <class T>
 SEQKERN_DEVICE T read_shared_cache(const T* p, Place = here()) {
   using Word = typename Bits<sizeof(T)>::type;

@@ -1,4 +1,4 @@
-// The loss of an example and its derivatives while its rows lie in the nearest cache (compiled per
+// The loss of an example and its derivatives while its rows lie in L1 (compiled per
 // ISA level).
 #pragma once
 
@@ -81,7 +81,7 @@ inline double losses(float* x, const float* signs, int64_t count) {
       product = 1;
       factors = 0;
     }
-    // sigmoid never quite reaches 0; of an infinite score it is 0, as in the textbook.
+    // sigmoid never quite reaches 0; of an infinite score it is 0, as in the reference.
     const Vec<float>::raw zero = {}, greatest = Vec<float>(3.40282347e38f).v;
     const Vec<float> slope = (0 - sign) * sigmoid(0 - value);
     store(x + t, Vec<float>(Vec<float>::raw(value.v > greatest ? zero : slope.v)));

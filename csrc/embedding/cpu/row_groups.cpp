@@ -9,7 +9,7 @@ namespace seqkern {
 
 namespace {
 
-constexpr int kMostBits = 11;  // counters of a pass that stay in the nearest cache
+constexpr int kMostBits = 11;  // counters of a pass that stay in L1
 constexpr int64_t kEntriesWorthAThread = 8192;
 
 int bits_of(int64_t largest) {

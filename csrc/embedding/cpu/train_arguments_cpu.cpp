@@ -222,7 +222,7 @@ void TrainArguments::set_hot_rows(int64_t words, int64_t threads) {
 }
 
 TrainCall TrainArguments::call_at(double round_trip_ns) const {
-  // On an AMD EPYC (Zen 5) 45 to 60 ns between cores with a third-level cache in common, where
+  // On an AMD EPYC (Zen 5) 45 to 60 ns between cores with an L3 in common, where
   // copies take more than they give, and 330 to 370 ns between others.
   constexpr double kFar = 180;
   // Near or far, all threads change the upper nodes of the tree at every window.

@@ -27,7 +27,7 @@ struct Counts {
   }
 };
 
-// Windows of a batch: some thousands of context words, a fraction of the second-level cache.
+// Windows of a batch: some thousands of context words, a fraction of L2.
 int batch_windows(const TextOptions& text) {
   return std::clamp(2048 / text.window, 8, 256);
 }

@@ -54,7 +54,7 @@ struct PackedFma {
   static constexpr int kLanes = Vec<C>::kLanes;
   static constexpr int kColumnVectors =
       2;  // of a block of the backward product and of the projections
-  static constexpr int kChunkRows = 48;  // rows whose block product stays in the first-level cache
+  static constexpr int kChunkRows = 48;  // rows whose block product stays in L1
 
   // bfloat16 rows are widened once per step instead of once per block.
   static constexpr bool copies_operand(int64_t) { return !__is_same(S, C); }
@@ -74,7 +74,7 @@ struct PackedFma {
     const int64_t first = block * kUnits;
     const int64_t units = smaller<int64_t>(kUnits, w.units - first);
     if (units < kUnits) std::memset(to, 0, block_size(w.depth, kVectors) * sizeof(Weight));
-    // A few k at a time, so that what is written stays in the first-level cache until its lines are
+    // A few k at a time, so that what is written stays in L1 until its lines are
     // full.
     constexpr int64_t kDepth = 16;
     for (int64_t k = 0; k < w.depth; k += kDepth)

@@ -67,8 +67,8 @@ Split Layer::split(int64_t blocks) const {
       (weights + with_input) * (rows / std::max<int64_t>(active.size(), 1));
   const int64_t least_per_slot = active.size() == 1 ? 100000 : 20000;
   const int64_t worth = std::max<int64_t>(1, work_per_step / least_per_slot);
-  // Over rows no step waits, but every thread reads all weights: they must fit its second-level
-  // cache with room to spare, and the rows must still fill the tiles.
+  // Over rows no step waits, but every thread reads all weights: they must fit its L2 with room to
+  // spare, and the rows must still fill the tiles.
   const int64_t bytes = weights * static_cast<int64_t>(input.element_size());
   const bool over_rows =
       dense && bytes <= (int64_t(3) << 18) && batch / std::min(threads, worth) >= 8;

@@ -50,7 +50,7 @@ class Layer : public LayerCall {
 };
 
 // The distance between rows of a working buffer. Rows a multiple of 1 KiB apart would meet in a few
-// sets of the first-level cache and evict each other, so such rows get a cache line more.
+// sets of L1 and evict each other, so such rows get a cache line more.
 inline int64_t padded_row(int64_t features, const Tensor& like) {
   const int64_t bytes = features * static_cast<int64_t>(like.element_size());
   return bytes % 1024 == 0 ? features + 64 / static_cast<int64_t>(like.element_size()) : features;

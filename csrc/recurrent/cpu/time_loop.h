@@ -119,7 +119,7 @@ class Weights {
 
   // Multiplies rows by each block and hands the product (rows x vectors) to body(block, first row,
   // rows, product). Without an operand the product is zero. The order of the blocks alternates from
-  // step to step: weights that outgrow the second-level cache are then met again from their end,
+  // step to step: weights that outgrow L2 are then met again from their end,
   // where it still holds them.
   // Before a product, prepare(block, first row, rows) may prefetch what body will need.
   template <class Prepare, class Body>

@@ -3,8 +3,8 @@
 // loop.cuh has the loop.
 //
 // Floor of a step, as for the forward pass, but that each unit needs the gradients of all gates of
-// all units: R * gates * H * 2 bytes into each multiprocessor (LSTM, H = 1024, R = 8: 64 KiB, 0.6
-// us at 64 bytes a cycle), beside the two trips through the second-level cache. Not measured.
+// all units: R * gates * H * 2 bytes into each SM (LSTM, H = 1024, R = 8: 64 KiB, 0.6
+// us at 64 bytes a cycle), beside the two trips through L2. Not measured.
 #pragma once
 
 #include "recurrent/cuda/loop.cuh"

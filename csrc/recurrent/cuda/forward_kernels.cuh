@@ -3,8 +3,8 @@
 //
 // Floor of a step at batch B (LSTM, 16-bit, H units; R rows of the batch in a block): 2 * 4 H * H *
 // B FLOPs, a microsecond of tensor cores at B = 64, H = 1024 on a Hopper card; H * R * 2 bytes of
-// states into each multiprocessor at 64 bytes a cycle (H = 1024, R = 8: 0.15 us); and what no
-// bandwidth helps: one trip of the states through the second-level cache and one of the barrier's
+// states into each SM at 64 bytes a cycle (H = 1024, R = 8: 0.15 us); and what no
+// bandwidth helps: one trip of the states through L2 and one of the barrier's
 // words, about 0.7 us each. The weights cost nothing while they fit registers and shared memory,
 // else what does not fit at 64 bytes a cycle. Not measured.
 #pragma once

@@ -20,7 +20,7 @@
 namespace seqkern {
 
 struct GpuLimits {
-  int processors;        // multiprocessors
+  int processors;        // SMs
   int64_t shared_bytes;  // that one block may have
   bool cooperative;      // whether all blocks of a launch may wait for each other
 };
@@ -74,12 +74,12 @@ namespace plan_cost {
 
 // From the launch of a kernel to that of the next one in the same stream, and of a cooperative one.
 constexpr double kLaunchNs = 2500, kCooperativeNs = 8000;
-// A barrier through the second-level cache: a write, and a read that sees it.
+// A barrier through L2: a write, and a read that sees it.
 constexpr double kBarrierNs = 900;
-// Reading from the second-level cache, multiplying, meeting in shared memory, the cell: the part of
+// Reading from L2, multiplying, meeting in shared memory, the cell: the part of
 // a pass over at most 32 rows that is latency.
 constexpr double kPassNs = 900;
-// One multiprocessor: 64 bytes a cycle from the second-level cache, 128 from shared memory; an
+// One SM: 64 bytes a cycle from L2, 128 from shared memory; an
 // m16n8k16 in each quarter every 8 cycles; 1.7 GHz.
 constexpr double kCacheBytesPerNs = 64 * 1.7, kSharedBytesPerNs = 128 * 1.7;
 constexpr double kTileProductNs = 8 / 1.7 / 4;
@@ -163,7 +163,7 @@ inline void plan_tasks(const LoopShape& shape, const GpuLimits& gpu, int tasks, 
 }
 
 // The fastest plan by the model. There is always one: a launch for each step runs any shape. Loops
-// side by side share the multiprocessors, so where the weights of one fill the GPU, one after the
+// side by side share the SMs, so where the weights of one fill the GPU, one after the
 // other is faster.
 inline LoopPlan plan_loop(const LoopShape& shape, const GpuLimits& gpu) {
   LoopPlan best{};
@@ -176,7 +176,7 @@ inline LoopPlan plan_loop(const LoopShape& shape, const GpuLimits& gpu) {
 // How many layers of a stack are to run as a wave. `alone`: the loop of a single layer; `chained`:
 // that of a layer in a wave, whose product has the input beside the state; `projection_flops`: of
 // the library product that a layer needs for that otherwise. Layers above the first of a wave spare
-// that product and the time of a loop, but share the multiprocessors.
+// that product and the time of a loop, but share the SMs.
 inline int plan_wave(const LoopShape& alone, LoopShape chained, int64_t layers,
                      double projection_flops, const GpuLimits& gpu) {
   using namespace plan_cost;
