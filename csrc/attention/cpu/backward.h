@@ -290,9 +290,9 @@ class Backward {
     if (call_.grad_query.data) {
       add_grad_query(key_tile.key_transposed, in_tile, keys, T::ds_probability(gradients), vectors,
                      tile.grad_query);
-      if (operands_.has_wild())
-        operands_.add_wild(r, kind == Tile::kMixed ? scratch_.allowed : nullptr, rules,
-                           T::ds_probability(gradients), tile.grad_query);
+      if (operands_.has_non_finite())
+        operands_.add_non_finite(r, kind == Tile::kMixed ? scratch_.allowed : nullptr, rules,
+                                 T::ds_probability(gradients), tile.grad_query);
     }
   }
 

@@ -27,7 +27,7 @@ struct GradientTile {
 template <class T>
 struct KeyTile {
   typename T::Left key, value;
-  typename T::Transposed key_transposed;  // without wild numbers
+  typename T::Transposed key_transposed;  // without non-finite numbers
 };
 
 // The scratch of such a tile.
@@ -69,27 +69,27 @@ class BackwardOperands {
         values_{rows_of<S>(p_.value, b, kv_head, extent.first_key), p_.value.row, extent.keys,
                 p_.value_dim},
         searches_(may_exclude(p_)),
-        wild_{memory_.wild, memory_.some} {}
+        non_finite_{memory_.non_finite, memory_.some} {}
 
   static int64_t bytes(const Problem& p, int members) { return Memory(p, members, nullptr).bytes; }
 
-  // Finds wild keys and clears the sums; the team meets at its end.
+  // Finds non-finite keys and clears the sums; the team meets at its end.
   void prepare() {
     Barrier& barrier = place_.team.barrier;
     const int64_t group = p_.heads / p_.kv_heads;
     if (place_.members.begin == 0) {
-      wild_.some->store(0);
+      non_finite_.some->store(0);
       for (int64_t i = 0; i < place_.team.members * group; ++i) memory_.slope_sums[i] = 0;
     }
     barrier.wait(place_.members.count());
     share(place_, extent_.keys, kStep, [&](int64_t begin, int64_t end) {
-      if (searches_) find_wild(keys_, begin, end, wild_);
+      if (searches_) find_non_finite(keys_, begin, end, non_finite_);
       const int64_t rows = round_up(end, kStep) - begin;
       std::memset(grad_key(begin), 0, rows * grad_key_stride() * sizeof(C));
       std::memset(grad_value(begin), 0, rows * grad_value_stride() * sizeof(C));
     });
     barrier.wait(place_.members.count());
-    has_wild_ = searches_ && wild_.some->load();
+    has_non_finite_ = searches_ && non_finite_.some->load();
   }
 
   int64_t tiles_of_head() const { return tiles_of_head_; }
@@ -156,25 +156,26 @@ class BackwardOperands {
   enum KeyTileUse { kScores = 1, kGradQuery = 2 };
   __attribute__((noinline)) KeyTile<T> key_tile(int64_t begin, int64_t end, int use,
                                                 const KeyTileMemory<T>& memory) const {
-    bool wild = false;
-    if (has_wild_)
-      for (int64_t j = begin; j < end; ++j) wild |= wild_.rows[j] != 0;
+    bool non_finite = false;
+    if (has_non_finite_)
+      for (int64_t j = begin; j < end; ++j) non_finite |= non_finite_.rows[j] != 0;
     const int64_t keys = end - begin;
     const S *key = keys_.rows + begin * keys_.stride,
             *value = values_.rows + begin * values_.stride;
     if constexpr (T::kInPlace) {
       const auto in_place = T::in_place(key, keys_.stride);
-      wild = wild && use & kGradQuery;
-      if (wild) T::fill_transposed(key, keys_.stride, 0, keys, p_.dim, true, memory.key_transposed);
+      non_finite = non_finite && use & kGradQuery;
+      if (non_finite)
+        T::fill_transposed(key, keys_.stride, 0, keys, p_.dim, true, memory.key_transposed);
       return {in_place, T::in_place(value, values_.stride),
-              wild ? T::transposed(memory.key_transposed, keys, p_.dim) : in_place};
+              non_finite ? T::transposed(memory.key_transposed, keys, p_.dim) : in_place};
     } else {
       if (use & kScores) {
         T::fill_left(key, keys_.stride, 0, keys, p_.dim, memory.key);
         T::fill_left(value, values_.stride, 0, keys, p_.value_dim, memory.value);
       }
       if (use & kGradQuery)
-        T::fill_transposed(key, keys_.stride, 0, keys, p_.dim, wild, memory.key_transposed);
+        T::fill_transposed(key, keys_.stride, 0, keys, p_.dim, non_finite, memory.key_transposed);
       return {T::left(memory.key, keys, p_.dim), T::left(memory.value, keys, p_.value_dim),
               T::transposed(memory.key_transposed, keys, p_.dim)};
     }
@@ -189,10 +190,10 @@ class BackwardOperands {
     return memory_.slope_sums[member * (p_.heads / p_.kv_heads) + g];
   }
 
-  bool has_wild() const { return has_wild_; }
-  void add_wild(const Rectangle& r, const uint64_t* allowed, const Rules<S>& rules,
-                const typename T::Probability* ds, C* grad_query) const {
-    seqkern::SEQKERN_ISA::add_wild<T>(keys_, wild_, r, allowed, rules, ds, grad_query);
+  bool has_non_finite() const { return has_non_finite_; }
+  void add_non_finite(const Rectangle& r, const uint64_t* allowed, const Rules<S>& rules,
+                      const typename T::Probability* ds, C* grad_query) const {
+    seqkern::SEQKERN_ISA::add_non_finite<T>(keys_, non_finite_, r, allowed, rules, ds, grad_query);
   }
 
  private:
@@ -218,7 +219,7 @@ class BackwardOperands {
       block = smaller(round_up(wanted, members), group * ceil_div(p.queries, kQueries));
       some = carve.template take<std::atomic<int>>(1);
       slope_sums = carve.template take<double>(members * group);
-      wild = carve.template take<uint8_t>(may_exclude(p) ? p.keys : 0);
+      non_finite = carve.template take<uint8_t>(may_exclude(p) ? p.keys : 0);
       query = carve.template take<char>(block * query_bytes);
       grad_output = carve.template take<char>(block * grad_output_bytes);
       query_rows = carve.template take<char>(block * query_rows_bytes);
@@ -237,7 +238,7 @@ class BackwardOperands {
     }
     std::atomic<int>* some;
     double* slope_sums;
-    uint8_t* wild;
+    uint8_t* non_finite;
     char *query, *grad_output, *query_rows, *grad_output_rows;
     int64_t query_bytes, grad_output_bytes, query_rows_bytes, grad_output_rows_bytes;
     C *lse, *natural_lse, *inverse, *reference, *delta, *row_sums, *kept_scores, *grad_query,
@@ -295,8 +296,8 @@ class BackwardOperands {
   Memory memory_;
   int64_t first_tile_ = 0;  // of the block
   Source<S> keys_, values_;
-  bool searches_, has_wild_ = false;
-  Wild wild_;
+  bool searches_, has_non_finite_ = false;
+  NonFinite non_finite_;
 };
 
 }  // namespace SEQKERN_ISA

@@ -262,9 +262,9 @@ class Forward {
     T::accumulate(keys_.value(), part.first_key, part.keys, p_.value_dim, probabilities(from),
                   tile.vectors(), tile.output, tile.started);
     tile.started = true;
-    if (keys_.has_wild())
-      keys_.add_wild(part, allowed ? allowed + from : nullptr, rules, probabilities(from),
-                     tile.output);
+    if (keys_.has_non_finite())
+      keys_.add_non_finite(part, allowed ? allowed + from : nullptr, rules, probabilities(from),
+                           tile.output);
   }
 
   void finish(QueryTile<T>& tile, int64_t head) {

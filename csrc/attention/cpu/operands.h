@@ -2,7 +2,7 @@
 //
 // A key that is excluded contributes nothing, even where it or its value holds NaN or an infinity:
 // its probability is 0, but 0 * NaN is not. So where anything may be excluded, numbers that are not
-// finite ("wild") are found, replaced by 0 in the operand that is summed over keys, and their
+// finite are found, replaced by 0 in the operand that is summed over keys, and their
 // products are added for those queries that may see the key.
 #pragma once
 
@@ -26,7 +26,8 @@ struct Source {
 
 // Whether rows [begin, end) hold a number that is not finite.
 template <class S>
-__attribute__((noinline)) bool holds_wild(const Source<S>& source, int64_t begin, int64_t end) {
+__attribute__((noinline)) bool holds_non_finite(const Source<S>& source, int64_t begin,
+                                                int64_t end) {
   using C = compute_t<S>;
   using V = Vec<C>;
   V zeros[2] = {V(C(0)), V(C(0))};
@@ -40,32 +41,34 @@ __attribute__((noinline)) bool holds_wild(const Source<S>& source, int64_t begin
   return !(sum(zeros[0] + zeros[1]) == C(0));
 }
 
-// Which rows of an operand are wild, found by a team.
-struct Wild {
+// Which rows of an operand are non-finite, found by a team.
+struct NonFinite {
   uint8_t* rows;           // one flag per row
   std::atomic<int>* some;  // whether any is set
 };
 
-// Finds the wild rows of [begin, end), and whether there are any.
+// Finds the non-finite rows of [begin, end), and whether there are any.
 template <class S>
-bool find_wild(const Source<S>& source, int64_t begin, int64_t end, const Wild& wild) {
-  std::memset(wild.rows + begin, 0, end - begin);
-  if (!holds_wild(source, begin, end)) return false;
-  for (int64_t r = begin; r < end; ++r) wild.rows[r] = holds_wild(source, r, r + 1);
-  wild.some->store(1);
+bool find_non_finite(const Source<S>& source, int64_t begin, int64_t end,
+                     const NonFinite& non_finite) {
+  std::memset(non_finite.rows + begin, 0, end - begin);
+  if (!holds_non_finite(source, begin, end)) return false;
+  for (int64_t r = begin; r < end; ++r) non_finite.rows[r] = holds_non_finite(source, r, r + 1);
+  non_finite.some->store(1);
   return true;
 }
 
-// Adds to out (features, kQueries) the products of p with the wild elements of `source` for the
-// queries that may see the key. allowed: null if all may.
+// Adds to out (features, kQueries) the products of p with the non-finite elements of `source` for
+// the queries that may see the key. allowed: null if all may.
 template <class T, class RulesOf>
-__attribute__((noinline)) void add_wild(const Source<typename T::Storage>& source, const Wild& wild,
-                                        const Rectangle& r, const uint64_t* allowed,
-                                        const RulesOf& rules, const typename T::Probability* p,
-                                        typename T::C* out) {
+__attribute__((noinline)) void add_non_finite(const Source<typename T::Storage>& source,
+                                              const NonFinite& non_finite, const Rectangle& r,
+                                              const uint64_t* allowed, const RulesOf& rules,
+                                              const typename T::Probability* p,
+                                              typename T::C* out) {
   for (int j = 0; j < r.keys; ++j) {
     const int64_t key = r.first_key + j;
-    if (!wild.rows[key]) continue;
+    if (!non_finite.rows[key]) continue;
     for (int64_t f = 0; f < source.depth; ++f) {
       const typename T::C x = widen(source.rows[key * source.stride + f]);
       if (x - x == 0) continue;
@@ -104,7 +107,7 @@ class ForwardKeys {
     Memory memory(p, place.shared);
     key_copy_ = memory.key;
     value_copy_ = memory.value;
-    wild_ = {memory.wild, memory.some};
+    non_finite_ = {memory.non_finite, memory.some};
   }
 
   static int64_t bytes(const Problem& p) { return Memory(p, nullptr).bytes; }
@@ -113,24 +116,25 @@ class ForwardKeys {
   void prepare() {
     Team& team = place_.team;
     if (place_.members.begin == 0) {
-      wild_.some->store(0);
+      non_finite_.some->store(0);
       team.next.store(0);
     }
     if (!T::kInPlace || searches_) {
       team.barrier.wait(place_.members.count());
       share(place_, keys_.count, kStep, [&](int64_t begin, int64_t end) {
-        [[maybe_unused]] const bool wild = searches_ && find_wild(values_, begin, end, wild_);
+        [[maybe_unused]] const bool non_finite =
+            searches_ && find_non_finite(values_, begin, end, non_finite_);
         if constexpr (!T::kInPlace) {
           T::fill_left(keys_.rows + begin * keys_.stride, keys_.stride, begin, end, keys_.depth,
                        key_copy_);
           T::fill_transposed(values_.rows + begin * values_.stride, values_.stride, begin, end,
-                             values_.depth, wild, value_copy_);
+                             values_.depth, non_finite, value_copy_);
         }
       });
     }
     team.barrier.wait(place_.members.count());
-    has_wild_ = searches_ && wild_.some->load();
-    if (T::kInPlace && has_wild_) {
+    has_non_finite_ = searches_ && non_finite_.some->load();
+    if (T::kInPlace && has_non_finite_) {
       share(place_, keys_.count, kStep, [&](int64_t begin, int64_t end) {
         T::fill_transposed(values_.rows + begin * values_.stride, values_.stride, begin, end,
                            values_.depth, true, value_copy_);
@@ -145,15 +149,15 @@ class ForwardKeys {
   }
   typename T::Transposed value() const {
     if constexpr (T::kInPlace) {
-      if (!has_wild_) return T::in_place(values_.rows, values_.stride);
+      if (!has_non_finite_) return T::in_place(values_.rows, values_.stride);
     }
     return T::transposed(value_copy_, values_.count, values_.depth);
   }
 
-  bool has_wild() const { return has_wild_; }
-  void add_wild(const Rectangle& r, const uint64_t* allowed, const Rules<S>& rules,
-                const typename T::Probability* p, C* output) const {
-    seqkern::SEQKERN_ISA::add_wild<T>(values_, wild_, r, allowed, rules, p, output);
+  bool has_non_finite() const { return has_non_finite_; }
+  void add_non_finite(const Rectangle& r, const uint64_t* allowed, const Rules<S>& rules,
+                      const typename T::Probability* p, C* output) const {
+    seqkern::SEQKERN_ISA::add_non_finite<T>(values_, non_finite_, r, allowed, rules, p, output);
   }
 
  private:
@@ -164,23 +168,23 @@ class ForwardKeys {
       Carve carve(memory);
       some = carve.template take<std::atomic<int>>(1);
       const bool searches = may_exclude(p);
-      wild = carve.template take<uint8_t>(searches ? p.keys : 0);
+      non_finite = carve.template take<uint8_t>(searches ? p.keys : 0);
       key = carve.template take<char>(T::kInPlace ? 0 : T::left_bytes(p.keys, p.dim));
       value = carve.template take<char>(
           T::kInPlace && !searches ? 0 : T::transposed_bytes(p.keys, p.value_dim));
       bytes = carve.taken();
     }
     std::atomic<int>* some;
-    uint8_t* wild;
+    uint8_t* non_finite;
     char *key, *value;
     int64_t bytes;
   };
 
   const Place& place_;
   Source<S> keys_, values_;
-  bool searches_, has_wild_ = false;
+  bool searches_, has_non_finite_ = false;
   char *key_copy_, *value_copy_;
-  Wild wild_;
+  NonFinite non_finite_;
 };
 
 }  // namespace SEQKERN_ISA
