@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <future>
 #include <memory>
 #include <optional>
@@ -27,8 +28,8 @@ namespace {
 
 // Runs `work` on another thread without the GIL. Meanwhile this one looks ten times a second
 // whether Ctrl-C was pressed, and calls `tick`; what either raises calls `cancel`, then leaves.
-template <class Work, class Cancel, class Tick>
-auto watched(Work&& work, Cancel&& cancel, Tick&& tick) {
+void watched(const std::function<void()>& work, const std::function<void()>& cancel,
+             const std::function<void()>& tick) {
   auto result = std::async(std::launch::async, work);
   try {
     for (;;) {
@@ -45,7 +46,7 @@ auto watched(Work&& work, Cancel&& cancel, Tick&& tick) {
     result.wait();
     throw;
   }
-  return result.get();
+  result.get();
 }
 
 std::string_view utf8(py::handle text) {
@@ -106,11 +107,11 @@ py::tuple read_text(Counter& counter, py::object source, const std::string& begi
     bytes = std::make_unique<PythonSource>(source);
   }
   BlockReader reader(*bytes, chunk, strict);
-  const std::optional<Counter::Invalid> invalid =
-      watched([&] { return counter.read_text(reader, threads, strict); }, [&] { reader.cancel(); },
-              [&] {
-                if (!progress.is_none()) progress(reader.bytes_read());
-              });
+  std::optional<Counter::Invalid> invalid;
+  watched([&] { invalid = counter.read_text(reader, threads, strict); }, [&] { reader.cancel(); },
+          [&] {
+            if (!progress.is_none()) progress(reader.bytes_read());
+          });
   py::object wrong = py::none();
   if (invalid) wrong = py::make_tuple(invalid->byte, invalid->line, py::bytes(invalid->bytes));
   return py::make_tuple(reader.bytes_read(), wrong);
@@ -154,9 +155,9 @@ void impose(Counter& counter, const py::list& words) {
 
 py::tuple encode(Counter& counter, int file, uint64_t max_sentence) {
   std::atomic<bool> cancelled{false};
-  const Counter::Totals totals =
-      watched([&] { return counter.encode(file, max_sentence, cancelled); },
-              [&] { cancelled = true; }, [] {});
+  Counter::Totals totals;
+  watched([&] { totals = counter.encode(file, max_sentence, cancelled); },
+          [&] { cancelled = true; }, [] {});
   const CorpusHeader& corpus = totals.corpus;
   return py::make_tuple(totals.words, totals.sentences, corpus.entries, corpus.words,
                         corpus.sentences, corpus.vocabulary);
@@ -165,8 +166,8 @@ py::tuple encode(Counter& counter, int file, uint64_t max_sentence) {
 py::tuple check(int file) {
   std::atomic<bool> cancelled{false};
   CorpusHeader header{};
-  const std::string wrong = watched([&] { return check_corpus(file, cancelled, header); },
-                                    [&] { cancelled = true; }, [] {});
+  std::string wrong;
+  watched([&] { wrong = check_corpus(file, cancelled, header); }, [&] { cancelled = true; }, [] {});
   return py::make_tuple(wrong, header.entries, header.words, header.sentences, header.vocabulary);
 }
 
