@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -152,3 +153,13 @@ def test_guards_keep_what_is_no_tensor_and_what_requires_grad():
     found = all_guarded(given)
     assert found["x"].requires_grad and found["x"].is_leaf
     assert found["seed"] is given["seed"] and found["p"] == 0.5
+
+
+@pytest.mark.skipif(bool(support.missing), reason=support.missing)
+@pytest.mark.parametrize("domain", ["recurrent", "embedding"])
+def test_every_implementation_is_where_the_table_says(domain):
+    """Nobody imports them before they run, which needs a GPU."""
+    registration = importlib.import_module(f"seqkern.{domain}.registration")
+    for implementation in registration.triton_operators.implementations.values():
+        module, name = implementation.split(":")
+        assert callable(getattr(importlib.import_module(module), name))

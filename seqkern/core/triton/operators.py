@@ -20,7 +20,7 @@ class TritonOperators:
     """
 
     def __init__(self, implementations: Mapping[str, str], compiled: Collection[str]) -> None:
-        self._implementations = implementations
+        self.implementations = implementations
         self._compiled = compiled
         self._registered: dict[str, torch.library.Library] = {}
         if library.cpu.loaded and not support.missing:
@@ -29,7 +29,7 @@ class TritonOperators:
     def register(self, key: str) -> None:
         """Makes them run under a dispatch key. Tests take "CPU", until `unregister`."""
         self._registered[key] = torch.library.Library("seqkern", "IMPL")
-        for name, implementation in self._implementations.items():
+        for name, implementation in self.implementations.items():
             replaces = key == "CPU" and name in self._compiled
             run = support.late(implementation)
             self._registered[key].impl(name, run, key, allow_override=replaces)
