@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from seqkern.core.triton import support
+from seqkern.core.triton.operators import triton_name
 from tests import gpu
 from tests.guards import all_guarded, guarded
 
@@ -88,13 +89,18 @@ def test_gpus(monkeypatch, capability, interpreted, says):
 def test_an_operator_imports_its_kernels_when_it_first_runs():
     code = (
         "import sys, torch\n"
-        "from seqkern.core.triton import support\n"
-        "def double(x: torch.Tensor) -> torch.Tensor: return torch.empty_like(x)\n"
-        "op = support.operator(double, 'late:double')\n"
+        "from seqkern.core.fakes import Fakes\n"
+        "from seqkern.core.triton.operators import TritonOperators\n"
+        "torch.library.define('seqkern::double_', '(Tensor x, int much) -> Tensor')\n"
+        "def double_(x): return torch.empty_like(x)\n"
+        "operators = TritonOperators({'double_': 'late:double'}, Fakes(double_))\n"
+        "op = operators.by_backend('double_')['triton']\n"
+        "assert op is torch.ops.seqkern.double_triton_.default\n"
         "x = torch.arange(3.0)\n"
-        "assert op(x.to('meta')).is_meta and 'late' not in sys.modules\n"
-        "assert torch.equal(op(x), 2 * x) and 'late' in sys.modules\n"
-        "assert torch.equal(torch.compile(op, fullgraph=True, backend='aot_eager')(x), 2 * x)"
+        "assert op(x.to('meta'), 0).is_meta and 'late' not in sys.modules\n"
+        "assert torch.equal(op(x, 0), 2 * x) and 'late' in sys.modules\n"
+        "compiled = torch.compile(lambda x: op(x, 0), fullgraph=True, backend='aot_eager')\n"
+        "assert torch.equal(compiled(x), 2 * x)"
     )
     late = (
         "import importlib\n"
@@ -103,7 +109,7 @@ def test_an_operator_imports_its_kernels_when_it_first_runs():
         "        from importlib.machinery import ModuleSpec\n"
         "        return ModuleSpec(name, self) if name == 'late' else None\n"
         "    def create_module(self, spec): return None\n"
-        "    def exec_module(self, module): module.double = lambda x: 2 * x\n"
+        "    def exec_module(self, module): module.double = lambda x, much: 2 * x\n"
         "import sys; sys.meta_path.insert(0, Finder())\n"
     )
     done = python("-c", late + code)
@@ -156,10 +162,20 @@ def test_guards_keep_what_is_no_tensor_and_what_requires_grad():
 
 
 @pytest.mark.skipif(bool(support.missing), reason=support.missing)
-@pytest.mark.parametrize("domain", ["recurrent", "embedding"])
+@pytest.mark.parametrize("domain", ["attention", "recurrent", "embedding"])
 def test_every_implementation_is_where_the_table_says(domain):
     """Nobody imports them before they run, which needs a GPU."""
-    registration = importlib.import_module(f"seqkern.{domain}.registration")
-    for implementation in registration.triton_operators.implementations.values():
-        module, name = implementation.split(":")
-        assert callable(getattr(importlib.import_module(module), name))
+    operators = importlib.import_module(f"seqkern.{domain}.registration").triton_operators
+    assert operators.implementations
+    for name, implementation in operators.implementations.items():
+        module, function = implementation.split(":")
+        assert callable(getattr(importlib.import_module(module), function))
+        found = operators.by_backend(name)
+        ours, theirs = (str(found[backend]._schema) for backend in ("cpu", "triton"))
+        assert theirs.partition("(")[0] == f"seqkern::{triton_name(name)}"
+        assert theirs.partition("(")[2] == ours.partition("(")[2]
+
+
+def test_names_of_operators():
+    assert triton_name("lstm_forward") == "lstm_forward_triton"
+    assert triton_name("sparse_adam_") == "sparse_adam_triton_"

@@ -16,26 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkern.attention import fake, reference  # noqa: F401  (fake registers its kernels)
+from seqkern.attention import reference
 from seqkern.attention.needs import BIAS, KEY, QUERY, SLOPES, VALUE
 from seqkern.attention.recomputation import check_implementation
-from seqkern.core import library
+from seqkern.attention.registration import triton_operators
 from seqkern.core.double_backward import differentiable_backward, reference_gradients
 from seqkern.core.saving import direct, kept, traced
-from seqkern.core.triton import support
 
-# Of each backend. Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
-_forward = {
-    "triton": support.operator(fake.attention_forward, "seqkern.attention.triton.forward:forward")
-}
-_backward = {
-    "triton": support.operator(
-        fake.attention_backward, "seqkern.attention.triton.backward:backward"
-    )
-}
-if library.cpu.loaded:
-    _forward["cpu"] = torch.ops.seqkern.attention_forward.default
-    _backward["cpu"] = torch.ops.seqkern.attention_backward.default
+_forward = triton_operators.by_backend("attention_forward")
+_backward = triton_operators.by_backend("attention_backward")
 # What an operator calls in its turn, one Python frame later; a compiler wants to see the operator.
 _uncompiled = {backend: operator._op for backend, operator in _forward.items()}
 

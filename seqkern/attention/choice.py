@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from seqkern.attention.registration import triton_operators
 from seqkern.core import dispatch
 from seqkern.core.backends import Explanation, requested
 from seqkern.core.dispatch import runs_directly
@@ -75,7 +76,9 @@ def refusals(query: Tensor, others: Sequence[Tensor | None], extras: str) -> dic
 
 
 def _triton_refusal(query: Tensor, others: Sequence[Tensor | None]) -> str:
-    refused = dispatch.triton_refusal(query, others, TRITON_DTYPES)
+    refused = triton_operators.refusal(query.device) or dispatch.gpu_refusal(
+        query, others, TRITON_DTYPES
+    )
     if refused:
         return refused
     for tensor in (query, *others[:2]):  # with key and value

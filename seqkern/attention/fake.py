@@ -1,7 +1,4 @@
-"""Shapes, dtypes and strides of the compiled operators' results, for torch.compile and export.
-
-Registered only where the compiled library is loaded: without it the operators do not exist.
-"""
+"""Shapes, dtypes and strides of the operators' results; see `seqkern.core.fakes`."""
 
 from __future__ import annotations
 
@@ -9,8 +6,8 @@ import torch
 from torch import Tensor
 
 from seqkern.attention import needs as needed
-from seqkern.core import library
 from seqkern.core.dtypes import accumulation_dtype
+from seqkern.core.fakes import Fakes
 
 
 def _laid_out_as(like: Tensor, batch: int, heads: int, length: int, width: int) -> Tensor:
@@ -30,22 +27,7 @@ def _grad(like: Tensor, wanted: int, varlen: bool) -> Tensor:
 
 
 def attention_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    alibi_slopes: Tensor | None,
-    sinks: Tensor | None,
-    cu_seqlens_q: Tensor | None,
-    cu_seqlens_k: Tensor | None,
-    seed: Tensor | None,
-    scale: float,
-    softcap: float,
-    dropout_p: float,
-    is_causal: bool,
-    window_left: int,
-    window_right: int,
+    query: Tensor, value: Tensor, cu_seqlens_q: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """output (B, H, N, Dv) or (total_q, H, Dv), lse (B, H, N) or (H, total_q)."""
     width = value.shape[-1]
@@ -59,26 +41,11 @@ def attention_forward(
 
 
 def attention_backward(
-    grad_output: Tensor,
-    grad_lse: Tensor | None,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    mask: Tensor | None,
     bias: Tensor | None,
-    alibi_slopes: Tensor | None,
-    sinks: Tensor | None,
     cu_seqlens_q: Tensor | None,
-    cu_seqlens_k: Tensor | None,
-    seed: Tensor | None,
-    scale: float,
-    softcap: float,
-    dropout_p: float,
-    is_causal: bool,
-    window_left: int,
-    window_right: int,
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value and bias in their shapes and dtypes, and of the slopes, (B, H)
@@ -102,13 +69,9 @@ def attention_backward(
     )
 
 
-def attention_dropout_mask(
-    seed: Tensor, dropout_p: float, batch: int, heads: int, queries: int, keys: int
-) -> Tensor:
+def attention_dropout_mask(seed: Tensor, batch: int, heads: int, queries: int, keys: int) -> Tensor:
     """`philox.kept`: bool (batch, heads, queries, keys)."""
     return seed.new_empty((batch, heads, queries, keys), dtype=torch.bool)
 
 
-if library.cpu.loaded:
-    for _operator in (attention_forward, attention_backward, attention_dropout_mask):
-        torch.library.register_fake(f"seqkern::{_operator.__name__}", _operator)
+FAKES = Fakes(attention_forward, attention_backward, attention_dropout_mask)

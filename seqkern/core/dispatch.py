@@ -16,7 +16,6 @@ from torch.autograd import forward_ad
 from seqkern.core import library
 from seqkern.core.backends import BACKENDS, Explanation, requested
 from seqkern.core.dtypes import dtype_name
-from seqkern.core.triton import support
 
 # What the kernels read and write. float16 goes through float32.
 KERNEL_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16})
@@ -65,13 +64,6 @@ def cpu_refusal(input: Tensor, others: Iterable[Tensor | None]) -> str:
     if input.dtype not in ACCEPTED_DTYPES:
         return f"no kernel for {input.dtype}: float32, float64, bfloat16 (float16 by float32)"
     return transform((input, *others))
-
-
-def triton_refusal(
-    input: Tensor, others: Iterable[Tensor | None], dtypes: Collection[torch.dtype]
-) -> str:
-    """Why a domain's Triton kernels, which know these dtypes, cannot run a call."""
-    return support.device_refusal(input.device) or gpu_refusal(input, others, dtypes)
 
 
 def gpu_refusal(

@@ -12,21 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkern.core import library
 from seqkern.core.double_backward import differentiable_backward, reference_gradients
 from seqkern.core.dtypes import accumulation_dtype
 from seqkern.core.saving import Unchecked, direct, traced
-from seqkern.embedding import fake, reference  # noqa: F401  (fake registers its kernels)
+from seqkern.embedding import reference
+from seqkern.embedding.registration import triton_operators
 
-# Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
-if library.cpu.loaded:
-    _objective = torch.ops.seqkern.embedding_objective.default
-    _objective_backward = torch.ops.seqkern.embedding_objective_backward.default
-    _objective_backward_sparse = torch.ops.seqkern.embedding_objective_backward_sparse.default
-    _update = torch.ops.seqkern.embedding_objective_update_.default
-    _bags = torch.ops.seqkern.embedding_bags.default
-    _bags_backward = torch.ops.seqkern.embedding_bags_backward.default
-    _bags_backward_sparse = torch.ops.seqkern.embedding_bags_backward_sparse.default
+_objective = triton_operators.by_backend("embedding_objective")
+_objective_backward = triton_operators.by_backend("embedding_objective_backward")
+_objective_backward_sparse = triton_operators.by_backend("embedding_objective_backward_sparse")
+_update = triton_operators.by_backend("embedding_objective_update_")
+_bags = triton_operators.by_backend("embedding_bags")
+_bags_backward = triton_operators.by_backend("embedding_bags_backward")
+_bags_backward_sparse = triton_operators.by_backend("embedding_bags_backward_sparse")
 
 _grad_enabled = torch.is_grad_enabled
 _compiling = torch.compiler.is_compiling
@@ -43,8 +41,9 @@ def objective(
     mean: bool,
     padding_idx: int,
     sparse: bool,
+    backend: str,
 ) -> Tensor:
-    """`reference.objective` by the compiled kernels.
+    """`reference.objective` by the kernels of a backend, "cpu" or "triton".
 
     Args:
         terms: rows of out_weight that an example reads at most: 1 + K, or the longest path.
@@ -57,10 +56,10 @@ def objective(
     if _grad_enabled() and (in_weight.requires_grad or out_weight.requires_grad):
         loss: Tensor = (_traced_objective if _compiling() else _objective_apply)(
             in_weight, out_weight, inputs, targets, negatives, offsets, nodes, codes,
-            terms, mean, padding_idx, sparse,
+            terms, mean, padding_idx, sparse, backend,
         )  # fmt: skip
         return loss
-    return _objective(
+    return _objective[backend](
         in_weight, out_weight, inputs, targets, negatives, offsets, nodes, codes,
         terms, mean, padding_idx, False,
     )[0]  # fmt: skip
@@ -82,22 +81,23 @@ class _Objective(torch.autograd.Function):
         mean: bool,
         padding_idx: int,
         sparse: bool,
+        backend: str,
     ) -> Tensor:
         batch = (inputs, targets, negatives, offsets, nodes, codes)
-        loss, scale, hidden, grad_inputs, coefficients = _objective(
+        loss, scale, hidden, grad_inputs, coefficients = _objective[backend](
             in_weight, out_weight, *batch, terms, mean, padding_idx, True
         )
         ctx.save_for_backward(*batch, scale, hidden, grad_inputs, coefficients)
         ctx.tables = Unchecked(in_weight, out_weight)  # the rows of the batch have been used
         ctx.options = (terms, mean, padding_idx)
-        ctx.sparse = sparse
+        ctx.sparse, ctx.backend = sparse, backend
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         *batch, scale, hidden, grad_inputs, coefficients = ctx.saved_tensors
         need = ctx.needs_input_grad
-        no_more = (None,) * 10
+        no_more = (None,) * 11
         if differentiable_backward((grad_loss,)):
             run = _Specification(batch, ctx.options)
             found = reference_gradients(run, ctx.tables.unchanged(), need, (grad_loss,))
@@ -108,13 +108,15 @@ class _Objective(torch.autograd.Function):
             *ctx.options, need[0] | need[1] << 1,
         )  # fmt: skip
         if ctx.sparse:
-            in_rows, in_values, out_rows, out_values = _objective_backward_sparse(*arguments)
+            in_rows, in_values, out_rows, out_values = _objective_backward_sparse[ctx.backend](
+                *arguments
+            )
             return (
                 _coalesced(in_rows, in_values, in_weight) if need[0] else None,
                 _coalesced(out_rows, out_values, out_weight) if need[1] else None,
                 *no_more,
             )
-        grads = _objective_backward(*arguments)
+        grads = _objective_backward[ctx.backend](*arguments)
         return (grads[0] if need[0] else None, grads[1] if need[1] else None, *no_more)
 
 
@@ -157,11 +159,12 @@ def update_(
     mean: bool,
     padding_idx: int,
     lr: float,
+    backend: str,
 ) -> Tensor:
     """One step of gradient descent on the summed loss, in place; returns the mean loss."""
     offsets, nodes, codes = (None, None, None) if paths is None else paths
     in_weight, out_weight = in_weight.detach(), out_weight.detach()
-    loss: Tensor = _update(
+    loss: Tensor = _update[backend](
         in_weight, out_weight, inputs, targets, negatives, offsets, nodes, codes,
         terms, mean, padding_idx, lr,
     )  # fmt: skip
@@ -172,19 +175,25 @@ def update_(
 
 
 def bag_sum(
-    weight: Tensor, offsets: Tensor, rows: Tensor, words: Tensor, mean: bool, sparse: bool
+    weight: Tensor,
+    offsets: Tensor,
+    rows: Tensor,
+    words: Tensor,
+    mean: bool,
+    sparse: bool,
+    backend: str,
 ) -> Tensor:
-    """`reference.bag_sum` by the compiled kernels.
+    """`reference.bag_sum` by the kernels of a backend, "cpu" or "triton".
 
     Raises:
         RuntimeError: the operator refuses the arguments; it knows only its own names for them.
     """
     if _grad_enabled() and weight.requires_grad:
         vectors: Tensor = (_traced_bag_sum if _compiling() else _bag_sum_apply)(
-            weight, offsets, rows, words, mean, sparse
+            weight, offsets, rows, words, mean, sparse, backend
         )
         return vectors
-    return _bags(weight, offsets, rows, words, mean)
+    return _bags[backend](weight, offsets, rows, words, mean)
 
 
 class _BagSum(torch.autograd.Function):
@@ -197,17 +206,18 @@ class _BagSum(torch.autograd.Function):
         words: Tensor,
         mean: bool,
         sparse: bool,
+        backend: str,
     ) -> Tensor:
         ctx.save_for_backward(offsets, rows, words)
         ctx.table = Unchecked(weight)  # whose values no derivative depends on
-        ctx.mean, ctx.sparse = mean, sparse
-        return _bags(weight, offsets, rows, words, mean)
+        ctx.mean, ctx.sparse, ctx.backend = mean, sparse, backend
+        return _bags[backend](weight, offsets, rows, words, mean)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         offsets, rows, words = ctx.saved_tensors
         (weight,) = ctx.table.as_they_are
-        no_more = (None,) * 5
+        no_more = (None,) * 6
         if differentiable_backward((grad,)):
 
             def run(weight: Tensor) -> tuple[Tensor]:
@@ -220,9 +230,9 @@ class _BagSum(torch.autograd.Function):
             grad = grad / (offsets[words + 1] - offsets[words]).clamp(min=1)[:, None]
         arguments = (grad.contiguous(), weight, offsets, rows, words)
         if ctx.sparse:
-            touched, values = _bags_backward_sparse(*arguments)
+            touched, values = _bags_backward_sparse[ctx.backend](*arguments)
             return (_coalesced(touched, values, weight), *no_more)
-        return (_bags_backward(*arguments), *no_more)
+        return (_bags_backward[ctx.backend](*arguments), *no_more)
 
 
 _bag_sum_apply = direct(_BagSum)

@@ -76,7 +76,7 @@ def _cpu(weight: Tensor, others: Sequence[Tensor | None]) -> str:
 
 
 def _triton(weight: Tensor, others: Sequence[Tensor | None]) -> str:
-    refused = registration.triton_operators.refusal(weight.device) or dispatch.triton_refusal(
+    refused = registration.triton_operators.refusal(weight.device) or dispatch.gpu_refusal(
         weight, others, TRITON_DTYPES
     )
     if not refused and weight.dim() == 2 and weight.shape[1] > TRITON_WIDEST:

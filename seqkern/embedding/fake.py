@@ -1,32 +1,16 @@
-"""Shapes and dtypes of the compiled operators' results, for torch.compile and export.
-
-Registered only where the compiled library is loaded: without it the operators do not exist.
-"""
+"""Shapes and dtypes of the operators' results; see `seqkern.core.fakes`."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from seqkern.core import library
 from seqkern.core.dtypes import accumulation_dtype
+from seqkern.core.fakes import Fakes
 
 
 def embedding_objective(
-    in_weight: Tensor,
-    out_weight: Tensor,
-    inputs: Tensor,
-    targets: Tensor,
-    negatives: Tensor | None,
-    path_offsets: Tensor | None,
-    path_nodes: Tensor | None,
-    path_codes: Tensor | None,
-    terms: int,
-    mean: bool,
-    padding_idx: int,
-    save: bool,
+    in_weight: Tensor, inputs: Tensor, terms: int, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """loss () and scale (); with `save` hidden and grad_inputs (E, d), coefficients (E, terms)."""
     wide = accumulation_dtype(in_weight.dtype)
@@ -38,17 +22,9 @@ def embedding_objective(
 
 
 def embedding_objective_backward(
-    grad_loss: Tensor,
-    scale: Tensor,
-    hidden: Tensor,
-    grad_inputs: Tensor,
-    coefficients: Tensor,
-    in_weight: Tensor,
-    out_weight: Tensor,
-    *batch: Any,
+    in_weight: Tensor, out_weight: Tensor, needs: int
 ) -> tuple[Tensor, Tensor]:
     """Dense gradients of both tables; (0,) for one that `needs` (bits 1, 2) leaves out."""
-    needs = batch[-1]
     return (
         in_weight.new_empty(in_weight.shape if needs & 1 else (0,)),
         out_weight.new_empty(out_weight.shape if needs & 2 else (0,)),
@@ -56,49 +32,40 @@ def embedding_objective_backward(
 
 
 def embedding_objective_backward_sparse(
-    grad_loss: Tensor,
-    scale: Tensor,
-    hidden: Tensor,
-    grad_inputs: Tensor,
-    coefficients: Tensor,
-    in_weight: Tensor,
-    out_weight: Tensor,
-    *batch: Any,
+    in_weight: Tensor, out_weight: Tensor, needs: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Row numbers (U,) and gradients (U, d) of both tables; the batch decides about U."""
-    needs = batch[-1]
     in_rows, in_values = _sparse_rows(in_weight, bool(needs & 1))
     out_rows, out_values = _sparse_rows(out_weight, bool(needs & 2))
     return in_rows, in_values, out_rows, out_values
 
 
-def embedding_objective_update_(in_weight: Tensor, out_weight: Tensor, *batch: Any) -> Tensor:
+def embedding_objective_update_(in_weight: Tensor) -> Tensor:
     """loss (); the tables are changed."""
     return in_weight.new_empty((), dtype=accumulation_dtype(in_weight.dtype))
 
 
-def embedding_bags(
-    weight: Tensor, offsets: Tensor, rows: Tensor, words: Tensor, mean: bool
-) -> Tensor:
+def embedding_bags(weight: Tensor, words: Tensor) -> Tensor:
     """(n, d), dtype of weight."""
     return weight.new_empty((words.shape[0], weight.shape[1]))
 
 
-def embedding_bags_backward(
-    grad: Tensor, weight: Tensor, offsets: Tensor, rows: Tensor, words: Tensor
-) -> Tensor:
+def embedding_bags_backward(weight: Tensor) -> Tensor:
     """The dense gradient of weight."""
     return weight.new_empty(weight.shape)
 
 
-def embedding_bags_backward_sparse(
-    grad: Tensor, weight: Tensor, offsets: Tensor, rows: Tensor, words: Tensor
-) -> tuple[Tensor, Tensor]:
+def embedding_bags_backward_sparse(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Row numbers (U,) and gradients (U, d); the bags decide about U."""
     return _sparse_rows(weight)
 
 
-def sparse_adam_(weight: Tensor, *arguments: Any) -> None:
+def embedding_train_(input_rows: Tensor) -> Tensor:
+    """(4,): words, kept, pairs and the sum of the loss; the tables are changed."""
+    return input_rows.new_empty(4, dtype=torch.float64)
+
+
+def sparse_adam_() -> None:
     """Changes the first three of its tensors."""
 
 
@@ -108,15 +75,14 @@ def _sparse_rows(weight: Tensor, some: bool = True) -> tuple[Tensor, Tensor]:
     return rows, weight.new_empty((count, weight.shape[1]))
 
 
-if library.cpu.loaded:
-    for _operator in (
-        embedding_objective,
-        embedding_objective_backward,
-        embedding_objective_backward_sparse,
-        embedding_objective_update_,
-        embedding_bags,
-        embedding_bags_backward,
-        embedding_bags_backward_sparse,
-        sparse_adam_,
-    ):
-        torch.library.register_fake(f"seqkern::{_operator.__name__}", _operator)
+FAKES = Fakes(
+    embedding_objective,
+    embedding_objective_backward,
+    embedding_objective_backward_sparse,
+    embedding_objective_update_,
+    embedding_bags,
+    embedding_bags_backward,
+    embedding_bags_backward_sparse,
+    embedding_train_,
+    sparse_adam_,
+)

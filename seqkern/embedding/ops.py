@@ -102,11 +102,12 @@ def cbow_loss(
 def objective(in_weight: Tensor, out_weight: Tensor, examples: Batch, sparse: bool) -> Tensor:
     """`reference.objective` of checked tables and a batch."""
     b = examples
-    if _runs_directly(in_weight) or choice.choose(in_weight, (out_weight,)) in choice.KERNELS:
+    backend = "cpu" if _runs_directly(in_weight) else choice.choose(in_weight, (out_weight,))
+    if backend in choice.KERNELS:
         try:
             return autograd.objective(
                 _with_rows(in_weight), _with_rows(out_weight), b.inputs, b.targets, b.negatives,
-                b.paths, b.terms, b.mean, b.padding_idx, sparse,
+                b.paths, b.terms, b.mean, b.padding_idx, sparse, backend,
             )  # fmt: skip
         except RuntimeError:
             b.check_ranges(in_weight, out_weight)
@@ -131,12 +132,12 @@ def update_(in_weight: Tensor, out_weight: Tensor, examples: Batch, lr: float) -
         The mean loss before the step, as `objective` gives it, without a graph.
     """
     b = examples
-    direct = _runs_directly(in_weight) or choice.choose(in_weight, (out_weight,)) in choice.KERNELS
-    if direct and _rows_contiguous(in_weight) and _rows_contiguous(out_weight):
+    backend = "cpu" if _runs_directly(in_weight) else choice.choose(in_weight, (out_weight,))
+    if backend in choice.KERNELS and _rows_contiguous(in_weight) and _rows_contiguous(out_weight):
         try:
             return autograd.update_(
                 in_weight, out_weight, b.inputs, b.targets, b.negatives,
-                b.paths, b.terms, b.mean, b.padding_idx, lr,
+                b.paths, b.terms, b.mean, b.padding_idx, lr, backend,
             )  # fmt: skip
         except RuntimeError:
             b.check_ranges(in_weight, out_weight)
@@ -188,9 +189,12 @@ def bag_sum(
     checks.table_("weight", weight)
     words = checks.indices("words", words, weight.device)
     flat = words.reshape(-1)
-    if _runs_directly(weight) or choice.choose(weight, ()) in choice.KERNELS:
+    backend = "cpu" if _runs_directly(weight) else choice.choose(weight, ())
+    if backend in choice.KERNELS:
         try:
-            vectors = autograd.bag_sum(_with_rows(weight), offsets, rows, flat, mean, sparse)
+            vectors = autograd.bag_sum(
+                _with_rows(weight), offsets, rows, flat, mean, sparse, backend
+            )
         except RuntimeError:
             checks.in_range("words", words, offsets.shape[0] - 1, checks.NO_PADDING, "the bags")
             checks.bag_tensors(offsets, rows, weight.shape[0])

@@ -16,8 +16,7 @@ from seqkern.embedding.choice import TRITON_WIDEST
 
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
-if library.cpu.loaded:
-    _step = torch.ops.seqkern.sparse_adam_.default
+_step = registration.triton_operators.by_backend("sparse_adam_")
 
 
 class SparseAdam(torch.optim.SparseAdam):
@@ -57,15 +56,16 @@ class SparseAdam(torch.optim.SparseAdam):
                     raise RuntimeError(
                         "SparseAdam does not support dense gradients, please consider Adam instead"
                     )
-                if _backend(param) != "torch":
-                    self._fused(group, param)
+                backend = _backend(param)
+                if backend != "torch":
+                    self._fused(group, param, backend)
                 else:
                     left.append(param)
         if left:
             self._by_pytorch(left)
         return loss
 
-    def _fused(self, group: dict[str, Any], param: Tensor) -> None:
+    def _fused(self, group: dict[str, Any], param: Tensor, backend: str) -> None:
         state = self.state[param]
         if not state:
             state["step"] = 0
@@ -82,7 +82,7 @@ class SparseAdam(torch.optim.SparseAdam):
         beta1, beta2 = group["betas"]
         corrected = math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"])
         tables = (param.detach(), state["exp_avg"], state["exp_avg_sq"])
-        _step(
+        _step[backend](
             *tables,
             grad._indices()[0],
             values.contiguous(),
@@ -129,7 +129,7 @@ def _cpu_refusal(param: Tensor) -> str:
 
 def _triton_refusal(param: Tensor) -> str:
     """Why the GPU kernel cannot take a parameter; "" where it can."""
-    refused = registration.triton_operators.refusal(param.device) or dispatch.triton_refusal(
+    refused = registration.triton_operators.refusal(param.device) or dispatch.gpu_refusal(
         param, (), TRITON_DTYPES
     )
     if not refused and param.dim() == 2 and param.shape[1] > TRITON_WIDEST:

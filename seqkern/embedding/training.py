@@ -46,7 +46,11 @@ import torch
 from torch import Tensor
 
 from seqkern.core import library
-from seqkern.embedding import registration
+from seqkern.embedding.registration import triton_operators
+
+_train = triton_operators.by_backend("embedding_train_")
+# What trains tables that lie on a device.
+BACKEND_ON = {"cpu": "cpu", "cuda": "triton"}
 
 MODELS = ("skipgram", "cbow")
 
@@ -181,7 +185,7 @@ def train_(
             f"input_rows must be on the CPU or a CUDA GPU, got {input_rows.device}: {refused}"
         )
     with torch.no_grad():
-        tally: Tensor = torch.ops.seqkern.embedding_train_(
+        tally: Tensor = _train[BACKEND_ON[input_rows.device.type]](
             input_rows,
             output_rows,
             tokens,
@@ -223,18 +227,10 @@ def device_refusal(device: torch.device) -> str:
         return f"torch {torch.__version__} sees no CUDA GPU"
     if device.index is not None and device.index >= torch.cuda.device_count():
         return f"torch sees {torch.cuda.device_count()} CUDA GPUs"
-    return registration.triton_operators.refusal(device)
+    return triton_operators.refusal(device)
 
 
 def _as_int64(seed: int) -> int:
     """The lower 64 bits of any integer, as a signed one."""
     bits = int(seed) & (2**64 - 1)
     return bits - 2**64 if bits >= 2**63 else bits
-
-
-def _fake(input_rows: Tensor, *rest: object) -> Tensor:
-    return input_rows.new_empty(4, dtype=torch.float64)
-
-
-if library.cpu.loaded:
-    torch.library.register_fake("seqkern::embedding_train_", _fake)

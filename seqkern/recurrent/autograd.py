@@ -19,28 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkern.core import library
 from seqkern.core.double_backward import differentiable_backward, reference_gradients
 from seqkern.core.saving import Unchecked, direct, kept, traced
-from seqkern.recurrent import reference, registration
+from seqkern.recurrent import reference
 from seqkern.recurrent.needs import layer_needs
+from seqkern.recurrent.registration import triton_operators
 
-# Bound once: an attribute look-up in torch.ops costs a good part of a microsecond.
-if library.cpu.loaded:
-    _ops = torch.ops.seqkern
-    _lstm_forward = _ops.lstm_forward.default
-    _lstm_backward = _ops.lstm_backward.default
-    _gru_forward = _ops.gru_forward.default
-    _gru_backward = _ops.gru_backward.default
-    _rnn_forward = _ops.rnn_forward.default
-    _rnn_backward = _ops.rnn_backward.default
-if registration.HAS_TRITON:
-    _lstm_forward_triton = _ops.lstm_forward_triton.default
-    _lstm_backward_triton = _ops.lstm_backward_triton.default
-    _gru_forward_triton = _ops.gru_forward_triton.default
-    _gru_backward_triton = _ops.gru_backward_triton.default
-    _rnn_forward_triton = _ops.rnn_forward_triton.default
-    _rnn_backward_triton = _ops.rnn_backward_triton.default
+_lstm_forward = triton_operators.by_backend("lstm_forward")
+_lstm_backward = triton_operators.by_backend("lstm_backward")
+_gru_forward = triton_operators.by_backend("gru_forward")
+_gru_backward = triton_operators.by_backend("gru_backward")
+_rnn_forward = triton_operators.by_backend("rnn_forward")
+_rnn_backward = triton_operators.by_backend("rnn_backward")
 
 _grad_enabled = torch.is_grad_enabled
 _compiling = torch.compiler.is_compiling
@@ -58,10 +48,10 @@ def lstm(
     packed: Tensor | None,
     batch_sizes: Tensor | None,
     reverse: bool,
-    triton: bool = False,
+    backend: str = "cpu",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`reference.lstm` by the compiled kernel or Triton's; `packed` (inference only) is w_hh packed
-    ahead."""
+    """`reference.lstm` by the kernel of a backend, "cpu", "cuda" or "triton"; `packed` (inference
+    only) is w_hh packed ahead."""
     if _grad_enabled() and (
         input.requires_grad
         or w_hh.requires_grad
@@ -70,9 +60,9 @@ def lstm(
     ):
         _refuse_packed(packed)
         return (_traced_lstm if _compiling() else _lstm_apply)(
-            input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, reverse, triton
+            input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, reverse, backend
         )
-    result = (_lstm_forward_triton if triton else _lstm_forward)(
+    result = _lstm_forward[backend](
         input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, packed, batch_sizes, reverse, False
     )
     return result[0], result[1], result[2]
@@ -88,9 +78,9 @@ def gru(
     packed: Tensor | None,
     batch_sizes: Tensor | None,
     reverse: bool,
-    triton: bool = False,
+    backend: str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """`reference.gru` by the compiled kernel, or Triton's; `packed` as there."""
+    """`reference.gru` by the kernel of a backend; `packed` as there."""
     if _grad_enabled() and (
         input.requires_grad
         or w_hh.requires_grad
@@ -99,9 +89,9 @@ def gru(
     ):
         _refuse_packed(packed)
         return (_traced_gru if _compiling() else _gru_apply)(
-            input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse, triton
+            input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse, backend
         )
-    result = (_gru_forward_triton if triton else _gru_forward)(
+    result = _gru_forward[backend](
         input, h0, w_ih, w_hh, b_ih, b_hh, packed, batch_sizes, reverse, False
     )
     return result[0], result[1]
@@ -118,9 +108,9 @@ def rnn(
     batch_sizes: Tensor | None,
     reverse: bool,
     relu: bool,
-    triton: bool = False,
+    backend: str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """`reference.rnn` by the compiled kernel, or Triton's; `packed` as there."""
+    """`reference.rnn` by the kernel of a backend; `packed` as there."""
     if _grad_enabled() and (
         input.requires_grad
         or w_hh.requires_grad
@@ -129,9 +119,9 @@ def rnn(
     ):
         _refuse_packed(packed)
         return (_traced_rnn if _compiling() else _rnn_apply)(
-            input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse, relu, triton
+            input, h0, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse, relu, backend
         )
-    return (_rnn_forward_triton if triton else _rnn_forward)(
+    return _rnn_forward[backend](
         input, h0, w_ih, w_hh, b_ih, b_hh, packed, batch_sizes, relu, reverse, False
     )
 
@@ -162,16 +152,16 @@ class _LSTM(torch.autograd.Function):
         w_hr: Tensor | None,
         batch_sizes: Tensor | None,
         reverse: bool,
-        triton: bool,
+        backend: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        output, h_n, c_n, *saved = (_lstm_forward_triton if triton else _lstm_forward)(
+        output, h_n, c_n, *saved = _lstm_forward[backend](
             input, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, None, batch_sizes, reverse, True
         )
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, h0, c0, w_ih, w_hh, w_hr, batch_sizes, kept(output), *saved)
         ctx.biases = Unchecked(b_ih, b_hh)
         ctx.reverse = reverse
-        ctx.triton = triton
+        ctx.backend = backend
         return output, h_n, c_n
 
     @staticmethod
@@ -185,9 +175,9 @@ class _LSTM(torch.autograd.Function):
             return (*reference_gradients(in_float32(run), tensors, need, grads), None, None, None)
         bias = need[5] or need[6]
         needs = layer_needs(need[0], need[1], need[2], need[3], need[4], bias, need[7])
-        d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b, d_w_hr = (
-            _lstm_backward_triton if ctx.triton else _lstm_backward
-        )(*grads, input, h0, c0, w_ih, w_hh, w_hr, batch_sizes, *saved, reverse, needs)
+        d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_b, d_w_hr = _lstm_backward[ctx.backend](
+            *grads, input, h0, c0, w_ih, w_hh, w_hr, batch_sizes, *saved, reverse, needs
+        )
         return (
             d_x if need[0] else None,
             d_h0 if need[1] else None,
@@ -215,16 +205,16 @@ class _GRU(torch.autograd.Function):
         b_hh: Tensor | None,
         batch_sizes: Tensor | None,
         reverse: bool,
-        triton: bool,
+        backend: str,
     ) -> tuple[Tensor, Tensor]:
-        output, h_n, gates = (_gru_forward_triton if triton else _gru_forward)(
+        output, h_n, gates = _gru_forward[backend](
             input, h0, w_ih, w_hh, b_ih, b_hh, None, batch_sizes, reverse, True
         )
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, h0, w_ih, w_hh, batch_sizes, kept(output), gates)
         ctx.biases = Unchecked(b_ih, b_hh)
         ctx.reverse = reverse
-        ctx.triton = triton
+        ctx.backend = backend
         return output, h_n
 
     @staticmethod
@@ -237,9 +227,9 @@ class _GRU(torch.autograd.Function):
             tensors = (input, h0, w_ih, w_hh, *ctx.biases.unchanged())
             return (*reference_gradients(in_float32(run), tensors, need, grads), None, None, None)
         needs = layer_needs(need[0], need[1], False, need[2], need[3], need[4] or need[5], False)
-        d_x, d_h0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = (
-            _gru_backward_triton if ctx.triton else _gru_backward
-        )(*grads, input, h0, w_ih, w_hh, batch_sizes, *saved, reverse, needs)
+        d_x, d_h0, d_w_ih, d_w_hh, d_b_ih, d_b_hh = _gru_backward[ctx.backend](
+            *grads, input, h0, w_ih, w_hh, batch_sizes, *saved, reverse, needs
+        )
         return (
             d_x if need[0] else None,
             d_h0 if need[1] else None,
@@ -266,16 +256,16 @@ class _RNN(torch.autograd.Function):
         batch_sizes: Tensor | None,
         reverse: bool,
         relu: bool,
-        triton: bool,
+        backend: str,
     ) -> tuple[Tensor, Tensor]:
-        output, h_n = (_rnn_forward_triton if triton else _rnn_forward)(
+        output, h_n = _rnn_forward[backend](
             input, h0, w_ih, w_hh, b_ih, b_hh, None, batch_sizes, relu, reverse, True
         )
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, h0, w_ih, w_hh, batch_sizes, kept(output))
         ctx.biases = Unchecked(b_ih, b_hh)
         ctx.reverse = reverse
-        ctx.triton = triton
+        ctx.backend = backend
         ctx.relu = relu
         return output, h_n
 
@@ -300,7 +290,7 @@ class _RNN(torch.autograd.Function):
                 None,
             )
         needs = layer_needs(need[0], need[1], False, need[2], need[3], need[4] or need[5], False)
-        d_x, d_h0, d_w_ih, d_w_hh, d_b = (_rnn_backward_triton if ctx.triton else _rnn_backward)(
+        d_x, d_h0, d_w_ih, d_w_hh, d_b = _rnn_backward[ctx.backend](
             *grads, input, h0, w_ih, w_hh, batch_sizes, output, relu, reverse, needs
         )
         return (

@@ -52,7 +52,7 @@ def refusals(
     return {
         "cpu": dispatch.cpu_refusal(input, others),
         "triton": registration.triton_operators.refusal(input.device)
-        or dispatch.triton_refusal(input, others, GPU_DTYPES),
+        or dispatch.gpu_refusal(input, others, GPU_DTYPES),
         "cuda": registration.cuda_refusal(input.device)
         or ("no kernel for a projected state (proj_size)" if projected else "")
         or dispatch.gpu_refusal(input, others, GPU_DTYPES),

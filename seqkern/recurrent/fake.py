@@ -1,7 +1,4 @@
-"""Shapes and dtypes of the compiled operators' results, for torch.compile and torch.export.
-
-Registered only where the compiled library is loaded: without it the operators do not exist.
-"""
+"""Shapes and dtypes of the operators' results; see `seqkern.core.fakes`."""
 
 from __future__ import annotations
 
@@ -10,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seqkern.core import library
 from seqkern.core.dtypes import accumulation_dtype
+from seqkern.core.fakes import Fakes
 from seqkern.recurrent import needs as needed
-from seqkern.recurrent import registration
 
 
 def _none(like: Tensor) -> Tensor:
@@ -55,9 +51,6 @@ def lstm_forward(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     w_hr: Tensor | None,
-    packed: Tensor | None,
-    batch_sizes: Tensor | None,
-    reverse: bool,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     _same_device(input, h0=h0, c0=c0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh, w_hr=w_hr)
@@ -76,21 +69,12 @@ def lstm_forward(
 
 
 def lstm_backward(
-    grad_output: Tensor | None,
-    grad_h_n: Tensor | None,
-    grad_c_n: Tensor | None,
     input: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
     w_ih: Tensor,
     w_hh: Tensor,
     w_hr: Tensor | None,
-    batch_sizes: Tensor | None,
-    output: Tensor,
-    gates: Tensor,
-    cells: Tensor,
-    hidden: Tensor,
-    reverse: bool,
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
@@ -111,9 +95,6 @@ def gru_forward(
     w_hh: Tensor,
     b_ih: Tensor | None,
     b_hh: Tensor | None,
-    packed: Tensor | None,
-    batch_sizes: Tensor | None,
-    reverse: bool,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     _same_device(input, h0=h0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
@@ -127,17 +108,7 @@ def gru_forward(
 
 
 def gru_backward(
-    grad_output: Tensor | None,
-    grad_h_n: Tensor | None,
-    input: Tensor,
-    h0: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    batch_sizes: Tensor | None,
-    output: Tensor,
-    gates: Tensor,
-    reverse: bool,
-    needs: int,
+    input: Tensor, h0: Tensor | None, w_ih: Tensor, w_hh: Tensor, needs: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     bias = w_ih.shape[0] if needs & needed.BIAS else 0
     return (
@@ -157,11 +128,6 @@ def rnn_forward(
     w_hh: Tensor,
     b_ih: Tensor | None,
     b_hh: Tensor | None,
-    packed: Tensor | None,
-    batch_sizes: Tensor | None,
-    relu: bool,
-    reverse: bool,
-    save: bool,
 ) -> tuple[Tensor, Tensor]:
     _same_device(input, h0=h0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
     hidden = w_hh.shape[1]
@@ -169,17 +135,7 @@ def rnn_forward(
 
 
 def rnn_backward(
-    grad_output: Tensor | None,
-    grad_h_n: Tensor | None,
-    input: Tensor,
-    h0: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    batch_sizes: Tensor | None,
-    output: Tensor,
-    relu: bool,
-    reverse: bool,
-    needs: int,
+    input: Tensor, h0: Tensor | None, w_ih: Tensor, w_hh: Tensor, needs: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
         _wanted(input, needs & needed.INPUT),
@@ -195,7 +151,6 @@ def recurrent_stack_forward(
     h0: Tensor | None,
     c0: Tensor | None,
     weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
     cell: int,
     bias: bool,
     bidirectional: bool,
@@ -222,21 +177,11 @@ def recurrent_stack_forward(
 
 
 def recurrent_stack_backward(
-    grad_output: Tensor | None,
-    grad_h_n: Tensor | None,
-    grad_c_n: Tensor | None,
     input: Tensor,
     h0: Tensor | None,
-    c0: Tensor | None,
     weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
-    output: Tensor,
-    hidden: Tensor,
-    gates: Tensor,
-    cells: Tensor,
     cell: int,
     bias: bool,
-    bidirectional: bool,
     needs: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     each = 4 if bias else 2
@@ -306,15 +251,7 @@ def lstm_cell_forward(
 
 
 def lstm_cell_backward(
-    grad_h: Tensor | None,
-    grad_c: Tensor | None,
-    input: Tensor,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    gates: Tensor,
-    needs: int,
+    input: Tensor, w_ih: Tensor, w_hh: Tensor, needs: int
 ) -> tuple[Tensor | None, ...]:
     return _cell_gradients(input, w_ih, w_hh, needs)
 
@@ -333,13 +270,7 @@ def gru_cell_forward(
 
 
 def gru_cell_backward(
-    grad_h: Tensor | None,
-    input: Tensor,
-    h0: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    gates: Tensor,
-    needs: int,
+    input: Tensor, w_ih: Tensor, w_hh: Tensor, needs: int
 ) -> tuple[Tensor | None, ...]:
     grads = _cell_gradients(input, w_ih, w_hh, needs)
     return (*grads[:2], *grads[3:])
@@ -352,21 +283,13 @@ def rnn_cell_forward(
     w_hh: Tensor,
     b_ih: Tensor | None,
     b_hh: Tensor | None,
-    relu: bool,
 ) -> Tensor:
     _same_device(input, h0=h0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
     return _state(input, w_hh)
 
 
 def rnn_cell_backward(
-    grad_h: Tensor | None,
-    input: Tensor,
-    h0: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    h: Tensor,
-    relu: bool,
-    needs: int,
+    input: Tensor, w_ih: Tensor, w_hh: Tensor, needs: int
 ) -> tuple[Tensor | None, ...]:
     grads = _cell_gradients(input, w_ih, w_hh, needs)
     return (*grads[:2], *grads[3:])
@@ -374,23 +297,19 @@ def rnn_cell_backward(
 
 # recurrent_pack has no fake kernel: the size of its result belongs to the ISA level of the
 # machine that packs, and `seqkern.freeze_` calls it outside of any compiled function.
-if library.cpu.loaded:
-    for _operator in (
-        lstm_forward,
-        lstm_backward,
-        gru_forward,
-        gru_backward,
-        rnn_forward,
-        rnn_backward,
-        recurrent_stack_forward,
-        recurrent_stack_backward,
-        lstm_cell_forward,
-        lstm_cell_backward,
-        gru_cell_forward,
-        gru_cell_backward,
-        rnn_cell_forward,
-        rnn_cell_backward,
-    ):
-        torch.library.register_fake(f"seqkern::{_operator.__name__}", _operator)
-        if _operator.__name__ in registration.LAYERS and registration.HAS_TRITON:
-            torch.library.register_fake(f"seqkern::{_operator.__name__}_triton", _operator)
+FAKES = Fakes(
+    lstm_forward,
+    lstm_backward,
+    gru_forward,
+    gru_backward,
+    rnn_forward,
+    rnn_backward,
+    recurrent_stack_forward,
+    recurrent_stack_backward,
+    lstm_cell_forward,
+    lstm_cell_backward,
+    gru_cell_forward,
+    gru_cell_backward,
+    rnn_cell_forward,
+    rnn_cell_backward,
+)

@@ -32,7 +32,7 @@ class Kind(NamedTuple):
     reference: LayerFunction
 
 
-def _kernel(name: str, weights: int, *options: bool, triton: bool = False) -> LayerFunction:
+def _kernel(name: str, weights: int, *options: bool, backend: str = "cpu") -> LayerFunction:
     """autograd's function of that name, which takes the state and the first so many weights."""
 
     def layer(
@@ -45,7 +45,7 @@ def _kernel(name: str, weights: int, *options: bool, triton: bool = False) -> La
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         run = getattr(autograd, name)
         output, *final = run(
-            x, *state, *w[:weights], packed, batch_sizes, reverse, *options, triton
+            x, *state, *w[:weights], packed, batch_sizes, reverse, *options, backend
         )
         return output, tuple(final)
 
@@ -78,7 +78,7 @@ def _kind(name: str, function: str, gates: int, states: int, nonlinearity: str =
         gates,
         states,
         _kernel(function, weights, *options),
-        _kernel(function, weights, *options, triton=True),
+        _kernel(function, weights, *options, backend="triton"),
         _reference(function, weights, *((nonlinearity,) if nonlinearity else ())),
     )
 

@@ -1,10 +1,7 @@
-"""The recurrent operators on a GPU: the compiled library's, and beside them Triton's.
+"""The recurrent operators on a GPU: Triton's, and what the compiled CUDA kernels ask.
 
-Where the CUDA library is built, it gives the layers' operators their CUDA implementation by itself.
-Triton's are registered under separate names, `seqkern::lstm_forward_triton` and so on, with
-the same schemas and fakes, and are imported on the first call. A cell's operators have no compiled
-CUDA kernel, so under CUDA they are Triton's. What the operators save does not depend on the
-backend.
+Where the CUDA library is built, it gives the layers' operators their CUDA implementation by itself;
+Triton's stand beside them. What the operators save does not depend on the backend.
 """
 
 from __future__ import annotations
@@ -12,18 +9,17 @@ from __future__ import annotations
 import torch
 
 from seqkern.core import library
-from seqkern.core.triton import support
 from seqkern.core.triton.operators import TritonOperators
+from seqkern.recurrent.fake import FAKES
 
 LAYERS = ("lstm_forward", "lstm_backward", "gru_forward", "gru_backward", "rnn_forward",
           "rnn_backward")  # fmt: skip
 _CELLS = ("lstm_cell_forward", "lstm_cell_backward", "gru_cell_forward", "gru_cell_backward",
           "rnn_cell_forward", "rnn_cell_backward")  # fmt: skip
 _IMPLEMENTATIONS = {
-    **{f"{name}_triton": f"seqkern.recurrent.triton.layer:{name}" for name in LAYERS},
+    **{name: f"seqkern.recurrent.triton.layer:{name}" for name in LAYERS},
     **{name: f"seqkern.recurrent.triton.cell:{name}" for name in _CELLS},
 }
-HAS_TRITON = library.cpu.loaded and not support.missing
 
 
 def cuda_refusal(device: torch.device) -> str:
@@ -50,8 +46,5 @@ def _allows_tf32() -> bool:
 _library = torch.library.Library("seqkern", "FRAGMENT")
 _library.define("allows_tf32() -> bool")
 _library.impl("allows_tf32", _allows_tf32, "CompositeExplicitAutograd")
-if HAS_TRITON:
-    for _name in LAYERS:
-        _schema = str(getattr(torch.ops.seqkern, _name).default._schema)
-        _library.define(_schema.replace(f"seqkern::{_name}(", f"{_name}_triton("))
-triton_operators = TritonOperators(_IMPLEMENTATIONS, compiled=_CELLS)
+
+triton_operators = TritonOperators(_IMPLEMENTATIONS, FAKES)

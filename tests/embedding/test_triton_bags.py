@@ -16,7 +16,7 @@ from tests.embedding.test_sparse_adam import gradient, run
 from tests.parity import assert_parity
 from tests.triton_device import DEVICE
 
-pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_operators")]
+pytestmark = pytest.mark.triton
 OPS = torch.ops.seqkern
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SIZES = [(1, True), (33, False), (130, True)]
@@ -66,14 +66,18 @@ def test_the_operators_contract():
     words = torch.tensor([2, 0, 2, 1])
     tests = ("test_schema", "test_faketensor")
     for mean in (True, False):
-        opcheck(OPS.embedding_bags.default, (weight, offsets, rows, words, mean), test_utils=tests)
+        opcheck(
+            OPS.embedding_bags_triton.default,
+            (weight, offsets, rows, words, mean),
+            test_utils=tests,
+        )
     back = (torch.randn(4, 3), weight, offsets, rows, words)
-    opcheck(OPS.embedding_bags_backward.default, back, test_utils=tests)
-    opcheck(OPS.embedding_bags_backward_sparse.default, back, test_utils=tests)
+    opcheck(OPS.embedding_bags_backward_triton.default, back, test_utils=tests)
+    opcheck(OPS.embedding_bags_backward_sparse_triton.default, back, test_utils=tests)
     tables = (weight, torch.zeros_like(weight), torch.zeros_like(weight))
     touched, values = torch.tensor([1, 4]), torch.randn(2, 3)
     arguments = (*tables, touched, values, 0.9, 0.99, 1e-8, 0.1)
-    opcheck(OPS.sparse_adam_.default, arguments, test_utils=tests)
+    opcheck(OPS.sparse_adam_triton_.default, arguments, test_utils=tests)
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="there it is a device-side assertion")
@@ -92,7 +96,7 @@ def test_errors():
         with pytest.raises(RuntimeError, match=says):
             ops.bag_sum(weight, offsets, rows, every)
     with pytest.raises(RuntimeError, match=r"grad should have the shape \[5, 6\]"):
-        OPS.embedding_bags_backward(torch.randn(4, 6), weight, *right, every)
+        OPS.embedding_bags_backward_triton(torch.randn(4, 6), weight, *right, every)
 
 
 ADAMS = [
@@ -123,9 +127,9 @@ def test_sparse_adam_refuses_what_does_not_fit():
     table, rows = torch.randn(4, 3), torch.tensor([1, 2])
     rest = (0.9, 0.99, 1e-8, 0.1)
     with pytest.raises(RuntimeError, match=r"exp_avg should have the shape \[4, 3\]"):
-        OPS.sparse_adam_(table, table[:3], table.clone(), rows, table[:2], *rest)
+        OPS.sparse_adam_triton_(table, table[:3], table.clone(), rows, table[:2], *rest)
     with pytest.raises(RuntimeError, match=r"values should have the shape \[2, 3\]"):
-        OPS.sparse_adam_(table, table.clone(), table.clone(), rows, table[:3], *rest)
+        OPS.sparse_adam_triton_(table, table.clone(), table.clone(), rows, table[:3], *rest)
 
 
 def test_sanitizer():

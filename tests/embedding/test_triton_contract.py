@@ -14,7 +14,7 @@ from tests import device_contract as contract
 from tests.device_contract import Work, sized
 from tests.triton_device import DEVICE
 
-pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_operators")]
+pytestmark = pytest.mark.triton
 WORDS, FEATURES, PAIRS, NEGATIVES = sized(500, 11), sized(100, 20), sized(3000, 30), 3
 
 

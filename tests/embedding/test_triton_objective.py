@@ -14,13 +14,12 @@ from torch.library import opcheck
 
 import seqkern
 from seqkern.core.triton import support
-from seqkern.embedding import registration
 from seqkern.nn import functional as SF
 from tests.embedding import test_operators, test_update
 from tests.embedding.cases import Case, check, data, gradients, loss
 from tests.triton_device import DEVICE
 
-pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_operators")]
+pytestmark = pytest.mark.triton
 OPS = torch.ops.seqkern
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -192,25 +191,21 @@ def test_the_operators_contract(tree):
     arguments = test_operators.batch(tree)
     tests = ("test_schema", "test_faketensor")
     for save in (False, True):
-        opcheck(OPS.embedding_objective.default, (*arguments, save), test_utils=tests)
-    found = OPS.embedding_objective(*arguments, True)
+        opcheck(OPS.embedding_objective_triton.default, (*arguments, save), test_utils=tests)
+    found = OPS.embedding_objective_triton(*arguments, True)
     for needs in (1, 2, 3):
         back = (torch.ones_like(found[0]), *found[1:], *arguments, needs)
-        opcheck(OPS.embedding_objective_backward.default, back, test_utils=tests)
-        opcheck(OPS.embedding_objective_backward_sparse.default, back, test_utils=tests)
-    opcheck(OPS.embedding_objective_update_.default, (*arguments, 0.1), test_utils=tests)
+        opcheck(OPS.embedding_objective_backward_triton.default, back, test_utils=tests)
+        opcheck(OPS.embedding_objective_backward_sparse_triton.default, back, test_utils=tests)
+    opcheck(OPS.embedding_objective_update_triton_.default, (*arguments, 0.1), test_utils=tests)
 
 
 @pytest.mark.skipif(not support.INTERPRETED, reason="compares with the CPU's kernels")
 @pytest.mark.parametrize("tree", [False, True])
 def test_what_is_saved_does_not_depend_on_what_ran(tree):
     arguments = test_operators.batch(tree)
-    by_triton = OPS.embedding_objective(*arguments, True)
-    registration.triton_operators.unregister("CPU")
-    try:
-        compiled = OPS.embedding_objective(*arguments, True)
-    finally:
-        registration.triton_operators.register("CPU")
+    by_triton = OPS.embedding_objective_triton(*arguments, True)
+    compiled = OPS.embedding_objective(*arguments, True)
     for mine, other in zip(by_triton, compiled, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
@@ -234,20 +229,22 @@ def test_what_is_saved_does_not_depend_on_what_ran(tree):
 def test_arguments_that_do_not_fit(place, change, says):
     good = test_operators.batch(False)
     with pytest.raises(RuntimeError, match=says):
-        OPS.embedding_objective(*good[:place], change(good[place]), *good[place + 1 :], True)
+        OPS.embedding_objective_triton(*good[:place], change(good[place]), *good[place + 1 :], True)
 
 
 def test_saved_tensors_are_checked():
     good = test_operators.batch(False)
-    found = OPS.embedding_objective(*good, True)
+    found = OPS.embedding_objective_triton(*good, True)
     with pytest.raises(RuntimeError, match=r"hidden should have the shape \[6, 5\]"):
-        OPS.embedding_objective_backward(found[0], found[1], found[2][:3], *found[3:], *good, 3)
+        OPS.embedding_objective_backward_triton(
+            found[0], found[1], found[2][:3], *found[3:], *good, 3
+        )
     with pytest.raises(RuntimeError, match="coefficients should be float32"):
-        OPS.embedding_objective_backward(*found[:4], found[4].double(), *good, 3)
+        OPS.embedding_objective_backward_triton(*found[:4], found[4].double(), *good, 3)
     with pytest.raises(RuntimeError, match="grad_loss should be one number"):
-        OPS.embedding_objective_backward(found[2], *found[1:], *good, 3)
+        OPS.embedding_objective_backward_triton(found[2], *found[1:], *good, 3)
     with pytest.raises(RuntimeError, match="in_weight should have rows that do not overlap"):
-        OPS.embedding_objective_update_(good[0][:1].expand(9, 5), *good[1:], 0.1)
+        OPS.embedding_objective_update_triton_(good[0][:1].expand(9, 5), *good[1:], 0.1)
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="there it is a device-side assertion")

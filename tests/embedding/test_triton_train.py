@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import seqkern
+from seqkern.embedding import training
 from seqkern.embedding.training import train_
 from tests.embedding import test_training_calls as calls
 from tests.embedding import training_cases as cases
@@ -22,11 +23,12 @@ from tests.embedding.test_training import options_of as options_of_training
 from tests.parity import relative_error
 from tests.triton_device import DEVICE
 
-pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_operators")]
+pytestmark = pytest.mark.triton
 
 
 @pytest.fixture(autouse=True)
-def _on_the_device() -> Iterator[None]:
+def _on_the_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(training.BACKEND_ON, "cpu", "triton")
     with torch.device(DEVICE):
         yield
 

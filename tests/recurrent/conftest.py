@@ -9,9 +9,7 @@ import torch
 
 from seqkern.core import library
 from seqkern.core.triton import support
-from seqkern.recurrent import registration
 from tests.triton_bands import guard_bands
-from tests.triton_operators import in_place_of_compiled
 
 
 @pytest.fixture(autouse=True)
@@ -24,12 +22,6 @@ def _one_thread(_same_start: None) -> None:
     """Small shapes: PyTorch's side forks and joins at each step, slow on a busy machine. The tests
     of threads ask for more; `_same_start` puts the number back."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def triton_operators() -> Iterator[None]:
-    with in_place_of_compiled(registration.triton_operators):
-        yield
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 import seqkern
+from seqkern.core.backends import requested
 from tests.parity import assert_parity
 from tests.recurrent.cases import KERNEL_DTYPES
 
@@ -56,16 +57,23 @@ def tensors(kind: str, sizes: Sizes, dtype: torch.dtype, without: Sequence[str] 
     return {name: None if name in absent else t.to(dtype) for name, t in made.items()}
 
 
+def operator(kind: str, way: str) -> Callable[..., Any]:
+    """The compiled one, or Triton's where it was asked for by name."""
+    name = f"{kind.partition('_')[0]}_cell_{way}"
+    return getattr(OPS, f"{name}_triton" if requested.value == "triton" else name).default
+
+
 def forward(kind: str, t: dict, save: bool = True) -> tuple[list[Tensor], Tensor | None]:
     """The results of a step (h; of the LSTM c, too), and what the backward wants of it."""
+    run = operator(kind, "forward")
     rest = [t["w_ih"], t["w_hh"], t["b_ih"], t["b_hh"]]
     if kind == "lstm":
-        h, c, gates = OPS.lstm_cell_forward(t["input"], t["h0"], t["c0"], *rest, save)
+        h, c, gates = run(t["input"], t["h0"], t["c0"], *rest, save)
         return [h, c], gates
     if kind == "gru":
-        h, gates = OPS.gru_cell_forward(t["input"], t["h0"], *rest, save)
+        h, gates = run(t["input"], t["h0"], *rest, save)
         return [h], gates
-    h = OPS.rnn_cell_forward(t["input"], t["h0"], *rest, kind == "rnn_relu")
+    h = run(t["input"], t["h0"], *rest, kind == "rnn_relu")
     return [h], h
 
 
@@ -73,15 +81,16 @@ def backward(
     kind: str, t: dict, saved: Tensor | None, grads: Sequence[Tensor | None], wanted: Sequence[str]
 ) -> dict[str, Tensor | None]:
     needs = sum(1 << ARGUMENTS.index(name) for name in wanted)
+    run = operator(kind, "backward")
     if kind == "lstm":
         own = (t["input"], t["h0"], t["c0"], t["w_ih"], t["w_hh"], saved, needs)
-        found = OPS.lstm_cell_backward(*grads, *own)
+        found = run(*grads, *own)
     elif kind == "gru":
         own = (t["input"], t["h0"], t["w_ih"], t["w_hh"], saved, needs)
-        found = OPS.gru_cell_backward(*grads, *own)
+        found = run(*grads, *own)
     else:
         own = (t["input"], t["h0"], t["w_ih"], t["w_hh"], saved, kind == "rnn_relu", needs)
-        found = OPS.rnn_cell_backward(*grads, *own)
+        found = run(*grads, *own)
     names = ARGUMENTS if kind == "lstm" else [name for name in ARGUMENTS if name != "c0"]
     return dict(zip(names, found, strict=True))
 

@@ -15,7 +15,7 @@ from tests import device_contract as contract
 from tests.device_contract import Work, sized
 from tests.triton_device import DEVICE
 
-pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_operators")]
+pytestmark = pytest.mark.triton
 
 
 @pytest.fixture(autouse=True, params=["triton", pytest.param("cuda", marks=pytest.mark.cuda)])

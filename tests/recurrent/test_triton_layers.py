@@ -22,7 +22,7 @@ from tests.triton_device import DEVICE
 
 pytestmark = [
     pytest.mark.triton,
-    pytest.mark.usefixtures("triton_operators", "guarded_launches"),
+    pytest.mark.usefixtures("guarded_launches"),
 ]
 
 LOOPS = ("resident", "grouped", "streamed", "steps")

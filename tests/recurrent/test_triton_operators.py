@@ -18,7 +18,7 @@ from tests.recurrent.cases import Case, check, make
 from tests.recurrent.test_cell_operators import Sizes
 from tests.triton_device import DEVICE
 
-pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_operators")]
+pytestmark = pytest.mark.triton
 OPS = torch.ops.seqkern
 KINDS = cell_operators.KINDS
 GATES = cell_operators.GATES
@@ -149,7 +149,7 @@ def test_layers_backward_keeps_the_operators_contract(kind, projection, needs):
 @pytest.mark.parametrize("kind", KINDS)
 def test_cells_keep_the_operators_contract(kind):
     t = cell_operators.tensors(kind, Sizes(2, 3, 5), torch.float32)
-    operator = getattr(OPS, f"{kind.partition('_')[0]}_cell_forward").default
+    operator = getattr(OPS, f"{kind.partition('_')[0]}_cell_forward_triton").default
     names = [n for n in cell_operators.ARGUMENTS if n != "c0" or kind == "lstm"]
     arguments = [t[name] for name in names] + [kind == "rnn_relu" or not kind.startswith("rnn")]
     opcheck(operator, tuple(arguments), test_utils=("test_schema", "test_faketensor"))

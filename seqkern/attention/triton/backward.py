@@ -399,7 +399,7 @@ def backward(
     window_right: int,
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`fake.attention_backward` by the kernels.
+    """The operator `attention_backward` by the kernels.
 
     Raises:
         RuntimeError: the arguments do not fit together, or the call is larger than can be counted.
@@ -408,10 +408,7 @@ def backward(
     call = operands(
         query, key, value, mask, bias, alibi_slopes, cu_seqlens_q, cu_seqlens_k, seed, *options
     )
-    found = fake.attention_backward(
-        grad_output, grad_lse, query, key, value, output, lse, mask, bias, alibi_slopes,
-        sinks, cu_seqlens_q, cu_seqlens_k, seed, *options, needs,
-    )  # fmt: skip
+    found = fake.attention_backward(query, key, value, bias, cu_seqlens_q, needs)
     with support.on_device_of(query):
         lse, delta = _lines(call, query, output, grad_output, grad_lse, sinks, lse.contiguous())
         _Pass(call, query, grad_output, lse, delta, scale).run(found, bias, needs)

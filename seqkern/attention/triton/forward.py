@@ -163,7 +163,7 @@ def forward(
     window_left: int,
     window_right: int,
 ) -> tuple[Tensor, Tensor]:
-    """`fake.attention_forward` by the kernel.
+    """The operator `attention_forward` by the kernel.
 
     Raises:
         RuntimeError: the arguments do not fit together, or the call is larger than can be counted.
@@ -172,10 +172,7 @@ def forward(
     call = operands(
         query, key, value, mask, bias, alibi_slopes, cu_seqlens_q, cu_seqlens_k, seed, *options
     )
-    output, lse = fake.attention_forward(
-        query, key, value, mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed,
-        *options,
-    )  # fmt: skip
+    output, lse = fake.attention_forward(query, value, cu_seqlens_q)
     with support.on_device_of(query):
         launch = decode.launch if decode.suits(call) else _launch
         wide = widened(output)

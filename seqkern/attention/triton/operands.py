@@ -192,7 +192,7 @@ def operands(
     window_left: int,
     window_right: int,
 ) -> Operands:
-    """Brings the arguments of `fake.attention_forward` into form.
+    """Brings the arguments of the operator `attention_forward` into form.
 
     Raises:
         RuntimeError: they do not fit together, or are more than the kernels can count.

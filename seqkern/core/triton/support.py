@@ -1,18 +1,17 @@
 """Triton, for every domain: whether this process can run its kernels, and how a domain adds some.
 
 Nothing here imports triton, which may be missing; `missing` says so. A domain's kernels live in
-`<domain>/triton_*.py`, which do import it and which nobody imports before a kernel runs:
+`<domain>/triton`, whose modules do import it and which nobody imports before a kernel runs:
 
-1. `<domain>/triton/kernels.py` (or several) holds the kernels, `@triton.jit`, with loads, stores
-   and arithmetic only; a host function beside or above them takes tensors, checks what a launch
-   needs, allocates results and launches, inside `on_device_of(tensor)` (several GPUs). It takes
-   tile sizes from a table by `capability(device)`, sizes of a layer and dtype, never by batch or
-   sequence length, and passes these as plain integers, so that no new length compiles anew;
-   arguments that are 1 or divisible by 16 by accident stand in `do_not_specialize`.
-2. `operator(fake, implementation)` makes the host function an operator of torch, opaque to
-   torch.compile, with the schema of its fake kernel: `seqkern::NAME_triton`. The implementation
-   is named "module:function" and imported on the first call.
-3. The domain's `choice.py` asks `dispatch.triton_refusal(...)`.
+1. The kernels, `@triton.jit`, have loads, stores and arithmetic only; a host function beside or
+   above them takes tensors, checks what a launch needs, allocates results and launches, inside
+   `on_device_of(tensor)` (several GPUs). It takes tile sizes from a table by `capability(device)`,
+   sizes of a layer and dtype, never by batch or sequence length, and passes these as plain
+   integers, so that no new length compiles anew; arguments that are 1 or divisible by 16 by
+   accident stand in `do_not_specialize`.
+2. A line in the table of `<domain>/registration.py` (`operators.TritonOperators`) makes the host
+   function an operator of torch, opaque to torch.compile.
+3. The domain's `choice.py` asks its `triton_operators.refusal(...)`.
 
 `tl.dot` of bfloat16 is wrong in the interpreter and libdevice is missing there: kernels convert to
 float32 before `tl.dot` where `INTERPRETED` (hand it down as a constexpr) and spell out functions.
@@ -37,8 +36,6 @@ from torch import Tensor
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 OLDEST_CAPABILITY = (8, 0)
 INSTALL = "pip install triton==3.7.1"
-
-_library = torch.library.Library("seqkern", "FRAGMENT")
 
 
 def _missing() -> str:
@@ -122,22 +119,3 @@ def late(implementation: str) -> Callable[..., Any]:
         return found[0](*arguments)
 
     return run
-
-
-def operator(fake: Callable[..., Any], implementation: str) -> Any:
-    """Defines `seqkern::NAME_triton`, NAME and schema being those of the fake kernel.
-
-    Args:
-        fake: makes empty results from the arguments; what torch.compile and meta tensors see.
-        implementation: "module:function" with the same arguments, imported on the first call.
-
-    Returns:
-        The operator, to be called with positional arguments.
-    """
-    name = f"{fake.__name__}_triton"
-    run = late(implementation)
-    _library.define(name + torch.library.infer_schema(fake, mutates_args=()))
-    for key in ("CPU", "CUDA"):
-        _library.impl(name, run, key)
-    torch.library.register_fake(f"seqkern::{name}", fake, lib=_library)
-    return getattr(torch.ops.seqkern, name).default
