@@ -16,7 +16,7 @@ DOCUMENTERS := $(VENV)/.seqkern-documenters
 # What runs the kernels in this process or a fork of it: torch.compile and DDP start others, which the runtime does not
 # survive.
 SANITIZED := tests/test_matmul.py tests/text \
-	$(patsubst %,tests/recurrent/test_%.py,parity cells cell_operators freeze torch_cases pointwise) \
+	$(patsubst %,tests/recurrent/test_%.py,parity cells cell_operators prepack torch_cases pointwise) \
 	$(patsubst %,tests/attention/test_%.py,parity robustness varlen dropout decode) \
 	$(patsubst %,tests/embedding/test_%.py,parity operators bags update training training_calls sparse_adam)
 # What the benchmark writes: build/bench.json, or build/bench-DOMAIN.json with BENCH=DOMAIN.

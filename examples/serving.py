@@ -22,7 +22,7 @@ class Service:
     """
 
     def __init__(self, layer: seqkern.nn.GRU) -> None:
-        self.layer = seqkern.freeze_(layer)
+        self.layer = seqkern.prepack_(layer)
         self.state: torch.Tensor | None = None
 
     @torch.inference_mode()

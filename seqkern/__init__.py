@@ -8,7 +8,7 @@ with without_traceback_on_the_command_line():
     from seqkern.core.backends import explain, use_backend
     from seqkern.core.info import info
     from seqkern.core.triton.tuning import tune
-    from seqkern.recurrent.freeze import freeze_, unfreeze_
+    from seqkern.recurrent.prepack import freeze_, prepack_, unfreeze_, unprepack_
     from seqkern.swapping.swap import swap, unswap
     from seqkern.word2vec import FastText, KeyedVectors, Word2Vec
 
@@ -22,9 +22,11 @@ __all__ = [
     "info",
     "nn",
     "optim",
+    "prepack_",
     "swap",
     "tune",
     "unfreeze_",
+    "unprepack_",
     "unswap",
     "use_backend",
 ]

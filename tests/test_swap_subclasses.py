@@ -305,11 +305,11 @@ class TestOneSubclass:
         found = torch.compile(part.scaled, fullgraph=True, backend="aot_eager")(x)
         torch.testing.assert_close(found, 2 * expected)
 
-    def test_frozen_and_explained(self) -> None:
+    def test_prepacked_and_explained(self) -> None:
         part, x = Scaled(4), torch.randn(2, 5, 4)
         seqkern.swap(part)
         expected = part(x)[0]
-        seqkern.freeze_(part)
+        seqkern.prepack_(part)
         with torch.no_grad():
             torch.testing.assert_close(part(x)[0], expected)
         assert copy.deepcopy(part)._packed_weights is None

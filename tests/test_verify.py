@@ -276,8 +276,8 @@ class TestSlowerModules:
             (nn.MultiheadAttention(8, 2), Call((1, 2, 3), {}), True, "need_weights=False"),
             (nn.MultiheadAttention(8, 2), Call((1, 2, 3, None, True), {}), True, "need_weights"),
             (nn.MultiheadAttention(8, 2), Call((1,), {"need_weights": False}), True, "use_backend"),
-            (nn.LSTM(3, 4).eval(), Call((), {}), True, "freeze_"),
-            (nn.GRUCell(3, 4), Call((), {}), False, "freeze_"),
+            (nn.LSTM(3, 4).eval(), Call((), {}), True, "prepack_"),
+            (nn.GRUCell(3, 4), Call((), {}), False, "prepack_"),
             (nn.LSTM(3, 4), Call((), {}), True, "use_backend"),
         ],
     )

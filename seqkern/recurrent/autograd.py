@@ -133,8 +133,8 @@ def _any_requires_grad(*tensors: Tensor | None) -> bool:
 def _refuse_packed(packed: Tensor | None) -> None:
     if packed is not None:
         raise RuntimeError(
-            "a module frozen by seqkern.freeze_ computes no gradients: call it under "
-            "torch.no_grad() or torch.inference_mode(), or undo with seqkern.unfreeze_"
+            "a module prepacked by seqkern.prepack_ computes no gradients: call it under "
+            "torch.no_grad() or torch.inference_mode(), or undo with seqkern.unprepack_"
         )
 
 

@@ -39,7 +39,7 @@ def lstm_cell(
         w_hh: (4H, H).
         b_ih: (4H,), or None.
         b_hh: (4H,), or None.
-        packed: what `seqkern.freeze_` prepares; leave it out.
+        packed: what `seqkern.prepack_` prepares; leave it out.
 
     Returns:
         The next (h, c), each (B, H).
@@ -81,7 +81,7 @@ def gru_cell(
         w_hh: (3H, H).
         b_ih: (3H,), or None.
         b_hh: (3H,), or None.
-        packed: what `seqkern.freeze_` prepares; leave it out.
+        packed: what `seqkern.prepack_` prepares; leave it out.
 
     Returns:
         The next h (B, H).
@@ -120,7 +120,7 @@ def rnn_tanh_cell(
         w_hh: (H, H).
         b_ih: (H,), or None.
         b_hh: (H,), or None.
-        packed: what `seqkern.freeze_` prepares; leave it out.
+        packed: what `seqkern.prepack_` prepares; leave it out.
 
     Returns:
         The next h (B, H).
@@ -153,7 +153,7 @@ def rnn_relu_cell(
         w_hh: (H, H).
         b_ih: (H,), or None.
         b_hh: (H,), or None.
-        packed: what `seqkern.freeze_` prepares; leave it out.
+        packed: what `seqkern.prepack_` prepares; leave it out.
 
     Returns:
         The next h (B, H).

@@ -296,7 +296,7 @@ def rnn_cell_backward(
 
 
 # recurrent_pack has no fake kernel: the size of its result belongs to the ISA level of the
-# machine that packs, and `seqkern.freeze_` calls it outside of any compiled function.
+# machine that packs, and `seqkern.prepack_` calls it outside of any compiled function.
 FAKES = Fakes(
     lstm_forward,
     lstm_backward,

@@ -61,7 +61,7 @@ def lstm(
         bidirectional: D is 2 if so, else 1.
         batch_first: the layout of `input` and of the output; h0 and h_n are not affected.
         batch_sizes: (T,) int64 on the CPU, a PackedSequence's.
-        packed: what `seqkern.freeze_` prepares; leave it out.
+        packed: what `seqkern.prepack_` prepares; leave it out.
 
     Returns:
         output (T, B, D * P) in the layout of `input`, h_n (L * D, B, P), c_n (L * D, B, H).
@@ -113,7 +113,7 @@ def gru(
         bidirectional: D is 2 if so, else 1.
         batch_first: the layout of `input` and of the output; h0 and h_n are not affected.
         batch_sizes: (T,) int64 on the CPU, a PackedSequence's.
-        packed: what `seqkern.freeze_` prepares; leave it out.
+        packed: what `seqkern.prepack_` prepares; leave it out.
 
     Returns:
         output (T, B, D * H) in the layout of `input`, h_n (L * D, B, H).
@@ -160,7 +160,7 @@ def rnn_tanh(
         bidirectional: D is 2 if so, else 1.
         batch_first: the layout of `input` and of the output; h0 and h_n are not affected.
         batch_sizes: (T,) int64 on the CPU, a PackedSequence's.
-        packed: what `seqkern.freeze_` prepares; leave it out.
+        packed: what `seqkern.prepack_` prepares; leave it out.
 
     Returns:
         output (T, B, D * H) in the layout of `input`, h_n (L * D, B, H).
@@ -207,7 +207,7 @@ def rnn_relu(
         bidirectional: D is 2 if so, else 1.
         batch_first: the layout of `input` and of the output; h0 and h_n are not affected.
         batch_sizes: (T,) int64 on the CPU, a PackedSequence's.
-        packed: what `seqkern.freeze_` prepares; leave it out.
+        packed: what `seqkern.prepack_` prepares; leave it out.
 
     Returns:
         output (T, B, D * H) in the layout of `input`, h_n (L * D, B, H).

@@ -16,13 +16,13 @@ from torch.nn.utils.rnn import PackedSequence
 
 from seqkern.core.fx_leaf import record_call
 from seqkern.recurrent import cells, dynamo, stack
-from seqkern.recurrent.freeze import Freezable
 from seqkern.recurrent.kinds import GRU as GRU_KIND
 from seqkern.recurrent.kinds import LSTM as LSTM_KIND
 from seqkern.recurrent.kinds import RNN_RELU, RNN_TANH, Kind
+from seqkern.recurrent.prepack import Prepackable
 
 
-class _Layers(Freezable, torch.nn.RNNBase):
+class _Layers(Prepackable, torch.nn.RNNBase):
     """What RNN, LSTM and GRU share: from the caller's shapes to those of `stack.run` and back."""
 
     def _weights(self) -> list[Tensor]:
@@ -289,7 +289,7 @@ class LSTM(_Layers, torch.nn.LSTM):
         return output, (h_n, c_n)
 
 
-class _Cell(Freezable):
+class _Cell(Prepackable):
     """What the cells share."""
 
     _gates: int

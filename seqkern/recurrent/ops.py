@@ -2,7 +2,7 @@
 
 Arguments, shapes and results are those of the functions of the same name in
 `seqkern.recurrent.reference`. All tensors of a call share one dtype (autocast belongs to
-`seqkern.nn`) and one device. `packed` is for `seqkern.freeze_`.
+`seqkern.nn`) and one device. `packed` is for `seqkern.prepack_`.
 
 All raise RuntimeError, in PyTorch's words, for arguments that do not fit together, and where the
 backend chosen with `seqkern.use_backend` cannot run the call.

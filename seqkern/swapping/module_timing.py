@@ -37,7 +37,7 @@ class Slower:
 
 
 def outermost(paths: list[str]) -> list[str]:
-    """Those that do not lie inside another one."""
+    """Those that are not inside another one."""
     return [
         path
         for path in paths
@@ -116,7 +116,7 @@ def advice(module: torch.nn.Module, call: Call, backward: bool) -> str:
             return "need_weights=False saves computing the weights, if they are not used"
     recurrent = (torch.nn.RNNBase, torch.nn.modules.rnn.RNNCellBase)
     if isinstance(module, recurrent) and not (backward and module.training):
-        return "seqkern.freeze_ packs its weights once, for calls without gradients"
+        return "seqkern.prepack_ packs its weights once, for calls without gradients"
     return "seqkern.unswap of this module, or seqkern.use_backend('torch'), leaves it to PyTorch"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
-from seqkern.recurrent.freeze import unfreeze_
+from seqkern.recurrent.prepack import unprepack_
 from seqkern.swapping.class_exchange import (
     SWAPS,
     NoCounterpart,
@@ -181,7 +181,7 @@ def unswap(model: torch.nn.Module) -> SwapReport:
 
     The inverse of :func:`swap`: a module gets the very class back that it had. Modules that were
     built as ``seqkern.nn`` modules turn too, so that the model can be pickled for a machine without
-    seqkern. What :func:`seqkern.freeze_` has packed is dropped.
+    seqkern. What :func:`seqkern.prepack_` has packed is dropped.
 
     Args:
         model: the model, or a single module.
@@ -194,7 +194,7 @@ def unswap(model: torch.nn.Module) -> SwapReport:
     """
     report = SwapReport()
     modules = _modules(model, "unswap")
-    unfreeze_(model)
+    unprepack_(model)
     for path, module in modules.items():
         new = original(type(module))
         if new is not None:

@@ -92,7 +92,7 @@ def test_nan_in_the_gradient(kind):
     x = torch.randn(4, 3, 5, requires_grad=True)
     weight = torch.ones(4, 3, 6)
     weight[1, 0, 0] = torch.nan
-    # relu passes on nothing, not even NaN, where it is off; so look at the sum of a unit that is on
+    # relu passes on nothing, not even NaN, where it is off; so check the sum of a unit that is on
     module.weight_hh_l0.data.abs_()
     module(x)[0].backward(weight)
     assert x.grad[2:].isfinite().all() and x.grad[:, 1:].isfinite().all()

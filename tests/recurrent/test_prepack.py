@@ -1,4 +1,4 @@
-"""freeze_ and unfreeze_: the same results from weights packed once, and never silently stale."""
+"""prepack_ and unprepack_: the same results from weights packed once, and never silently stale."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_same_results(kind, batch, dtype):
         x, states = inputs(kind, case, dtype)
         with torch.no_grad():
             expected = outputs(module, case, x, states)
-            assert seqkern.freeze_(module) is module
+            assert seqkern.prepack_(module) is module
             found = outputs(module, case, x, states)
         same(found, expected)
 
@@ -51,7 +51,7 @@ def test_every_instruction_set_level(isa):
             x, _ = inputs(kind, case, dtype)
             with torch.no_grad():
                 expected = module(x)[0]
-                same([seqkern.freeze_(module)(x)[0]], [expected])
+                same([seqkern.prepack_(module)(x)[0]], [expected])
 
 
 @pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
@@ -60,23 +60,23 @@ def test_cells(name):
     x = torch.randn(3, 5)
     with torch.inference_mode():
         expected = cell(x)
-        found = seqkern.freeze_(cell)(x)
+        found = seqkern.prepack_(cell)(x)
         if name != "LSTMCell":
             expected, found = (expected,), (found,)
         same(found, expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_refuses_gradients_until_unfrozen(name):
+def test_refuses_gradients_until_unprepacked(name):
     module = torch.nn.Sequential(getattr(seqkern.nn, name)(5, 6))
     x = torch.randn(3, 5)
-    seqkern.freeze_(module)
-    with pytest.raises(RuntimeError, match="computes no gradients.*no_grad.*unfreeze_"):
+    seqkern.prepack_(module)
+    with pytest.raises(RuntimeError, match="computes no gradients.*no_grad.*unprepack_"):
         module(x)
     module.requires_grad_(False)
     module(x)
     module.requires_grad_(True)
-    assert seqkern.unfreeze_(module) is module
+    assert seqkern.unprepack_(module) is module
     module(x)
 
 
@@ -92,7 +92,7 @@ def test_refuses_gradients_until_unfrozen(name):
     ids=["deepcopy", "pickle", "cast", "load_state_dict"],
 )
 def test_what_drops_the_packed_weights(name, drop):
-    module = seqkern.freeze_(getattr(seqkern.nn, name)(5, 6))
+    module = seqkern.prepack_(getattr(seqkern.nn, name)(5, 6))
     assert list(module.state_dict()) == list(getattr(torch.nn, name)(5, 6).state_dict())
     dropped = drop(module)
     x = torch.randn(3, 5)
@@ -102,15 +102,15 @@ def test_what_drops_the_packed_weights(name, drop):
         dropped(x)
 
 
-def test_in_place_changes_wait_for_the_next_freeze():
+def test_in_place_changes_wait_for_the_next_prepack():
     """As documented."""
     module = seqkern.nn.GRU(5, 6)
     x = torch.randn(4, 3, 5)
     with torch.no_grad():
-        before = seqkern.freeze_(module)(x)[0]
+        before = seqkern.prepack_(module)(x)[0]
         module.weight_hh_l0.mul_(2)
         assert torch.equal(module(x)[0], before)
-        assert not torch.equal(seqkern.freeze_(module)(x)[0], before)
+        assert not torch.equal(seqkern.prepack_(module)(x)[0], before)
 
 
 def test_other_ways_to_run_use_the_weights_themselves():
@@ -120,7 +120,7 @@ def test_other_ways_to_run_use_the_weights_themselves():
         expected = module(x)[0]
         with torch.autocast("cpu", dtype=torch.bfloat16):
             lower = module(x)[0]
-        seqkern.freeze_(module)
+        seqkern.prepack_(module)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(module(x)[0], lower)
         for backend in ("torch", "reference"):
@@ -129,8 +129,8 @@ def test_other_ways_to_run_use_the_weights_themselves():
         torch.testing.assert_close(torch.func.vmap(lambda x: module(x)[0])(x[None])[0], expected)
 
 
-def test_frozen_in_a_compiled_function():
-    module = seqkern.freeze_(seqkern.nn.LSTM(5, 6, 2))
+def test_prepacked_in_a_compiled_function():
+    module = seqkern.prepack_(seqkern.nn.LSTM(5, 6, 2))
     x = torch.randn(4, 3, 5)
     with torch.no_grad():
         compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
@@ -145,19 +145,19 @@ def test_weights_packed_for_another_level_are_refused(name, batch):
     before = library.isa()
     x = torch.randn(batch, 5) if name.endswith("Cell") else torch.randn(4, batch, 5)
     try:
-        for frozen_at in library.isa_levels():
+        for packed_at in library.isa_levels():
             for used_at in library.isa_levels():
                 module = getattr(seqkern.nn, name)(5, 64)
-                library.set_isa(frozen_at)
-                seqkern.freeze_(module)
+                library.set_isa(packed_at)
+                seqkern.prepack_(module)
                 library.set_isa(used_at)
                 with torch.no_grad():
-                    if used_at == frozen_at:
+                    if used_at == packed_at:
                         module(x)
                     else:
                         with pytest.raises(RuntimeError, match="packed was made for|packed should"):
                             module(x)
-                    seqkern.freeze_(module)(x)
+                    seqkern.prepack_(module)(x)
     finally:
         library.set_isa(before)
 
@@ -205,51 +205,67 @@ def test_a_weight_that_was_not_packed_is_used_as_it_is(name):
 
     with torch.no_grad():
         old, new = first(module(*args)), first(other(*args))
-        seqkern.freeze_(module)
+        seqkern.prepack_(module)
         same([replaced(scaled(module))], [new])
         same([first(module(*args))], [old])
         for key, value in scaled(module).items():  # one after the other: partly packed
             setattr(module, key, torch.nn.Parameter(value))
-            plain = copy.deepcopy(module)  # not frozen
+            plain = copy.deepcopy(module)  # not prepacked
             same([first(module(*args))], [first(plain(*args))])
         same([first(module(*args))], [new])
 
 
 def test_gradients_of_weights_that_were_not_packed():
-    module = seqkern.freeze_(seqkern.nn.GRU(5, 6))
+    module = seqkern.prepack_(seqkern.nn.GRU(5, 6))
     x = torch.randn(4, 3, 5)
     weights = {name: w.requires_grad_() for name, w in scaled(module).items()}
     output = torch.func.functional_call(module, weights, (x,))[0]
     found = torch.autograd.grad(output.sum(), list(weights.values()))
-    seqkern.unfreeze_(module)
+    seqkern.unprepack_(module)
     output = torch.func.functional_call(module, weights, (x,))[0]
     expected = torch.autograd.grad(output.sum(), list(weights.values()))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_compiled_function_sees_a_new_weight():
-    module = seqkern.freeze_(seqkern.nn.LSTM(5, 6, 2))
+    module = seqkern.prepack_(seqkern.nn.LSTM(5, 6, 2))
     x = torch.randn(4, 3, 5)
     with torch.no_grad():
         compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
         compiled(x)
         module.weight_hh_l1 = torch.nn.Parameter(2 * module.weight_hh_l1)
-        expected = seqkern.unfreeze_(copy.deepcopy(module))(x)[0]
+        expected = seqkern.unprepack_(copy.deepcopy(module))(x)[0]
         torch.testing.assert_close(compiled(x)[0], expected)
     torch._dynamo.reset()
 
 
-def test_nothing_to_freeze():
+def test_nothing_to_prepack():
     with pytest.raises(ValueError, match="Linear contains no recurrent layer or cell.*swap"):
-        seqkern.freeze_(torch.nn.Linear(2, 2))
+        seqkern.prepack_(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="LSTM contains no recurrent"):
-        seqkern.freeze_(torch.nn.LSTM(2, 2))
+        seqkern.prepack_(torch.nn.LSTM(2, 2))
     with pytest.raises(
-        RuntimeError, match="freeze_: the module has torch.complex64 weights on cpu"
+        RuntimeError, match="prepack_: the module has torch.complex64 weights on cpu"
     ):
-        seqkern.freeze_(seqkern.nn.LSTM(2, 2, dtype=torch.complex64))
-    with pytest.raises(RuntimeError, match="freeze_: 1 has torch.float32 weights on meta"):
-        seqkern.freeze_(
+        seqkern.prepack_(seqkern.nn.LSTM(2, 2, dtype=torch.complex64))
+    with pytest.raises(RuntimeError, match="prepack_: 1 has torch.float32 weights on meta"):
+        seqkern.prepack_(
             torch.nn.Sequential(seqkern.nn.GRU(2, 2), seqkern.nn.GRU(2, 2, device="meta"))
         )
-    assert seqkern.unfreeze_(torch.nn.Linear(2, 2)).in_features == 2
+    assert seqkern.unprepack_(torch.nn.Linear(2, 2)).in_features == 2
+
+
+def test_the_former_names_are_deprecated():
+    module, x = seqkern.nn.GRU(5, 6), torch.randn(3, 2, 5)
+    expected = module(x)[0]
+    renamed = r"seqkern\.freeze_ .* use seqkern\.prepack_"
+    with pytest.warns(DeprecationWarning, match=renamed) as told:
+        assert seqkern.freeze_(module) is module
+    assert told[0].filename == __file__
+    with torch.no_grad():
+        same([module(x)[0]], [expected])
+    with pytest.raises(RuntimeError, match="computes no gradients"):
+        module(x)
+    with pytest.warns(DeprecationWarning, match=r"seqkern\.unfreeze_ .* use seqkern\.unprepack_"):
+        assert seqkern.unfreeze_(module) is module
+    assert module(x)[0].requires_grad

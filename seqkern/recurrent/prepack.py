@@ -1,12 +1,13 @@
 """Packing the recurrent weights once, for serving.
 
 Every call of a layer first brings its recurrent weights into the order in which the kernel reads
-them. That is a small part of a long sequence and a large part of a single step. `freeze_` does it
+them. That is a small part of a long sequence and a large part of a single step. `prepack_` does it
 once and keeps the result.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -19,9 +20,9 @@ from seqkern.core.dispatch import ACCEPTED_DTYPES
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class Freezable:
-    """What a recurrent module adds to be frozen. The packed weights are no part of the state_dict;
-    moving, casting, loading, copying and pickling the module drop them."""
+class Prepackable:
+    """What a recurrent module adds to be prepacked. The packed weights are no part of the
+    state_dict; moving, casting, loading, copying and pickling the module drop them."""
 
     # Each weight that was packed, and what it was packed into. A class attribute, so that a module
     # made from torch's by assigning __class__ has it too.
@@ -57,16 +58,16 @@ class Freezable:
         return state
 
 
-def freeze_(module: Module) -> Module:
+def prepack_(module: Module) -> Module:
     """Packs the recurrent weights of every seqkern layer and cell in `module`, in place.
 
     From then on they run faster, without gradients: call the module under `torch.no_grad()` or
     `torch.inference_mode()`; a call that would need gradients raises RuntimeError. The packed
     weights are a copy. Changing a weight in place afterwards (an optimizer's step, `p.data.add_`)
-    is NOT seen until `freeze_` is called again. `load_state_dict`, `.to()` and their like drop the
-    copy, so that the module is as before `freeze_`; so do deepcopy and pickle for their result. A
+    is NOT seen until `prepack_` is called again. `load_state_dict`, `.to()` and their like drop the
+    copy, so that the module is as before `prepack_`; so do deepcopy and pickle for their result. A
     weight that is another tensor than the one packed (a new Parameter, a parametrization,
-    `torch.func.functional_call`) is used as it is, as if its layer were not frozen.
+    `torch.func.functional_call`) is used as it is, as if its layer were not prepacked.
 
     Args:
         module: a model with at least one seqkern recurrent layer or cell, on the CPU.
@@ -75,13 +76,13 @@ def freeze_(module: Module) -> Module:
         `module`.
 
     Raises:
-        ValueError: there is nothing to freeze in `module`.
+        ValueError: there is nothing to prepack in `module`.
         RuntimeError: the CPU kernels are missing or cannot run a layer's device or dtype.
     """
-    found = _freezable(module)
+    found = _prepackable(module)
     if not found:
         raise ValueError(
-            f"freeze_: {type(module).__name__} contains no recurrent layer or cell of seqkern.nn; "
+            f"prepack_: {type(module).__name__} contains no recurrent layer or cell of seqkern.nn; "
             "use seqkern.swap first"
         )
     library.require_cpu()
@@ -90,7 +91,7 @@ def freeze_(module: Module) -> Module:
         for w_hh, _ in pairs:
             if not w_hh.is_cpu or w_hh.dtype not in ACCEPTED_DTYPES:
                 raise RuntimeError(
-                    f"freeze_: {name or 'the module'} has {w_hh.dtype} weights on {w_hh.device}; "
+                    f"prepack_: {name or 'the module'} has {w_hh.dtype} weights on {w_hh.device}; "
                     "the kernels run float32, float64, bfloat16 and float16 on the CPU"
                 )
     for name, layer in found.items():
@@ -98,15 +99,57 @@ def freeze_(module: Module) -> Module:
     return module
 
 
-def unfreeze_(module: Module) -> Module:
-    """Undoes `freeze_` in place; `module` computes gradients again. Returns `module`."""
-    for layer in _freezable(module).values():
+def unprepack_(module: Module) -> Module:
+    """Undoes `prepack_` in place: drops the packed weights; `module` computes gradients again.
+
+    Args:
+        module: any module; those in it that are not prepacked stay as they are.
+
+    Returns:
+        `module`.
+    """
+    for layer in _prepackable(module).values():
         layer.__dict__.pop("_packed_weights", None)
     return module
 
 
-def _freezable(module: nn.Module) -> dict[str, Freezable]:
-    return {name: m for name, m in module.named_modules() if isinstance(m, Freezable)}
+def freeze_(module: Module) -> Module:
+    """Deprecated: the former name of `prepack_`.
+
+    Args:
+        module: as in `prepack_`.
+
+    Returns:
+        `module`.
+
+    Raises:
+        ValueError, RuntimeError: as `prepack_`.
+    """
+    _warn_of_renaming("freeze_", "prepack_")
+    return prepack_(module)
+
+
+def unfreeze_(module: Module) -> Module:
+    """Deprecated: the former name of `unprepack_`.
+
+    Args:
+        module: as in `unprepack_`.
+
+    Returns:
+        `module`.
+    """
+    _warn_of_renaming("unfreeze_", "unprepack_")
+    return unprepack_(module)
+
+
+def _warn_of_renaming(old: str, new: str) -> None:
+    warnings.warn(
+        f"seqkern.{old} is deprecated: use seqkern.{new}", DeprecationWarning, stacklevel=3
+    )
+
+
+def _prepackable(module: nn.Module) -> dict[str, Prepackable]:
+    return {name: m for name, m in module.named_modules() if isinstance(m, Prepackable)}
 
 
 def _pack(w_hh: Tensor, gates: int) -> Tensor:
