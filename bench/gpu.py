@@ -136,7 +136,7 @@ def _milliseconds(work: Callable[[], Tensor], device: torch.device) -> float:
         return (time.perf_counter() - start) * 1e3
     before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     # Both sides alike: nothing of the last round is in the cache, and the GPU is busy long enough
-    # for the first launches to stand in its queue: what is timed is the GPU, not Python.
+    # for the first launches to be queued: what is timed is the GPU, not Python.
     _larger_than_the_cache(device).zero_()
     torch.cuda._sleep(_CYCLES_AHEAD)
     before.record()
@@ -165,7 +165,7 @@ def cases_of(domain: str, device: torch.device) -> Iterator[Case]:
 
 
 class Run:
-    """A run of the benchmark, whose record stands in `out` after every case.
+    """A run of the benchmark, whose record is written to `out` after every case.
 
     Attributes:
         record: what `gpu_report` reads.

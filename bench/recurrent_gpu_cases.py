@@ -1,6 +1,6 @@
 """LSTM and GRU on a GPU against PyTorch's, which is cuDNN: Triton's kernels and the compiled ones.
 
-What they are to reach stands in `targets.GPU_GOALS`.
+Their goals are in `targets.GPU_GOALS`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 ``python -m bench.word2vec_quality CORPUS --out FILE.json`` trains every asked combination of
 side, model, seed and number of threads on a text file (one sentence a line) and appends one record
 a training to FILE.json, a line each. What is in the file already is not trained again, so a run
-that was interrupted goes on where it stopped, and the two sides may be trained at different times.
+that was interrupted continues where it stopped, and the two sides may be trained at different
+times.
 
 gensim judges both sides, on the data that its wheel carries: WordSim-353 and SimLex-999 (Spearman's
 rank correlation with people's judgements of similarity) and the analogies of Mikolov et al. (2013),
@@ -39,7 +40,7 @@ starts an epoch where it should, and ends it too high (two workers: by half of t
 SIDES = (*GENSIM, "seqkern")
 SCORES = {"wordsim353": "WordSim-353", "simlex999": "SimLex-999", "analogies": "analogies %"}
 ALLOWED = {"wordsim353": 0.015, "simlex999": 0.015, "analogies": 1.0}
-"""How far the mean over the seeds may lie below gensim's."""
+"""How far the mean over the seeds may be below gensim's."""
 ALPHA = 0.025
 """Both sides' default of the learning rate, and that of a record that says nothing of it."""
 CPU = "cpu"

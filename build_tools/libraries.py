@@ -39,7 +39,7 @@ def library_names() -> list[str]:
 
 
 def build_libraries() -> dict[str, Path]:
-    """Brings the package's libraries up to date and returns where each one lies."""
+    """Brings the package's libraries up to date and returns the path of each."""
     directory = Path("build", sysconfig.get_platform())
     compiler = find_compiler()
     torch = require_torch()

@@ -50,7 +50,7 @@ def _quote(word: str) -> str:
 
 
 def run_ninja(directory: Path, lines: list[str]) -> None:
-    """Brings up to date what `lines` declare; objects lie in `directory`, relative to ROOT."""
+    """Brings up to date what `lines` declare; objects are in `directory`, relative to ROOT."""
     (ROOT / directory).mkdir(parents=True, exist_ok=True)
     header = ["ninja_required_version = 1.5", f"builddir = {directory}"]
     ninja = [_find_ninja(), "-f", f"{directory}/build.ninja"]

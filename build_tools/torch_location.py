@@ -45,10 +45,10 @@ def find_torch() -> Torch | None:
 
 
 def _origin_outside_isolation() -> str | None:
-    """Where the target environment's torch lies although this process cannot see it.
+    """The path of the target environment's torch where this process cannot see it.
 
     pip isolates a build through environment variables and leaves the interpreter the same, so one
-    started without looking at them (-E) has the sys.path that seqkern will be imported with.
+    started with -E, which ignores them, has the sys.path that seqkern will be imported with.
     """
     probe = "import importlib.util as u; s = u.find_spec('torch'); print(s.origin if s else '')"
     answer = subprocess.run([sys.executable, "-E", "-c", probe], capture_output=True, text=True)

@@ -5,16 +5,22 @@ from seqkern.core.errors import without_traceback_on_the_command_line
 
 with without_traceback_on_the_command_line():
     from seqkern import nn, optim
-    from seqkern.core.backends import explain, use_backend
+    from seqkern.core.backends import Explanation, explain, use_backend
+    from seqkern.core.errors import UserError
     from seqkern.core.info import info
     from seqkern.core.triton.tuning import tune
     from seqkern.recurrent.prepack import freeze_, prepack_, unfreeze_, unprepack_
-    from seqkern.swapping.swap import swap, unswap
+    from seqkern.swapping.swap import SwapReport, swap, unswap
+    from seqkern.swapping.verify import VerificationError
     from seqkern.word2vec import FastText, KeyedVectors, Word2Vec
 
 __all__ = [
+    "Explanation",
     "FastText",
     "KeyedVectors",
+    "SwapReport",
+    "UserError",
+    "VerificationError",
     "Word2Vec",
     "__version__",
     "explain",

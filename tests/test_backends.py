@@ -151,7 +151,7 @@ def test_cpu_by_name_says_why_not():
 
 
 class Watch:
-    """Notes which backend runs, by looking at what is called."""
+    """Records which backend runs, by wrapping what is called."""
 
     def __init__(self, monkeypatch):
         from seqkern.recurrent import autograd, cells, kinds, reference, torch_backend

@@ -28,7 +28,7 @@ class Fancy(torch.nn.LSTM):
 
 
 class Model(torch.nn.Module):
-    """Everything that a verification must switch off, restore, or look through."""
+    """Everything that a verification must switch off, restore, or pass through."""
 
     def __init__(self) -> None:
         super().__init__()

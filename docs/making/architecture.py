@@ -1,6 +1,6 @@
 """The picture of the architecture: the parts of ``seqkern``, each above what it imports.
 
-Parts stand in rows by their level. An arrow that passes other rows runs through a dummy vertex in
+Parts are in rows by their level. An arrow that passes other rows runs through a dummy vertex in
 each of them; the order within a row is found by moving every vertex towards the middle of what it
 is tied to (Sugiyama, Tagawa & Toda 1981).
 """

@@ -50,7 +50,11 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         head_h = softmax(Q_h K_h^T / sqrt(D)) V_h,    Q_h = query W_h^Q, K_h = key W_h^K, ...
         output = concat(head_1, ..., head_H) W^O
 
-    Arguments, attributes, results and errors as torch.nn's, except that
+    Args:
+        embed_dim, num_heads, dropout, bias: as in torch.nn.MultiheadAttention.
+        add_bias_kv, add_zero_attn, kdim, vdim, batch_first, device, dtype: as there.
+
+    Results and errors are torch.nn's, except that
 
     - a query that attends to no key (all masked) has the weights 0 and the output that W^O makes of
       0. PyTorch gives NaN or that, depending on need_weights and on the mode;
@@ -72,6 +76,9 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     exponentials; `need_weights=False` saves that. With `is_causal=True` attn_mask has to be the
     causal mask: where no weights are requested the hint is trusted, as in PyTorch. attn_mask may
     also be a causal mask of `torch.nn.attention.bias` for (N, M), whose variant says what it is.
+
+    Raises:
+        AssertionError, RuntimeError, ValueError: as torch.nn.MultiheadAttention.
     """
 
     def forward(

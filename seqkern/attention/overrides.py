@@ -3,10 +3,10 @@
 PyTorch shows a call of `torch.nn.functional.scaled_dot_product_attention` to the
 TorchFunctionModes that are active, the latest first, and then to the arguments whose type overrides
 `__torch_function__`. Ours shows them the same call, once, and as a call of PyTorch's own function,
-whatever `torch.nn.functional` holds by now: that is what the dispatch tables of other libraries
-were made with. A handler that passes the call on, by `func(*args, **kwargs)` or `super()`, gets
-seqkern's attention: while others handle it, a mode of ours is below theirs on the stack and takes
-PyTorch's place.
+whatever `torch.nn.functional` holds at the call: the dispatch tables of other libraries are keyed
+by it. A handler that passes the call on, by `func(*args, **kwargs)` or `super()`, gets seqkern's
+attention: while others handle it, a mode of ours is below theirs on the stack and takes PyTorch's
+place.
 
 PyTorch's function refuses the keyword arguments that only ours has. So a call with one of them is
 shown as a call of seqkern's function, and none gets lost.

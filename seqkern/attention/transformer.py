@@ -41,10 +41,17 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         x = norm1(x + dropout1(self_attn(x)))             norm_first:  x = x + self_attn(norm1(x))
         x = norm2(x + linear2(activation(linear1(x))))                 x = x + ff(norm2(x))
 
-    Arguments, attributes, results and errors as torch.nn's: src and the result are
-    (B, L, d_model) with batch_first, else (L, B, d_model), or (L, d_model). See
+    Args:
+        d_model, nhead, dim_feedforward, dropout: as in torch.nn.TransformerEncoderLayer.
+        activation, layer_norm_eps, batch_first, norm_first, bias, device, dtype: as there.
+
+    Call: `module(src, src_mask=None, src_key_padding_mask=None, is_causal=False)`; src and the
+    result are (B, L, d_model) with batch_first, else (L, B, d_model), or (L, d_model). See
     `MultiheadAttention` for dtypes and masks and for the differences of its attention. Nested
     input of both layouts works in training, too.
+
+    Raises:
+        AssertionError, RuntimeError, ValueError: as torch.nn.TransformerEncoderLayer.
     """
 
     __init__ = _adopting(torch.nn.TransformerEncoderLayer)
@@ -117,9 +124,16 @@ class TransformerDecoderLayer(torch.nn.TransformerDecoderLayer):
         x = norm2(x + dropout2(multihead_attn(x, memory)))
         x = norm3(x + linear2(activation(linear1(x))))      with norm_first each norm comes first
 
-    Arguments, attributes, results and errors as torch.nn's: tgt and the result are (B, L, d_model)
-    with batch_first, else (L, B, d_model), or (L, d_model), and memory is alike. See
+    Args:
+        d_model, nhead, dim_feedforward, dropout: as in torch.nn.TransformerDecoderLayer.
+        activation, layer_norm_eps, batch_first, norm_first, bias, device, dtype: as there.
+
+    Call: `module(tgt, memory, tgt_mask=None, ...)`; tgt and the result are (B, L, d_model) with
+    batch_first, else (L, B, d_model), or (L, d_model), and so is memory, of its own length. See
     `MultiheadAttention` for dtypes and masks and for the differences of its attention.
+
+    Raises:
+        AssertionError, RuntimeError, ValueError: as torch.nn.TransformerDecoderLayer.
     """
 
     __init__ = _adopting(torch.nn.TransformerDecoderLayer)
@@ -127,8 +141,17 @@ class TransformerDecoderLayer(torch.nn.TransformerDecoderLayer):
 
 
 class TransformerEncoder(torch.nn.TransformerEncoder):
-    """A stack of encoder layers, `torch.nn.TransformerEncoder`, with its arguments, shapes, results
-    and errors.
+    """A stack of encoder layers (Vaswani et al. 2017), `torch.nn.TransformerEncoder`.
+
+    Args:
+        encoder_layer, num_layers, norm, enable_nested_tensor, mask_check: as in
+            torch.nn.TransformerEncoder.
+
+    Call: `module(src, mask=None, src_key_padding_mask=None, is_causal=None)`, with the shapes of
+    `TransformerEncoderLayer`.
+
+    Raises:
+        AssertionError, RuntimeError, ValueError: as torch.nn.TransformerEncoder.
 
     In evaluation torch.nn.TransformerEncoder leaves padding out where it can
     (`enable_nested_tensor`), and then returns zeros at padded positions (what `norm` makes of zeros
@@ -200,8 +223,17 @@ class TransformerEncoder(torch.nn.TransformerEncoder):
 
 
 class TransformerDecoder(torch.nn.TransformerDecoder):
-    """A stack of decoder layers, `torch.nn.TransformerDecoder`, with its arguments, shapes, results
-    and errors."""
+    """A stack of decoder layers (Vaswani et al. 2017), `torch.nn.TransformerDecoder`.
+
+    Args:
+        decoder_layer, num_layers, norm: as in torch.nn.TransformerDecoder.
+
+    Call: `module(tgt, memory, tgt_mask=None, memory_mask=None, ...)`, with the shapes of
+    `TransformerDecoderLayer`.
+
+    Raises:
+        AssertionError, RuntimeError, ValueError: as torch.nn.TransformerDecoder.
+    """
 
     @leaf
     def forward(
@@ -228,10 +260,19 @@ class TransformerDecoder(torch.nn.TransformerDecoder):
 
 
 class Transformer(torch.nn.Transformer):
-    """Encoder and decoder (Vaswani et al. 2017), `torch.nn.Transformer`, with its arguments,
-    shapes, results and errors.
+    """Encoder and decoder (Vaswani et al. 2017), `torch.nn.Transformer`.
 
-    A `custom_encoder` or `custom_decoder` is used as it is.
+    Args:
+        d_model, nhead, num_encoder_layers, num_decoder_layers: as in torch.nn.Transformer.
+        dim_feedforward, dropout, activation, layer_norm_eps: as there.
+        batch_first, norm_first, bias, device, dtype: as there.
+        custom_encoder, custom_decoder: used as they are in place of the stacks.
+
+    Call: `module(src, tgt, src_mask=None, tgt_mask=None, ...)`; src (B, S, d_model), tgt and the
+    result (B, T, d_model) with batch_first, else the batch second, or without it.
+
+    Raises:
+        RuntimeError, AssertionError, ValueError: as torch.nn.Transformer.
     """
 
     def __init__(

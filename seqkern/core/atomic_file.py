@@ -17,7 +17,7 @@ FilePath = str | PathLike[str]
 def whole_file(path: FilePath, *, sync: bool = True) -> Iterator[BinaryIO]:
     """A new file, to write and read, that becomes `path` at the end of the block.
 
-    Until then it lies beside it under another name. If the block raises it is deleted; if that or
+    Until then it is beside it under another name. If the block raises it is deleted; if that or
     the process fails, whatever was at `path` stays as it was.
 
     Args:

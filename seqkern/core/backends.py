@@ -51,7 +51,7 @@ class use_backend(Choice[str]):
 
     Args:
         name: "auto" or one of `BACKENDS`. A call that the named backend cannot run raises
-            RuntimeError with the reason; only "auto" looks for another one.
+            RuntimeError with the reason; only "auto" falls back to another one.
 
     The environment variable SEQKERN_BACKEND, read at import, gives the default for all threads.
 
@@ -112,6 +112,9 @@ def explain(operation: Any, *args: Any, **kwargs: Any) -> Explanation:
         args, kwargs: the arguments of the call. What counts is their device, dtype and
             requires_grad, and the state in which `explain` is called (autocast, transforms,
             `use_backend`).
+
+    Returns:
+        The backend, and for every backend why it runs the call or does not; prints as a table.
 
     Raises:
         TypeError: `operation` is none of these.

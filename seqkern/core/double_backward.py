@@ -45,8 +45,8 @@ def reference_gradients(
     again = _grad_enabled()
     device = next(t.device.type for t in tensors if t is not None)
     with torch.enable_grad(), without_autocast(device):
-        # One tensor may stand in two places (both biases of a layer, key and value); as aliases
-        # each place gets its own gradient.
+        # One tensor may be two arguments (both biases of a layer, key and value); as aliases each
+        # gets its own gradient.
         aliases = [
             t.view_as(t) if t is not None and wanted else t
             for t, wanted in zip(tensors, need, strict=False)

@@ -36,6 +36,6 @@ def without_traceback_on_the_command_line() -> Iterator[None]:
 
 
 def _is_command_line(program: str) -> bool:
-    """Whether this process is `python -m seqkern` (Python sets argv[0] to "-m" while it looks for
-    the module) or the installed program `seqkern`."""
+    """Whether this process is `python -m seqkern` (Python sets argv[0] to "-m" while it searches
+    for the module) or the installed program `seqkern`."""
     return program == "-m" or Path(program).name == "seqkern"

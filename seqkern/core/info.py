@@ -17,7 +17,12 @@ _ENVIRONMENT = ("SEQKERN_", "OMP_", "MKL_", "KMP_", "GOMP_", "CUDA_VISIBLE", "TR
 
 
 def info() -> str:
-    """A table of lines `name: value` about this installation, for `python -m seqkern info`."""
+    """A table about this installation, for `python -m seqkern info` and bug reports.
+
+    Returns:
+        Lines `name  value`: versions, processor, threads, which libraries are loaded and why not,
+        GPUs, environment variables.
+    """
     rows = {
         "seqkern": __version__,
         "torch": f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}",

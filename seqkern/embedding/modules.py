@@ -107,10 +107,10 @@ class _Objective(nn.Module):
         """One step of gradient descent on the **summed** loss of the batch, in place, without
         gradient tensors; returns the mean loss before the step.
 
-        All of the step is computed at the weights as they were, and a row that stands in several
-        places gets the sum of its gradients. bfloat16 weights are rounded once in each table.
-        `lr` is a single pair's learning rate (word2vec.c starts at 0.025 for skip-gram), whatever
-        the size of the batch: frequent words in a large batch take large steps.
+        All of the step is computed at the weights as they were, and a row that occurs several times
+        gets the sum of its gradients. bfloat16 weights are rounded once in each table. `lr` is a
+        single pair's learning rate (word2vec.c starts at 0.025 for skip-gram), whatever the size of
+        the batch: frequent words in a large batch take large steps.
 
         Args and errors: those of forward; ValueError for an lr that is not a finite number.
         """
@@ -228,13 +228,15 @@ class SkipGram(_Objective):
 
 
 class CBOW(_Objective):
-    """CBOW: as :class:`SkipGram`, but the mean of the context words' vectors predicts the center.
+    """CBOW: as :class:`SkipGram`, but the mean of the context words' vectors predicts the center
+    (Mikolov et al. 2013, "Efficient Estimation of Word Representations in Vector Space").
 
     ``module(center, context, negatives=None)`` with center (...), context (..., C) and negatives
     (..., K) is the mean over the center words; see :func:`seqkern.nn.functional.cbow_loss`. Context
     words equal to `padding_idx` are left out: shorter windows are filled up with it.
 
     Args:
+        num_embeddings, embedding_dim: as in :class:`SkipGram`.
         mean: False: the sum of the context words' vectors instead of their mean.
         options: the other arguments, those of :class:`SkipGram`.
 

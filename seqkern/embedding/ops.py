@@ -89,9 +89,14 @@ def cbow_loss(
         context: int64 or int32 (..., C); words equal to padding_idx are left out, and a center
             without others does not count.
         negatives: int64 or int32 (..., K).
+        mean: whether the context words' rows are averaged; False: summed.
         in_weight, out_weight, paths, padding_idx, sparse: as in `skipgram_loss`.
 
-    Returns, raises: as `skipgram_loss`.
+    Returns:
+        The loss without dimensions, as `skipgram_loss`.
+
+    Raises:
+        IndexError, RuntimeError, ValueError: as `skipgram_loss`.
     """
     examples = batch.cbow(
         in_weight, out_weight, center, context, negatives, paths, mean, padding_idx
@@ -125,7 +130,7 @@ def update_(in_weight: Tensor, out_weight: Tensor, examples: Batch, lr: float) -
     """One step of gradient descent on the **summed** loss of a batch, in place.
 
     weight <- weight - lr * d(sum of loss_e)/d(weight) for both tables, all of it at the tables as
-    they were before; a row that stands in several places gets the sum of its gradients. With the
+    they were before; a row that occurs several times gets the sum of its gradients. With the
     kernels there are no gradient tensors.
 
     Returns:

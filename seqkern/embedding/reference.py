@@ -134,7 +134,7 @@ def bag_sum(
     sparse: bool = False,
 ) -> Tensor:
     """The vectors (n, d) of `words` (n,), in the dtype of weight: each the sum or mean of the rows
-    rows[offsets[w]:offsets[w + 1]] of weight, counted as often as they stand there; 0 for an empty
+    rows[offsets[w]:offsets[w + 1]] of weight, counted as often as they occur there; 0 for an empty
     bag. `sparse` as in `objective`."""
     wide = torch.promote_types(weight.dtype, torch.float32)
     first, lengths = offsets[words], offsets[words + 1] - offsets[words]

@@ -20,7 +20,11 @@ _step = registration.triton_operators.by_backend("sparse_adam_")
 
 
 class SparseAdam(torch.optim.SparseAdam):
-    """`torch.optim.SparseAdam`: the same arguments, state_dict and numbers.
+    """`torch.optim.SparseAdam` (Kingma & Ba 2015, applied to the rows that have a gradient): the
+    same state_dict and numbers.
+
+    Args:
+        params, lr, betas, eps, maximize: as in torch.optim.SparseAdam.
 
     PyTorch's step takes about fifteen passes over the gradient's rows (gathers, products, sums,
     scattered additions), which is most of the time of a training step of word vectors; this one
@@ -31,6 +35,9 @@ class SparseAdam(torch.optim.SparseAdam):
     without exactly 2 dimensions, whose gradient has sparse_dim other than 1) goes to PyTorch's
     step; `seqkern.explain(optimizer)` says whether and why. On a GPU the kernel is Triton's, for
     float32, bfloat16 and float16.
+
+    Raises:
+        ValueError: as torch.optim.SparseAdam; RuntimeError from :meth:`step`.
 
     >>> optimizer = SparseAdam(model.parameters(), lr=1e-3)  # doctest: +SKIP
     """

@@ -22,6 +22,9 @@ class Alphabet:
 
     Args:
         characters: the known characters, each once; the first gets number 1.
+
+    Raises:
+        ValueError: a character comes twice.
     """
 
     UNKNOWN = "\N{REPLACEMENT CHARACTER}"

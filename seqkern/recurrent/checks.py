@@ -193,6 +193,6 @@ def _batch_in(batch_sizes: Tensor, states: Sequence[Tensor] | None) -> int:
             f"{batch_sizes.device}"
         )
     if torch.compiler.is_compiling() and states is not None:
-        # The number lies in a tensor, where the compiler cannot compare it.
+        # The number is in a tensor, where the compiler cannot compare it.
         return states[0].shape[1]
     return int(batch_sizes[0])

@@ -3,8 +3,8 @@
 Dynamo refuses every instance of `torch.nn.RNN`, `LSTM` and `GRU`, and ours are such. Its switch,
 `torch._dynamo.config.allow_rnn`, would admit torch.nn's own layers as well, which silently lose
 their dropout there. So it is on only while Dynamo traces a layer of ours: that is one method of its
-`VariableBuilder`, the same in torch 2.11 to 2.14. On a torch without it, Dynamo goes on refusing,
-as it does by a graph break or, with `fullgraph=True`, an error.
+`VariableBuilder`, the same in torch 2.11 to 2.14. On a torch without it, Dynamo still refuses, by a
+graph break or, with `fullgraph=True`, an error.
 """
 
 from __future__ import annotations

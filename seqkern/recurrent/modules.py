@@ -125,7 +125,9 @@ class RNN(_Layers, torch.nn.RNN):
         batch_first: input and output are (B, T, .) instead of (T, B, .).
         dropout: probability to zero an output between two layers in training.
         bidirectional: a second direction beside each layer; D = 2, otherwise 1.
-        device, dtype: of the parameters.
+        device, dtype: of the parameters; kernels exist for float32, bfloat16 and float64, float16
+            is computed in float32.
+        unsupported: whatever else is given is refused by torch.nn.RNN.
 
     Call: `output, h_n = module(input, hx=None)` with input (T, B, I), hx and h_n (D*L, B, H),
     output (T, B, D*H); without the batch dimension for a single sequence; or a PackedSequence.
@@ -182,7 +184,15 @@ class GRU(_Layers, torch.nn.GRU):
         n_t = tanh(W_n x_t + b_n + r_t * (R_n h_{t-1} + d_n))
         h_t = (1 - z_t) * n_t + z_t * h_{t-1}
 
-    Arguments, shapes and errors as `RNN`, without `nonlinearity`.
+    Args:
+        input_size, hidden_size, num_layers, bias: as in `RNN` and torch.nn.GRU.
+        batch_first, dropout, bidirectional, device, dtype: as there.
+        unsupported: whatever else is given is refused by torch.nn.GRU.
+
+    Call: `output, h_n = module(input, hx=None)`, with the shapes of `RNN`.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `RNN` and torch.nn.GRU.
     """
 
     def __init__(
@@ -231,12 +241,16 @@ class LSTM(_Layers, torch.nn.LSTM):
         c_t = f_t * c_{t-1} + i_t * g_t
         h_t = o_t * tanh(c_t),    with proj_size (Sak et al. 2014)  h_t = W_hr (o_t * tanh(c_t))
 
-    Arguments as `RNN`, without `nonlinearity`, and:
-
+    Args:
+        input_size, hidden_size, num_layers, bias: as in `RNN` and torch.nn.LSTM.
+        batch_first, dropout, bidirectional, device, dtype: as there.
         proj_size: width P < H of a projection of the hidden state; 0 for none, P = H.
 
     Call: `output, (h_n, c_n) = module(input, hx=None)` with hx = (h_0, c_0), h of shape
-    (D*L, B, P), c of shape (D*L, B, H), output (T, B, D*P). Errors as torch.nn.LSTM.
+    (D*L, B, P), c of shape (D*L, B, H), output (T, B, D*P); input and dtypes as in `RNN`.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `RNN` and torch.nn.LSTM.
     """
 
     def __init__(
@@ -314,10 +328,17 @@ class _Cell(Prepackable):
 
 
 class LSTMCell(_Cell, torch.nn.LSTMCell):
-    """One step of an `LSTM`, `torch.nn.LSTMCell`.
+    """One step of an `LSTM`, `torch.nn.LSTMCell` (Hochreiter & Schmidhuber 1997, Gers et al. 2000).
+
+    Args:
+        input_size, hidden_size, bias, device, dtype: as in `RNN` and torch.nn.LSTMCell.
 
     Call: `h, c = cell(input, hx=None)` with input (B, I), hx = (h, c) each (B, H); without B for
-    a single sample. Arguments and errors as torch.nn.LSTMCell.
+    a single sample.
+
+    Raises:
+        ValueError, RuntimeError: input or hx of the wrong rank, size, device or dtype, as
+            torch.nn.LSTMCell.
     """
 
     _gates = 4
@@ -351,10 +372,16 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
 
 
 class GRUCell(_Cell, torch.nn.GRUCell):
-    """One step of a `GRU`, `torch.nn.GRUCell`.
+    """One step of a `GRU`, `torch.nn.GRUCell` (Cho et al. 2014 in cuDNN's variant).
+
+    Args:
+        input_size, hidden_size, bias, device, dtype: as in `RNN` and torch.nn.GRUCell.
 
     Call: `h = cell(input, hx=None)` with input (B, I), hx (B, H); without B for a single sample.
-    Arguments and errors as torch.nn.GRUCell.
+
+    Raises:
+        ValueError, RuntimeError: input or hx of the wrong rank, size, device or dtype, as
+            torch.nn.GRUCell.
     """
 
     _gates = 3
@@ -379,10 +406,17 @@ class GRUCell(_Cell, torch.nn.GRUCell):
 
 
 class RNNCell(_Cell, torch.nn.RNNCell):
-    """One step of an `RNN`, `torch.nn.RNNCell`.
+    """One step of an `RNN`, `torch.nn.RNNCell` (Elman 1990).
+
+    Args:
+        input_size, hidden_size, bias, nonlinearity, device, dtype: as in `RNN` and
+            torch.nn.RNNCell.
 
     Call: `h = cell(input, hx=None)` with input (B, I), hx (B, H); without B for a single sample.
-    Arguments and errors as torch.nn.RNNCell.
+
+    Raises:
+        ValueError, RuntimeError: input or hx of the wrong rank, size, device or dtype, or an
+            unknown nonlinearity, as torch.nn.RNNCell.
     """
 
     _gates = 1

@@ -167,16 +167,16 @@ def _through_ragged_time(
         # Backwards, the longest sequences start first and the shorter ones join with h0, c0.
         initial = state
         state = tuple(s[: sizes[-1]] for s in initial)
-        for x_t, alive in zip(reversed(steps), reversed(sizes), strict=True):
-            waiting = (s[len(old) : alive] for s, old in zip(initial, state, strict=True))
+        for x_t, active in zip(reversed(steps), reversed(sizes), strict=True):
+            waiting = (s[len(old) : active] for s, old in zip(initial, state, strict=True))
             state = tuple(torch.cat(pair) for pair in zip(state, waiting, strict=True))
             state = step(x_t, state)
             outputs.append(state[0])
         return torch.cat(outputs[::-1]), state
     finished: list[State] = []
-    for x_t, alive in zip(steps, sizes, strict=True):
-        finished.append(tuple(s[alive:] for s in state))
-        state = step(x_t, tuple(s[:alive] for s in state))
+    for x_t, active in zip(steps, sizes, strict=True):
+        finished.append(tuple(s[active:] for s in state))
+        state = step(x_t, tuple(s[:active] for s in state))
         outputs.append(state[0])
     finished.append(state)
     # The last to end are the first rows.

@@ -27,7 +27,8 @@ SECONDS_TO_TIME = 2.0
 
 
 class VerificationError(RuntimeError):
-    """The model does not compute the same as before the exchange."""
+    """A swapped model raised an error or does not agree with the original; the swap has been
+    undone. The message names the tensor and by how much it differs."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,10 @@ class EncodedCorpus:
     long as the object or a tensor made of it lives, or the process at the latest. As a context
     manager a corpus closes itself.
 
+    Args:
+        path, sizes, tokens, text_words, text_sentences: what those functions found; the constructor
+            is theirs.
+
     Attributes:
         tokens: int32 tensor (n,): word ids, and -1 at the end of each sentence, also of the last.
         num_tokens: how many of them are word ids.

@@ -56,7 +56,7 @@ def read_corpus(
     A file that gzip, bzip2, xz or zstd compressed, as its first bytes tell, is decompressed while
     it is read (zstd by a package such as `zstandard`, or by Python 3.14).
 
-    While it works, twice four bytes for each word of the text lie on disk, beside `path`.
+    While it works, twice four bytes for each word of the text are on disk, beside `path`.
 
     Args:
         source: the path of a text file (or of a pipe), or an iterable of sentences, each an
@@ -122,7 +122,17 @@ def encode_corpus(
 ) -> EncodedCorpus:
     """Encodes a text with an existing vocabulary; other words are left out.
 
-    Arguments and errors are those of `read_corpus`.
+    Args:
+        source: as in `read_corpus`.
+        vocabulary: the words that are known, with their ids.
+        pattern, max_sentence, path, errors, threads, progress: as in `read_corpus`.
+
+    Returns:
+        The text's known words as ids, without sentences that have none.
+
+    Raises:
+        MissingTextFileError, TextFileError, TextFormatError, TypeError, ValueError, RuntimeError:
+            as `read_corpus`.
     """
     with _Encoding(source, pattern, max_sentence, path, errors, threads, progress) as encoding:
         encoding.read()

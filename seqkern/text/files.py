@@ -12,23 +12,25 @@ from seqkern.core.errors import UserError
 
 
 class TextFileError(UserError, OSError):
-    """A text or corpus file that cannot be read or written; `errno` and `filename` are set."""
+    """A text or corpus file that cannot be read or written; an ``OSError``. The message names the
+    file and says why; `errno` and `filename` are set."""
 
     def __str__(self) -> str:
         return str(self.args[0])  # the sentence; OSError would build one of the number
 
 
 class MissingTextFileError(TextFileError, FileNotFoundError):
-    """A text or corpus file that is not there."""
+    """A text or corpus file that does not exist; a ``FileNotFoundError``."""
 
 
 class TextFormatError(UserError, ValueError):
-    """A text that is no UTF-8, or a compressed one that was cut off or damaged or that nothing here
-    can decompress."""
+    """A text that is not UTF-8, or a compressed one that was truncated or damaged or that no
+    installed module can decompress; a ``ValueError``. The message says where."""
 
 
 class CorpusFormatError(UserError, ValueError):
-    """An encoded corpus that was cut off, changed, or is none."""
+    """An encoded corpus that was truncated or changed, or a file that is none; a ``ValueError``.
+    The message says what was found, at which byte."""
 
 
 def file_error(action: str, path: FilePath, error: OSError) -> TextFileError:

@@ -89,7 +89,7 @@ class PlainFile:
         return self._raw.taken if isinstance(self._raw, Decompressed) else 0
 
     def peek(self, size: int) -> bytes:
-        """The first bytes, at most `size`, as many as are at hand."""
+        """The first bytes, at most `size`, as many as are available."""
         if self.compression:
             return self.stream.peek(size)[:size]
         return self.piece(0, size) if self.size else self._beginning

@@ -32,8 +32,8 @@ class Room:
     """The free space of a folder.
 
     Args:
-        folder: where the files will lie.
-        in_memory: whether it lies in memory.
+        folder: where the files will be.
+        in_memory: whether it is in memory.
         advice: where to put them instead.
     """
 

@@ -15,7 +15,7 @@ class AliasTable(NamedTuple):
     """Draws words in constant time: take k uniformly from [0, V) and u uniformly from [0, 2^32);
     the word is k if u < thresholds[k], else aliases[k].
 
-    (A. J. Walker, ACM TOMS 3, 1977; M. D. Vose, IEEE TSE 17, 1991.)
+    (A. J. Walker, ACM TOMS 3, 1977; M. D. Vose, IEEE TSE 17, 1991.) `alias_table` makes it.
     """
 
     thresholds: Tensor
@@ -74,8 +74,12 @@ def alias_table(weights: Tensor) -> AliasTable:
     Args:
         weights: (V,), finite, not negative and not all 0; computed in float64.
 
+    Returns:
+        The thresholds and aliases, each (V,), int32.
+
     Raises:
-        ValueError: otherwise.
+        ValueError: `weights` are not so.
+        RuntimeError: the text core is not built.
     """
     values = _numbers(weights, "weights").to(torch.float64)
     if len(values) == 0 or not bool(values.isfinite().all()) or bool((values < 0).any()):
@@ -91,10 +95,14 @@ def huffman(counts: Tensor) -> HuffmanPaths:
     and a rarer word's successor in the vocabulary before the word.
 
     Args:
-        counts: int64 (V,), not negative, falling or staying; their sum fits int64.
+        counts: int64 (V,), not negative and not increasing; their sum fits int64.
+
+    Returns:
+        The path to every word, the root first.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: `counts` are not so.
+        RuntimeError: the text core is not built.
     """
     values = _numbers(counts, "counts")
     if values.dtype != torch.int64:

@@ -62,7 +62,8 @@ def documentation_text(limit: int) -> str:
         limit: how many characters to collect at most.
 
     Returns:
-        The documentation strings, each followed by an empty line.
+        The documentation strings, each followed by an empty line; a file that cannot be read or
+        parsed is left out.
     """
     pieces: list[str] = []
     length = 0
@@ -81,7 +82,7 @@ def _python_files() -> Iterator[Path]:
     for folder in map(Path, folders):
         for path in sorted(folder.rglob("*.py")):
             parts = path.relative_to(folder).parts
-            # site-packages lies inside the standard library's folder
+            # site-packages is inside the standard library's folder
             if not {"tests", "test", "site-packages"} & set(parts):
                 yield path
 

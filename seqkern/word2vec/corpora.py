@@ -15,7 +15,7 @@ Sentences = Iterable[Sequence[str]]
 
 
 class CorpusError(UserError, ValueError):
-    """A text without a word to train on."""
+    """A text without a word to train on; a ``ValueError``. The message says why."""
 
 
 class FileState(NamedTuple):

@@ -20,7 +20,8 @@ _CHUNK = 1 << 15  # numbers: so few that torch takes one thread, and none waits 
 
 
 class DivergenceError(UserError, FloatingPointError):
-    """A training whose vectors grow without bound; the message says where, and what to try."""
+    """A training whose vectors grow without bound; a ``FloatingPointError``. The message says
+    where, and what to try."""
 
 
 class Watch:
@@ -74,7 +75,7 @@ def _flat(table: Tensor) -> Tensor:
 
 
 def _ends(numbers: Tensor) -> tuple[Tensor, ...]:
-    """The rows of frequent words lie at the beginning, those of the upper nodes of a tree at the
+    """The rows of frequent words are at the beginning, those of the upper nodes of a tree at the
     end."""
     if len(numbers) <= 2 * _LOOKED_AT:
         return (numbers,)

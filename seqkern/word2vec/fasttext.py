@@ -26,9 +26,14 @@ class FastText(Word2Vec):
 
     Names, meanings and defaults are those of gensim 4's ``FastText``, in its order. (Facebook's own
     program draws negatives with power 0.5 and samples with 1e-4; here as in gensim it is 0.75 and
-    1e-3.) All arguments that are not named here are those of :class:`Word2Vec`.
+    1e-3.)
 
     Args:
+        sentences, corpus_file, sg, hs, vector_size, alpha, window: as in :class:`Word2Vec`.
+        min_count, max_vocab_size, sample, seed, workers, min_alpha, negative: as there.
+        ns_exponent, cbow_mean, epochs, callbacks, max_final_vocab, shrink_windows: as there.
+        compute_loss, share_negatives, deterministic, device, errors, progress: as there.
+        gensims_others: as there.
         word_ngrams: 1; others are for classification and not supported.
         min_n: characters of the shortest n-grams, counted with the marks < and > around the word.
         max_n: characters of the longest ones; less than `min_n`: no n-grams.
@@ -36,6 +41,10 @@ class FastText(Word2Vec):
 
     Attributes:
         wv: the :class:`FastTextKeyedVectors`.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError, OSError, FloatingPointError: as
+            :class:`Word2Vec`.
     """
 
     wv: FastTextKeyedVectors

@@ -40,7 +40,8 @@ _NUMBER = "%.9g"  # nine digits bring every float32 back exactly
 
 
 class FormatError(UserError, ValueError):
-    """A file of word vectors that cannot be read; the message says at which byte and why."""
+    """A file of word vectors that cannot be read; a ``ValueError``. The message says at which byte
+    and why."""
 
 
 class LoadedVectors(NamedTuple):

@@ -36,6 +36,9 @@ class KeyedVectors:
         key_to_index: the row of each word.
         vectors: float32, shape (words, vector_size).
         counts: how often each word occurred, int64, shape (words,); None where unknown.
+
+    Raises:
+        ValueError: vector_size is not a whole number from 1.
     """
 
     def __init__(self, vector_size: int) -> None:
@@ -361,7 +364,7 @@ class KeyedVectors:
         Args:
             pairs: a file with lines of two words and a number, WordSim-353 for example, compressed
                 or not; lines that begin with # and lines of another kind are skipped.
-            delimiter: stands between the three.
+            delimiter: between the three.
             encoding: of the file.
             restrict_vocab: only the first, that is most frequent, so many words count as known.
             case_insensitive: compare words in upper case; of several spellings the first one's

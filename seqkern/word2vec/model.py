@@ -99,6 +99,7 @@ class Word2Vec:
             where; "replace" reads U+FFFD there.
         progress: True shows a progress bar (needs tqdm); a function is called now and then with a
             :class:`seqkern.word2vec.Progress`.
+        gensims_others: other arguments of gensim's constructor, accepted with their default values.
 
     Attributes:
         wv: the :class:`KeyedVectors`.

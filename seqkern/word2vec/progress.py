@@ -15,6 +15,7 @@ class Progress(NamedTuple):
     epoch: int
     """From 0."""
     epochs: int
+    """Of this training."""
     words: int
     """Words of the text that were read so far, all epochs together."""
     total_words: int
@@ -22,6 +23,7 @@ class Progress(NamedTuple):
     words_per_second: float
     """Since the start of this training."""
     learning_rate: float
+    """At present."""
     loss: float | None
     """Mean over the pairs of this epoch so far; None if it is not computed."""
 

@@ -91,7 +91,7 @@ class FastTextKeyedVectors(KeyedVectors):
         """Compute the words' vectors from the table; words that were appended keep theirs.
 
         Args:
-            bags: the rows of each word, if they are at hand; else they are looked up.
+            bags: the rows of each word, if they are known; else they are computed.
         """
         means = self.means(bags)
         appended = self.vectors[self._composed_words : len(self)]

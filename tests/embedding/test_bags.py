@@ -55,7 +55,7 @@ def test_parity(features, dtype, mean, backend, isa):
 
 def check_bags(features, dtype, mean, count=25):
     """With the backend in use, against torch's embedding_bag; bags that are empty and words that
-    stand twice included."""
+    occur twice included."""
     made = bags(30, 50, 9)
     words = torch.randint(30, (4, count))
     weight = torch.randn(50, features).to(dtype)

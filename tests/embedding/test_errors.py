@@ -79,7 +79,7 @@ def test_shapes_and_dtypes(backend):
 
 
 def test_a_tree_that_does_not_fit():
-    """The kernels look at what they read; the module at all of it."""
+    """The kernels check what they read; the module all of it."""
     right = huffman_paths(torch.rand(8))
     broken = [
         right._replace(nodes=right.nodes + 100),

@@ -76,7 +76,9 @@ class TestRead:
                     for start in (0, 5, len(data) // 2):  # not even the first bytes at once
                         end = {0: 5, 5: len(data) // 2}.get(start, len(data))
                         file.write(data[start:end])
-                        time.sleep(0.06)  # longer than the reader waits before it looks up
+                        time.sleep(
+                            0.06
+                        )  # longer than the reader waits before it checks for interrupts
 
             writer = threading.Thread(target=feed)
             writer.start()
@@ -123,7 +125,7 @@ class TestDamaged:
         for place in (0.3, 0.5, 0.9):
             whole = bytearray(compress(kind, TEXT))
             whole[int(len(whole) * place)] ^= 16
-            # What is damaged may look longer than it is.
+            # What is damaged may claim to be longer than it is.
             message = f"its {kind} data (are damaged before|stop at) byte"
             self.check(write(tmp_path, whole), message, pattern, errors="replace")
             self.check(write(tmp_path, whole), f"(its|unless its) {kind} data ", pattern)
