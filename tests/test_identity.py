@@ -119,7 +119,7 @@ def test_dynamo_is_imported_by_those_who_compile() -> None:
 @pytest.mark.parametrize("builder", [{}, {"config": types.SimpleNamespace(allow_rnn=False)}])
 def test_a_compiler_that_is_not_known_says_so(builder: dict[str, Any]) -> None:
     with pytest.warns(RuntimeWarning, match="seqkern.nn.RNN, LSTM and GRU: they run uncompiled"):
-        dynamo.open_the_door(types.SimpleNamespace(**builder), torch.nn.LSTM)
+        dynamo.patch_builder(types.SimpleNamespace(**builder), torch.nn.LSTM)
 
 
 def test_a_compiler_that_refuses_nothing_stays_as_it_is(recwarn: pytest.WarningsRecorder) -> None:
@@ -127,5 +127,5 @@ def test_a_compiler_that_refuses_nothing_stays_as_it_is(recwarn: pytest.Warnings
     builder = types.SimpleNamespace(
         config=types.SimpleNamespace(), VariableBuilder=type("Builder", (), {"wrap_module": wrap})
     )
-    dynamo.open_the_door(builder, torch.nn.LSTM)
+    dynamo.patch_builder(builder, torch.nn.LSTM)
     assert builder.VariableBuilder.wrap_module is wrap and not recwarn.list

@@ -46,7 +46,7 @@ def scaled_dot_product_attention(
         return call_torch(
             query, key, value, None, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
-    q, k, v = _apart(query, "query"), _apart(key, "key"), _apart(value, "value")
+    q, k, v = _as_packed(query, "query"), _as_packed(key, "key"), _as_packed(value, "value")
     q_values, k_values, v_values = (_with_heads(packed) for packed in (q, k, v))
     if len(q.offsets) != len(k.offsets):
         raise RuntimeError(
@@ -67,8 +67,8 @@ def scaled_dot_product_attention(
         default_scale(q_values.shape[-1]) if scale is None else scale,
         softcap, dropout_p, is_causal, window[0], window[1],
     )  # fmt: skip
-    nested = _together(output, q)
-    return (nested, _together(lse.transpose(0, 1), q)) if return_lse else nested
+    nested = _nested_like(output, q)
+    return (nested, _nested_like(lse.transpose(0, 1), q)) if return_lse else nested
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None) -> None:
@@ -112,7 +112,7 @@ def with_values(values: Tensor, like: Tensor) -> Tensor:
     return torch.nested.nested_tensor_from_jagged(values, offsets, lengths)
 
 
-def _apart(nested: Tensor, name: str) -> Packed:
+def _as_packed(nested: Tensor, name: str) -> Packed:
     """(B, H, j, D) or (B, j, D) as its sequences (total, H, D) or (total, D). Differentiable."""
     if ragged_dim(nested) != nested.dim() - 2:
         raise ValueError(
@@ -127,7 +127,7 @@ def _with_heads(packed: Packed) -> Tensor:
     return packed.values if packed.values.dim() == 3 else packed.values[:, None]
 
 
-def _together(values: Tensor, like: Packed) -> Tensor:
+def _nested_like(values: Tensor, like: Packed) -> Tensor:
     """A result (total, H, ...) nested as query was."""
     if like.source.dim() == 3:
         return like.nested(values[:, 0])

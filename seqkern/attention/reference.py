@@ -194,19 +194,19 @@ def _attends(
 
 def _scores(q: Tensor, k: Tensor, attends: Tensor | None) -> Tensor:
     """q_i . k_j for every pair that counts."""
-    if attends is None or not _apart(k, attends):
+    if attends is None or not _needs_pairwise_products(k, attends):
         return q @ k.transpose(-2, -1)
     return (q[..., None, :] * torch.where(attends[..., None], k[..., None, :, :], 0)).sum(-1)
 
 
 def _weighted_sum(p: Tensor, v: Tensor, attends: Tensor | None) -> Tensor:
     """sum_j p_ij v_j over the keys that count."""
-    if attends is None or not _apart(v, attends):
+    if attends is None or not _needs_pairwise_products(v, attends):
         return p @ v
     return (p[..., None] * torch.where(attends[..., None], v[..., None, :, :], 0)).sum(-2)
 
 
-def _apart(x: Tensor, attends: Tensor) -> bool:
+def _needs_pairwise_products(x: Tensor, attends: Tensor) -> bool:
     """Whether each pair of query and key has to be multiplied separately, at D times the memory.
 
     0 * NaN is NaN, so a matrix product carries the NaN of a key into every query. That matters

@@ -29,12 +29,12 @@ def admit(layers: type) -> None:
     """
     if BUILDER in sys.modules:
         # Not sys.modules[...]: this waits for another thread that is importing it.
-        open_the_door(importlib.import_module(BUILDER), layers)
+        patch_builder(importlib.import_module(BUILDER), layers)
     else:
-        sys.meta_path.insert(0, _AfterImport(BUILDER, lambda module: open_the_door(module, layers)))
+        sys.meta_path.insert(0, _AfterImport(BUILDER, lambda module: patch_builder(module, layers)))
 
 
-def open_the_door(builder: Any, layers: type) -> None:
+def patch_builder(builder: Any, layers: type) -> None:
     """`admit` for the module of Dynamo that decides."""
     config = getattr(builder, "config", None)
     if config is not None and not hasattr(config, "allow_rnn"):

@@ -70,7 +70,7 @@ class _Stack(torch.autograd.Function):
             input, h0, c0, weights, batch_sizes, cell, bias, bidirectional, True
         )
         ctx.set_materialize_grads(False)
-        matrices, biases = _apart(weights, bias)
+        matrices, biases = _split_biases(weights, bias)
         ctx.save_for_backward(input, h0, c0, batch_sizes, kept(output), *saved, *matrices)
         ctx.biases = Unchecked(*biases)
         ctx.options = (cell, bias, bidirectional)
@@ -88,12 +88,12 @@ class _Stack(torch.autograd.Function):
             def run(*tensors: Any) -> tuple[Tensor, ...]:
                 return _reference(CELLS[cell], bias, bidirectional, batch_sizes, *tensors)
 
-            weights = _together(matrices, ctx.biases.unchanged())
+            weights = _flat_weights(matrices, ctx.biases.unchanged())
             tensors = (input, h0, c0, *weights)
             need = (need_input, need_h0, need_c0, *need_weights)
             found = reference_gradients(in_float32(run), tensors, need, grads)
             return (*found[:3], None, None, None, None, *found[3:])
-        weights = _together(matrices, ctx.biases.as_they_are)
+        weights = _flat_weights(matrices, ctx.biases.as_they_are)
         each = 4 if bias else 2
         # The operators' `needs`, for each layer and direction.
         needs = []
@@ -130,7 +130,7 @@ _traced_stack = traced(
 )
 
 
-def _apart(weights: Sequence[Tensor], bias: bool) -> tuple[list[Tensor], list[Tensor]]:
+def _split_biases(weights: Sequence[Tensor], bias: bool) -> tuple[list[Tensor], list[Tensor]]:
     """The matrices of flat weights and their biases; two of each for a layer and direction."""
     if not bias:
         return list(weights), []
@@ -140,8 +140,8 @@ def _apart(weights: Sequence[Tensor], bias: bool) -> tuple[list[Tensor], list[Te
     )
 
 
-def _together(matrices: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Any]:
-    """The inverse of `_apart`."""
+def _flat_weights(matrices: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Any]:
+    """The inverse of `_split_biases`."""
     if not biases:
         return list(matrices)
     pairs = range(0, len(matrices), 2)

@@ -73,7 +73,7 @@ def counterpart(module: torch.nn.Module) -> Class | None:
     if base is None or issubclass(cls, SWAPS[base]):
         return None
     _check_object(module, base)
-    found = _forth(cls, module)
+    found = _derived_counterpart(cls, module)
     if found is not SWAPS[base]:
         try:  # slots can forbid it
             module.__class__ = found
@@ -163,14 +163,15 @@ def name_of(cls: type) -> str:
     return name if _ORIGINAL not in vars(cls) else f"{name} on {name_of(cls.__bases__[-1])}"
 
 
-def _forth(cls: Any, module: torch.nn.Module) -> Class:
+def _derived_counterpart(cls: Any, module: torch.nn.Module) -> Class:
     """The counterpart of a class that derives from one of `SWAPS`."""
     if cls in SWAPS:
         return SWAPS[cls]
     if not _made_by_torch(cls):
         return user_counterpart(cls, module._parameters)
     bases = tuple(
-        parent if base_of(parent) is None else _forth(parent, module) for parent in cls.__bases__
+        parent if base_of(parent) is None else _derived_counterpart(parent, module)
+        for parent in cls.__bases__
     )
     return _made(cls, bases, {**_members(cls), _ORIGINAL: cls})
 

@@ -128,7 +128,7 @@ def names(module: torch.nn.Module, states: Sequence[Tensor]) -> list[str]:
     return ["output", *finals, *(f"gradient of {name}" for name in of)]
 
 
-def keep_from_the_kink(module: torch.nn.Module) -> None:
+def keep_away_from_zero(module: torch.nn.Module) -> None:
     """Shifts every unit of a relu layer far to one side of zero, half of them to each.
 
     The derivative of relu jumps at zero, so a rounding error there decides a whole gradient, in
@@ -144,9 +144,9 @@ def check(kind: str, case: Case, dtype: torch.dtype, backend: str = "auto") -> N
     """Runs a case forward and backward and holds every result to the rule of `tests.parity`."""
     theirs = make(torch.nn, kind, case, dtype)
     ours = make(seqkern.nn, kind, case, dtype)
-    kink = kind == "RNN_RELU" and dtype in (torch.bfloat16, torch.float16)
-    if kink:
-        keep_from_the_kink(theirs)
+    rounds_at_zero = kind == "RNN_RELU" and dtype in (torch.bfloat16, torch.float16)
+    if rounds_at_zero:
+        keep_away_from_zero(theirs)
     ours.load_state_dict(theirs.state_dict())
     exact = copy.deepcopy(ours).double()
     x, states = inputs(kind, case, dtype)
@@ -156,7 +156,7 @@ def check(kind: str, case: Case, dtype: torch.dtype, backend: str = "auto") -> N
     with seqkern.use_backend("reference"):
         reference = outputs(exact, case, x64, states64)
     weights = [torch.randn(r.shape, dtype=torch.float32).to(dtype) for r in reference]
-    with_gradients = case.bias or not kink
+    with_gradients = case.bias or not rounds_at_zero
     if with_gradients:
         reference += gradients(exact, reference, x64, states64, weights)
 

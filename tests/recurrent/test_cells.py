@@ -10,7 +10,7 @@ import torch
 
 import seqkern
 from tests.parity import assert_parity
-from tests.recurrent.cases import CELLS, DTYPES, KERNEL_DTYPES, keep_from_the_kink
+from tests.recurrent.cases import CELLS, DTYPES, KERNEL_DTYPES, keep_away_from_zero
 
 SIZES = [(1, 1, 1), (1, 64, 64), (3, 7, 17), (16, 10, 33), (35, 20, 48)]
 
@@ -34,7 +34,7 @@ def check(kind: str, sizes: tuple[int, int, int], dtype: torch.dtype, **options:
     theirs = make(torch.nn, kind, (width, hidden), dtype, options.get("bias", True))
     ours = make(seqkern.nn, kind, (width, hidden), dtype, options.get("bias", True))
     if kind.endswith("relu") and dtype not in (torch.float32, torch.float64):
-        keep_from_the_kink(theirs)
+        keep_away_from_zero(theirs)
     ours.load_state_dict(theirs.state_dict())
     exact = copy.deepcopy(ours).double()
 
