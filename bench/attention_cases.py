@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as torch_attention
 
 import seqkern
+from seqkern.core.dtypes import dtype_name
 from seqkern.nn.functional import scaled_dot_product_attention as seqkern_attention
 
 from . import cases, settings
@@ -92,7 +93,7 @@ class Family:
     @property
     def name(self) -> str:
         kind = {"dropout": f"dropout {self.dropout}", "bias": "learned bias"}
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype = dtype_name(self.dtype)
         return f"attention {dtype} {kind.get(self.kind, self.kind)}"
 
     @property

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import seqkern
+from seqkern.core.dtypes import dtype_name
 
 from . import cases, settings
 from .attention_cases import kept_keys, take_part
@@ -59,7 +60,7 @@ class Family:
             how = " ".join(filter(None, parts)) or "dense"
         else:
             how = f"dropout {self.dropout:g}"
-        return f"{self.kind} {str(self.dtype).removeprefix('torch.')} {how}"
+        return f"{self.kind} {dtype_name(self.dtype)} {how}"
 
 
 _MHA = ("MultiheadAttention", Shape(1, 128 if settings.QUICK else 2048, 768, 12), "inference")

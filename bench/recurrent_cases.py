@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import seqkern
+from seqkern.core.dtypes import dtype_name
 
 from . import cases, settings
 from .targets import Target
@@ -73,7 +74,7 @@ class Family:
             "2 layers bidirectional" if self.bidirectional else "",
             "projection" if self.projection else "",
         ]
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype = dtype_name(self.dtype)
         return " ".join(filter(None, [self.kind, dtype, self.layout, *extras]))
 
     @property

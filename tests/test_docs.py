@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from seqkern.cli import COMMANDS
+from seqkern.core.dtypes import dtype_name
 from tests.markdown_pages import PAGES, ROOT, SITE, blocks, name
 from tests.parity import TINY
 
@@ -178,7 +179,7 @@ def test_tolerances_are_those_of_the_tests() -> None:
     text = (ROOT / "docs" / "accuracy.md").read_text()
     rows = re.findall(r"^\| ([\w, ]+) \| ([\d.e-]+) \|$", text, re.M)
     told = {dtype: float(atol) for dtypes, atol in rows for dtype in dtypes.split(", ")}
-    assert told == {str(dtype).removeprefix("torch."): atol for dtype, atol in TINY.items()}
+    assert told == {dtype_name(dtype): atol for dtype, atol in TINY.items()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
