@@ -32,11 +32,11 @@ def random(dtype: torch.dtype, *shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("how", ["padding", "mask", "bias"])
 def test_keys_that_nobody_looks_at_may_hold_anything(how, value, where, queries):
     keys = 270 if queries == 2 else 50
-    looks = torch.arange(keys) < keys - 15
+    attends = torch.arange(keys) < keys - 15
     mask = {
-        "padding": looks,
-        "mask": looks.expand(queries, keys).contiguous(),
-        "bias": torch.zeros(queries, keys).masked_fill(~looks, -torch.inf),
+        "padding": attends,
+        "mask": attends.expand(queries, keys).contiguous(),
+        "bias": torch.zeros(queries, keys).masked_fill(~attends, -torch.inf),
     }[how]
     q, k, v = (random(torch.float32, 1, 1, n, 16) for n in (queries, keys, keys))
     results = []
@@ -55,29 +55,29 @@ def test_keys_that_nobody_looks_at_may_hold_anything(how, value, where, queries)
 @pytest.mark.parametrize("where", ["key", "value"])
 @pytest.mark.parametrize("how", ["causal", "mask", "bias", "window"])
 def test_a_query_gets_no_nan_from_a_key_that_it_does_not_look_at(how, where):
-    """The same key is looked at by other queries, which do get its NaN."""
+    """The same key is attended to by other queries, which do get its NaN."""
     bad = 30
     q, k, v = (random(torch.bfloat16, 1, 1, 50, 16) for _ in range(3))
-    looks = torch.ones(50, 50, dtype=torch.bool).tril()
+    attends = torch.ones(50, 50, dtype=torch.bool).tril()
     options = {
         "causal": {"is_causal": True},
-        "mask": {"attn_mask": looks},
-        "bias": {"attn_mask": torch.zeros(50, 50).masked_fill(~looks, -torch.inf)},
+        "mask": {"attn_mask": attends},
+        "bias": {"attn_mask": torch.zeros(50, 50).masked_fill(~attends, -torch.inf)},
         "window": {"window": (7, 0)},
     }[how]
     if how == "window":
-        looks = looks & ~torch.ones(50, 50, dtype=torch.bool).tril(-8)
+        attends = attends & ~torch.ones(50, 50, dtype=torch.bool).tril(-8)
     (k if where == "key" else v)[:, :, bad, 3] = torch.nan
     leaves = [t.requires_grad_() for t in (q, k, v)]
     output, lse = sdpa(*leaves, return_lse=True, softcap=20.0, **options)
-    touched = looks[:, bad]
+    touched = attends[:, bad]
     assert output[:, :, ~touched].isfinite().all() and lse[:, :, ~touched].isfinite().all()
     assert output[:, :, touched, 3].isnan().all()
     assert lse[:, :, touched].isnan().all() == (where == "key")
     d_q, d_k, d_v = torch.autograd.grad(output, leaves, torch.ones_like(output))
     assert d_q[:, :, ~touched].isfinite().all()
     assert d_q[:, :, touched].isnan().all()
-    clean = ~looks[touched].any(0)
+    clean = ~attends[touched].any(0)
     assert d_k[:, :, clean].isfinite().all()
     if where == "value":
         assert d_v.isfinite().all()
@@ -85,7 +85,7 @@ def test_a_query_gets_no_nan_from_a_key_that_it_does_not_look_at(how, where):
 
 @pytest.mark.parametrize("where", ["query", "key", "value", "attn_mask"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_nan_and_infinity_go_where_the_textbook_lets_them_go(value, where):
+def test_nan_and_infinity_go_where_the_reference_lets_them_go(value, where):
     tensors = {
         "query": random(torch.float32, 1, 1, 20, 16),
         "key": random(torch.float32, 1, 1, 40, 16),
@@ -265,3 +265,12 @@ def test_explained():
     answer = seqkern.explain(sdpa, x, x, x)
     assert answer.backend == "triton" and "asked for by name" in answer.reasons["triton"]
     sdpa(x, x, x)
+
+
+def test_the_default_device_has_no_say():
+    """Small sequences are known by their sizes, which are asked on the host."""
+    x = random(torch.bfloat16, 1, 2, 4, 16).requires_grad_()
+    (expected,) = torch.autograd.grad(sdpa(x, x, x).float().square().sum(), x)
+    with torch.device("meta"):
+        (found,) = torch.autograd.grad(sdpa(x, x, x).float().square().sum(), x)
+    assert torch.equal(found, expected)

@@ -1,4 +1,4 @@
-"""Triton's attention loads no tile that nobody looks at, and loads by descriptors what it can.
+"""Triton's attention loads no tile that nobody attends to, and loads by descriptors what it can.
 Interpreted, a tile has 32 queries and 32 keys."""
 
 from __future__ import annotations

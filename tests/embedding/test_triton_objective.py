@@ -168,10 +168,10 @@ def test_extreme_scores(dtype):
     for score in scores:
         tables = (score.view(1, 1), torch.ones(1, 1, dtype=dtype))
         found = SF.skipgram_loss(*tables, zero, zero, zero[None, :0])
-        truth = -torch.nn.functional.logsigmoid(score.double())
+        exact = -torch.nn.functional.logsigmoid(score.double())
         # The hardware's exponential of -60 has an argument rounded to 24 bits.
         loose = 1e-5 if dtype == torch.float32 else 1e-14
-        torch.testing.assert_close(found.double(), truth, rtol=loose, atol=1e-37)
+        torch.testing.assert_close(found.double(), exact, rtol=loose, atol=1e-37)
 
 
 def test_sparse_gradients_rise():

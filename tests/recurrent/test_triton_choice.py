@@ -45,7 +45,7 @@ def layer_of(time: int, batch: int, hidden: int, width: int = 0, **options) -> L
 
 
 @pytest.fixture(autouse=True)
-def multiprocessors(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+def sm_count(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Says how many there are; one by itself, so that no groups of programs fit."""
 
     def are(count: int) -> None:
@@ -116,9 +116,9 @@ def test_the_way_through_time(hidden, width, dtype, expected):
         (RNN_RELU, 48, 1024, 0, torch.bfloat16, 132, (32, 32, 3)),
     ],
 )
-def test_groups_of_programs(multiprocessors, kind, batch, hidden, width, dtype, count, expected):
+def test_groups_of_programs(sm_count, kind, batch, hidden, width, dtype, count, expected):
     """expected: another way, or units a program, programs a group, and groups."""
-    multiprocessors(count)
+    sm_count(count)
     layer = layer_of(4, batch, hidden, width, kind=kind, dtype=dtype)
     if isinstance(expected, str):
         output = meta(4, batch, width or hidden, dtype=dtype)
@@ -135,8 +135,8 @@ def test_groups_of_programs(multiprocessors, kind, batch, hidden, width, dtype, 
         assert arrived.numel() == 16 * groups  # a cache line each
 
 
-def test_groups_take_no_more_shared_memory_than_there_is(multiprocessors, monkeypatch):
-    multiprocessors(132)
+def test_groups_take_no_more_shared_memory_than_there_is(sm_count, monkeypatch):
+    sm_count(132)
     monkeypatch.setattr(loops, "shared_bytes", lambda device: 99 << 10)  # sm_89
     ways = {}
     for hidden in (512, 1024):
@@ -145,8 +145,8 @@ def test_groups_take_no_more_shared_memory_than_there_is(multiprocessors, monkey
     assert ways == {512: "grouped", 1024: "steps"}
 
 
-def test_a_group_is_counted_anew_in_each_launch(multiprocessors):
-    multiprocessors(132)
+def test_a_group_is_counted_anew_in_each_launch(sm_count):
+    sm_count(132)
     layer = layer_of(4, 2, 256)
     counters = [
         next(t for t in launch.arguments if getattr(t, "dtype", None) == torch.int64)
@@ -159,8 +159,8 @@ def test_a_group_is_counted_anew_in_each_launch(multiprocessors):
 
 
 @pytest.mark.parametrize("allowed, precision", [("ieee", "tf32x3"), ("tf32", "tf32")])
-def test_float32_is_one_product_in_a_group_or_three(multiprocessors, allowed, precision):
-    multiprocessors(132)
+def test_float32_is_one_product_in_a_group_or_three(sm_count, allowed, precision):
+    sm_count(132)
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = allowed
     try:
@@ -171,10 +171,10 @@ def test_float32_is_one_product_in_a_group_or_three(multiprocessors, allowed, pr
 
 
 @pytest.mark.parametrize("kind", [LSTM, GRU], ids=lambda kind: kind.name)
-def test_a_group_meets_as_a_gpu_demands(multiprocessors, kind):
+def test_a_group_meets_as_a_gpu_demands(sm_count, kind):
     """What the interpreter does not see: that of all threads of a program, not of one only, the
     group gets what they wrote, and that they read it afterwards, past their own cache."""
-    multiprocessors(132)
+    sm_count(132)
     for launch in launches(layer_of(0, 0, 256, kind=kind, sizes=torch.tensor([2, 2, 1]))):
         code = launch.compile(90).asm["ptx"]
         words = re.findall(
@@ -198,8 +198,8 @@ def test_one_step_takes_the_step_kernel():
 
 @pytest.mark.parametrize("kind", [LSTM, GRU], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("hidden, count", [(32, 1), (200, 1), (600, 1), (200, 2**20)])
-def test_no_batch_or_time_compiles_anew(multiprocessors, kind, hidden, count):
-    multiprocessors(count)
+def test_no_batch_or_time_compiles_anew(sm_count, kind, hidden, count):
+    sm_count(count)
     keys = set()
     for time, batch in ((2, 1), (3, 2), (4, 16), (7, 17), (16, 32), (2**20, 2**12)):
         if time > 1000 and hidden == 600:

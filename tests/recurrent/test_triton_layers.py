@@ -60,7 +60,7 @@ def check(kind: str, case: Case, dtype: torch.dtype) -> None:
 
 @contextmanager
 def taking(way: str, processors: int | None = None) -> Iterator[None]:
-    """Every call takes this way through time, on a device of so many multiprocessors."""
+    """Every call takes this way through time, on a device of so many SMs."""
     from seqkern.recurrent.triton import loops
 
     taken: list[str] = []

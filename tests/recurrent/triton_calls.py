@@ -25,8 +25,8 @@ PRECISIONS = {
     "float32": (torch.float32, "ieee"),
     "tf32": (torch.float32, "tf32"),
 }
-# What of `triton_loops` a call takes: by hidden size and multiprocessors, and the step kernel also
-# by batch. Groups come with as many units a program as the multiprocessors demand.
+# What of `loops` a call takes: by hidden size and SMs, and the step kernel also
+# by batch. Groups come with as many units a program as the SMs demand.
 LOOPS = {
     "resident 64": (64, 16, 1),
     "resident 128": (128, 16, 1),
@@ -63,7 +63,7 @@ def _calls() -> Iterator[tuple[str, tuple]]:
 def layer_of(
     kind: Kind, precision: str, hidden: int, batch: int, processors: int, projection: int
 ) -> Iterator[Layer]:
-    """A packed layer on a device of so many multiprocessors."""
+    """A packed layer on a device of so many SMs."""
     dtype, products = PRECISIONS[precision]
 
     def new(*shape: int) -> Tensor:

@@ -25,6 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from seqkern.attention import fake
+from seqkern.attention.needs import BIAS, KEY, QUERY, SLOPES, VALUE
 from seqkern.attention.triton.bias import grad_bias
 from seqkern.attention.triton.operands import (
     Dropout,
@@ -107,15 +108,15 @@ def _keys_of_queries(
         j = j0 + tl.arange(0, TILE)[None, :]
         k = keys_at(key, None, place, j0, TILE, WIDTH, PADDED, MASKED)
         s = inner(q, k, PRECISION, INTERPRETED)
-        s, looks, capped = logits(s, scores, place, i, j, CAUSAL, MASKED, FOLDED)
-        p = probabilities(s, looks, lse, scores, MASKED, FOLDED)
+        s, attends, capped = logits(s, scores, place, i, j, CAUSAL, MASKED, FOLDED)
+        p = probabilities(s, attends, lse, scores, MASKED, FOLDED)
         v = keys_at(value, None, place, j0, TILE, VALUE_WIDTH, VALUE_PADDED, MASKED)
         dp = inner(do, v, PRECISION, INTERPRETED)
         if dropout is not None:
-            dp = tl.where(kept(dropout, place.lane, i, j0, TILE), dp * dropout.factor, 0.0)
+            dp = tl.where(kept(dropout, place.bh, i, j0, TILE), dp * dropout.factor, 0.0)
         ds = p * (dp - delta)
         if MASKED or scores.mask is not None or scores.bias is not None:
-            ds = tl.where(looks, ds, 0.0)  # dp may come from a NaN
+            ds = tl.where(attends, ds, 0.0)  # dp may come from a NaN
         if grad_bias is not None:
             store_pairs(grad_bias, place.b, place.h, i, j, place.queries, place.keys, ds)
         if SLOPES:
@@ -144,15 +145,15 @@ def _keys_apart(
         k = row_at(key, b, place.kv, place.first_k + j, WIDTH, PADDED)
         v = row_at(value, b, place.kv, place.first_k + j, VALUE_WIDTH, VALUE_PADDED)
         s = tl.sum(q.to(tl.float32) * k, axis=1)[:, None]
-        s, looks, capped = logits(s, scores, place, i, j + i * 0, CAUSAL, True, FOLDED)
-        p = probabilities(s, looks, lse, scores, True, FOLDED)
+        s, attends, capped = logits(s, scores, place, i, j + i * 0, CAUSAL, True, FOLDED)
+        p = probabilities(s, attends, lse, scores, True, FOLDED)
         dp = tl.sum(do.to(tl.float32) * v, axis=1)[:, None]
         if dropout is not None:
-            dp = tl.where(kept_at(dropout, place.lane, i, j), dp * dropout.factor, 0.0)
+            dp = tl.where(kept_at(dropout, place.bh, i, j), dp * dropout.factor, 0.0)
         ds = p * (dp - delta)
         if scores.cap is not None:
             ds = ds * (1.0 - capped * capped)
-        total += tl.where(looks, ds * k, 0.0)
+        total += tl.where(attends, ds * k, 0.0)
     return total
 
 
@@ -189,8 +190,8 @@ def attention_backward_queries_kernel(
     if i0 < queries:
         low, high = limits(window, queries, keys, CAUSAL)
         i = i0 + tl.arange(0, QUERIES)[:, None]
-        lane = b * sizes.heads + h
-        place = Place(b, h, kv, lane, first_q, first_k, queries, keys, low, high, window)
+        bh = b * sizes.heads + h
+        place = Place(b, h, kv, bh, first_q, first_k, queries, keys, low, high, window)
         stop = first_q + queries
         q = rows_at(query, b, h, first_q + i0, stop, QUERIES, WIDTH, PADDED, True)
         do = rows_at(
@@ -235,7 +236,7 @@ def attention_backward_queries_kernel(
                 PRECISION, INTERPRETED, 1,
             )  # fmt: skip
         if ALWAYS_MASKED or HAS_LOW or HAS_HIGH:
-            if any_nan(total):  # perhaps from keys that some query does not look at
+            if any_nan(total):  # perhaps from keys that some query does not attend to
                 total = _keys_apart(
                     start, end, query, grad_output, top, d, key, value, scores, dropout, place, i0,
                     WIDTH, VALUE_WIDTH, PADDED, VALUE_PADDED, QUERIES, CAUSAL, FOLDED,
@@ -243,7 +244,7 @@ def attention_backward_queries_kernel(
         if grad_query is not None:
             store_rows(grad_query, b, h, first_q + i0, stop, total * scale, QUERIES, WIDTH, PADDED)
         if slope_parts is not None:
-            tl.store(slope_parts + lane.to(tl.int64) * tiles + tile, -tl.sum(slope))
+            tl.store(slope_parts + bh.to(tl.int64) * tiles + tile, -tl.sum(slope))
 
 
 @triton.jit
@@ -265,17 +266,17 @@ def _queries_of_keys(
         i = i0 + tl.arange(0, TILE)[None, :]
         q = rows_at(query, b, h, first_q + i0, first_q + queries, TILE, WIDTH, PADDED, True)
         s = inner(k, q, PRECISION, INTERPRETED)
-        s, looks, capped = logits(s, scores, place, i, j, CAUSAL, MASKED, FOLDED)
+        s, attends, capped = logits(s, scores, place, i, j, CAUSAL, MASKED, FOLDED)
         # Beyond the queries the log-sum-exp is infinite, and the probability 0.
         top = logsumexp_at(lse, b, h, first_q, i, queries)
-        p = probabilities(s, looks, top, scores, MASKED, FOLDED)
+        p = probabilities(s, attends, top, scores, MASKED, FOLDED)
         do = rows_at(
             grad_output, b, h, first_q + i0, first_q + queries, TILE, VALUE_WIDTH, VALUE_PADDED,
             True,
         )  # fmt: skip
         dp = inner(v, do, PRECISION, INTERPRETED)
         if dropout is not None:
-            keep = tl.trans(kept(dropout, place.lane, i0 + tl.arange(0, TILE)[:, None], j0, KEYS))
+            keep = tl.trans(kept(dropout, place.bh, i0 + tl.arange(0, TILE)[:, None], j0, KEYS))
             weights = tl.where(keep, p * dropout.factor, 0.0)
             dp = tl.where(keep, dp * dropout.factor, 0.0)
         else:
@@ -283,7 +284,7 @@ def _queries_of_keys(
         grad_v += product(weights.to(do.dtype), do, PRECISION, INTERPRETED)
         ds = p * (dp - line_at(delta, b, h, first_q, i, queries, 0.0))
         if MASKED or scores.mask is not None or scores.bias is not None:
-            ds = tl.where(looks, ds, 0.0)
+            ds = tl.where(attends, ds, 0.0)
         if scores.cap is not None:
             ds = ds * (1.0 - capped * capped)
         grad_k += product(ds.to(q.dtype), q, PRECISION, INTERPRETED)
@@ -331,7 +332,7 @@ def attention_backward_keys_kernel(
         HAS_HIGH: tl.constexpr = CAUSAL or window.right is not None
         ALWAYS_MASKED: tl.constexpr = scores.mask is not None or scores.bias is not None
         last = tl.minimum(j0 + KEYS, keys) - 1
-        # Key j is looked at by the queries j - high to j - low.
+        # Key j is attended to by the queries j - high to j - low.
         start, full, edge, end = spans(j0, last, queries, -high, -low, HAS_HIGH, HAS_LOW, QUERIES)
         EDGE: tl.constexpr = None if ALWAYS_MASKED else 1
         if not HAS_LOW:  # beyond the queries there is no edge: the probability is 0
@@ -341,10 +342,10 @@ def attention_backward_keys_kernel(
             edge = end
         for g in range(sizes.group):
             h = kv * sizes.group + g
-            lane = b * sizes.heads + h
-            place = Place(b, h, kv, lane, first_q, first_k, queries, keys, low, high, window)
+            bh = b * sizes.heads + h
+            place = Place(b, h, kv, bh, first_q, first_k, queries, keys, low, high, window)
             stop_q = full
-            if ALWAYS_MASKED:  # no query looks at a tile of padding
+            if ALWAYS_MASKED:  # no query attends to a tile of padding
                 some = some_allowed(scores, b, h, j0 + tl.arange(0, KEYS), keys)
                 stop_q = tl.where(some > 0, full, start)
             if ALWAYS_MASKED or HAS_HIGH:
@@ -429,8 +430,10 @@ def _lines(
     copies: list[Tensor] = []
     of_output = rows_of(grad_output, packed, copies)
     grad_lse = None if grad_lse is None else grad_lse.contiguous()
-    one = (torch.tensor([call.sizes.queries]), torch.tensor([call.sizes.keys]))
-    small = sums_rows(*(call.lengths or one), query.dtype)
+    queries, keys = call.lengths or (
+        torch.tensor([n], device="cpu") for n in (call.sizes.queries, call.sizes.keys)
+    )
+    small = sums_rows(queries, keys, query.dtype)
     tile = 64
     count = triton.cdiv(call.rows, tile) * call.sizes.heads * (1 if packed else call.batch)
     if count and not small.all():
@@ -505,22 +508,23 @@ class _Pass:
         grad_query, grad_key, grad_value = wide
         sizes = self.call.sizes
         full = (self.call.batch, sizes.heads, sizes.queries, sizes.keys)
-        alone = bias is not None and bool(needs & 8) and tuple(bias.shape) == full
+        alone = bias is not None and bool(needs & BIAS) and tuple(bias.shape) == full
         if alone:
-            of_bias.zero_()  # tiles that nobody looks at are not written
-        if needs & 17 or alone:
+            of_bias.zero_()  # tiles that nobody attends to are not written
+        if needs & (QUERY | SLOPES) or alone:
             self._queries(
-                grad_query if needs & 1 else None,
+                grad_query if needs & QUERY else None,
                 Pairs(of_bias, *of_bias.stride()) if alone else None,
-                of_slopes if needs & 16 else None,
+                of_slopes if needs & SLOPES else None,
             )
-        of_key, of_value = grad_key if needs & 2 else None, grad_value if needs & 4 else None
-        if needs & 6 == 6 and self.apart:
+        of_key = grad_key if needs & KEY else None
+        of_value = grad_value if needs & VALUE else None
+        if of_key is not None and of_value is not None and self.apart:
             self._keys(of_key, None)
             self._keys(None, of_value)
-        elif needs & 6:
+        elif of_key is not None or of_value is not None:
             self._keys(of_key, of_value)
-        if needs & 8 and not alone:
+        if needs & BIAS and not alone:
             constants = self.constants(tiles_for("bias", self.call, self.query))
             grad_bias(of_bias, self.of_rows, call=self.call, constants=constants)
         for grad, filled in zip(found[:3], wide, strict=True):

@@ -133,15 +133,15 @@ def _tile(
     q = rows_at(query, b, h, i0, queries, QUERIES, WIDTH, PADDED, True)
     k = keys_at(key, None, place, j0, KEYS, WIDTH, PADDED, True)
     s = inner(q, k, PRECISION, INTERPRETED)
-    s, looks, _ = logits(s, scores, place, i, j, CAUSAL, True, FOLDED)
-    p = probabilities(s, looks, logsumexp_at(lse, b, h, 0, i, queries), scores, True, FOLDED)
+    s, attends, _ = logits(s, scores, place, i, j, CAUSAL, True, FOLDED)
+    p = probabilities(s, attends, logsumexp_at(lse, b, h, 0, i, queries), scores, True, FOLDED)
     do = rows_at(grad_output, b, h, i0, queries, QUERIES, VALUE_WIDTH, VALUE_PADDED, True)
     v = keys_at(value, None, place, j0, KEYS, VALUE_WIDTH, VALUE_PADDED, True)
     dp = inner(do, v, PRECISION, INTERPRETED)
     if dropout is not None:
-        dp = tl.where(kept(dropout, place.lane, i, j0, KEYS), dp * dropout.factor, 0.0)
+        dp = tl.where(kept(dropout, place.bh, i, j0, KEYS), dp * dropout.factor, 0.0)
     ds = p * (dp - line_at(delta, b, h, 0, i, queries, 0.0))
-    return tl.where(looks, ds, 0.0)
+    return tl.where(attends, ds, 0.0)
 
 
 def grad_bias(

@@ -77,8 +77,8 @@ def attention_decode_kernel(
         real = r < queries * sizes.group
         i = r % queries
         h = kv * sizes.group + tl.minimum(r // queries, sizes.group - 1)
-        lane = b * sizes.heads + h
-        place = Place(b, h, kv, lane, first_q, first_k, queries, keys, low, high, window)
+        bh = b * sizes.heads + h
+        place = Place(b, h, kv, bh, first_q, first_k, queries, keys, low, high, window)
         d = tl.arange(0, PADDED)[None, :]
         at = query.at + row_start(query, b, h, first_q + i, WIDTH) + d
         q = tl.load(at, mask=real & (d < WIDTH), other=0.0)
@@ -104,7 +104,7 @@ def attention_decode_kernel(
             PRECISION, INTERPRETED, None,
         )  # fmt: skip
         if scores.mask is not None or scores.bias is not None or HAS_LOW or HAS_HIGH:
-            if any_nan(total):  # perhaps from keys that some query does not look at
+            if any_nan(total):  # perhaps from keys that some query does not attend to
                 start = tile_at(listed, first_t, KEYS)
                 end = tl.minimum(end, tile_at(listed, last_t - 1, KEYS) + KEYS)
                 total = apart(

@@ -1,9 +1,9 @@
 """Attention forward in Triton: one program for a tile of queries of one head.
 
 FlashAttention-2's order (Dao 2023): queries stay, keys stream by, the softmax is kept as a running
-maximum and a running sum. Tiles of keys that no query of the tile looks at are skipped, those
-that all look at do not ask. On Hopper and later the plain call loads by tensor descriptors
-(`triton_descriptors`).
+maximum and a running sum. Tiles of keys that no query of the tile attends to are skipped, those
+that all attend to do not ask. On Hopper and later the plain call loads by tensor descriptors
+(`descriptors`).
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def attention_forward_kernel(
     i0 = tile * QUERIES
     if i0 < queries:
         low, high = limits(window, queries, keys, CAUSAL)
-        lane = b * sizes.heads + h
-        place = Place(b, h, kv, lane, first_q, first_k, queries, keys, low, high, window)
+        bh = b * sizes.heads + h
+        place = Place(b, h, kv, bh, first_q, first_k, queries, keys, low, high, window)
         i = i0 + tl.arange(0, QUERIES)[:, None]
         if query_blocks is not None:
             q = tl.reshape(query_blocks.load([b, h, i0, 0]), (QUERIES, PADDED))
@@ -118,7 +118,7 @@ def attention_forward_kernel(
                 PRECISION, INTERPRETED, 1,
             )  # fmt: skip
         if ALWAYS_MASKED or HAS_LOW or HAS_HIGH:
-            if any_nan(total):  # perhaps from keys that some query does not look at
+            if any_nan(total):  # perhaps from keys that some query does not attend to
                 q = rows_at(
                     query, b, h, first_q + i0, first_q + queries, QUERIES, WIDTH, PADDED, True
                 )

@@ -98,15 +98,15 @@ class Place(NamedTuple):
 
     Attributes:
         b, h, kv: the sequence, the head of query and that of key.
-        lane: b * heads + h, for the random numbers of dropout.
+        bh: b * heads + h, for the random numbers of dropout.
         first_q, first_k: the rows in memory where the sequence starts.
-        low, high: see `triton_tiles.limits`.
+        low, high: see `tiles.limits`.
     """
 
     b: Any
     h: Any
     kv: Any
-    lane: Any
+    bh: Any
     first_q: Any
     first_k: Any
     queries: Any

@@ -87,9 +87,9 @@ def attention_row_sums_kernel(
     is_small = (queries <= FEW_QUERIES) | (tl.maximum(queries, keys) <= SMALL)
     if (i0 < queries) & is_small:
         low, high = limits(window, queries, keys, CAUSAL)
-        lane = b * sizes.heads + h
+        bh = b * sizes.heads + h
         kv = h // sizes.group
-        place = Place(b, h, kv, lane, first_q, first_k, queries, keys, low, high, window)
+        place = Place(b, h, kv, bh, first_q, first_k, queries, keys, low, high, window)
         i = i0 + tl.arange(0, QUERIES)[:, None]
         q = rows_at(query, b, h, first_q + i0, first_q + queries, QUERIES, WIDTH, PADDED, True)
         do = rows_at(
@@ -114,7 +114,7 @@ def attention_row_sums_kernel(
             v = keys_at(value, None, place, j0, KEYS, VALUE_WIDTH, VALUE_PADDED, True)
             dp = inner(do, v, PRECISION, INTERPRETED)
             if dropout is not None:
-                dp = tl.where(kept(dropout, place.lane, i, j0, KEYS), dp * dropout.factor, 0.0)
+                dp = tl.where(kept(dropout, place.bh, i, j0, KEYS), dp * dropout.factor, 0.0)
             higher = tl.maximum(top, tl.max(s, axis=1))
             finite = tl.where(higher == -float("inf"), 0.0, higher)
             p = tl.exp2(s - finite[:, None])

@@ -27,7 +27,7 @@ class Tiles(NamedTuple):
     @property
     def options(self) -> dict[str, int]:
         """Of a launch. Up to all of its registers are a thread's: the compiler would rather spill a
-        few than keep a second program off a multiprocessor."""
+        few than keep a second program off an SM."""
         registers = min(255, 65536 // (32 * self.warps))
         return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": registers}
 
@@ -107,7 +107,7 @@ _16_BIT: dict[str, Table] = {
 # Only where the tiles below do not fit TF32.
 _TF32: dict[str, Table] = {"decode": {256: _same(16, 64, 8, 1)}}
 # Without TF32 float32 numbers are multiplied one by one, by threads that hold all that they
-# multiply of a row and a column (see `triton_tiles.inner`), so tiles are small.
+# multiply of a row and a column (see `tiles.inner`), so tiles are small.
 _32_BIT: dict[str, Table] = {
     "forward": {
         64: _same(32, 32, 8, 1),
@@ -132,7 +132,7 @@ _32_BIT: dict[str, Table] = {
 # their row. What there is to weigh, per tile of n queries and m keys of d features in 16 bits: the
 # forward computes 4 n m d FLOP for every 4 m d bytes of keys and values that it reads, which is n
 # FLOP a byte; dQ 6 n m d, 1.5 n; dK and dV 8 n m d for 4 n d bytes, 2 m. Fewer rows mean more
-# reading, but also more programs on a multiprocessor, which hide each other's waiting, as far as
+# reading, but also more programs on an SM, which hide each other's waiting, as far as
 # its 65536 registers and its shared memory go: what a program takes of both stands in
 # tests/triton_resources.json. No time stands anywhere: none has been measured yet.
 _ALTERNATIVES: dict[str, dict[int, tuple[tuple[Tiles, ...], tuple[Tiles, ...]]]] = {

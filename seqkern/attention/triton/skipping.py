@@ -6,7 +6,7 @@ the launch, and becomes a list of the tiles in which some key is allowed. The lo
 over the list, so that tiles of padding are not loaded, wherever they stand, and loads stay
 pipelined. (FlexAttention's block masks are lists of the same kind: Dong et al. 2024, "Flex
 Attention: a programming model for generating optimized attention kernels".) What loops over queries
-asks `triton_tiles.some_allowed` for its own tile of keys.
+asks `tiles.some_allowed` for its own tile of keys.
 """
 
 from __future__ import annotations

@@ -34,10 +34,10 @@ def _absorb(
     j = j0 + tl.arange(0, TILE)[None, :]
     k = keys_at(key, key_blocks, place, j0, TILE, WIDTH, PADDED, MASKED)
     s = inner(q, k, PRECISION, INTERPRETED)
-    s, looks, _ = logits(s, scores, place, i, j, CAUSAL, MASKED, FOLDED)
+    s, attends, _ = logits(s, scores, place, i, j, CAUSAL, MASKED, FOLDED)
     EXCLUDES: tl.constexpr = MASKED or scores.mask is not None or scores.bias is not None
     if EXCLUDES:
-        s = tl.where(looks, s, -float("inf"))
+        s = tl.where(attends, s, -float("inf"))
     if FOLDED:
         higher = tl.maximum(top, tl.max(s, axis=1) * scores.scale)
     else:
@@ -52,7 +52,7 @@ def _absorb(
     shrink = tl.exp2(top - finite)
     mass = mass * shrink + tl.sum(p, axis=1)
     if dropout is not None:
-        p = tl.where(kept(dropout, place.lane, i, j0, TILE), p, 0.0)
+        p = tl.where(kept(dropout, place.bh, i, j0, TILE), p, 0.0)
     v = keys_at(value, value_blocks, place, j0, TILE, VALUE_WIDTH, VALUE_PADDED, MASKED)
     total = total * shrink[:, None] + product(p.to(v.dtype), v, PRECISION, INTERPRETED)
     return total, higher, mass
@@ -87,18 +87,18 @@ def apart(
     VALUE_PADDED: tl.constexpr, CAUSAL: tl.constexpr, FOLDED: tl.constexpr,
 ):  # fmt: skip
     """The weighted sum once more, key by key. 0 * NaN is NaN, so that in a product the NaN of one
-    key reaches every query of the tile; here it stays with those that look at it."""
+    key reaches every query of the tile; here it stays with those that attend to it."""
     top = tl.where(top == -float("inf"), 0.0, top)[:, None]
     total = tl.zeros((q.shape[0], VALUE_PADDED), tl.float32)
     for j in tl.range(start, stop, num_stages=1):
         k = row_at(key, place.b, place.kv, place.first_k + j, WIDTH, PADDED)
         s = tl.sum(q.to(tl.float32) * k, axis=1)[:, None]
-        s, looks, _ = logits(s, scores, place, i, j + i * 0, CAUSAL, True, FOLDED)
+        s, attends, _ = logits(s, scores, place, i, j + i * 0, CAUSAL, True, FOLDED)
         if FOLDED:
             s = s * scores.scale
         p = tl.exp2(s - top)
         if dropout is not None:
-            p = tl.where(kept_at(dropout, place.lane, i, j), p, 0.0)
+            p = tl.where(kept_at(dropout, place.bh, i, j), p, 0.0)
         v = row_at(value, place.b, place.kv, place.first_k + j, VALUE_WIDTH, VALUE_PADDED)
-        total += tl.where(looks, p * v, 0.0)
+        total += tl.where(attends, p * v, 0.0)
     return total

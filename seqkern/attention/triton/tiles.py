@@ -45,7 +45,7 @@ def inner(a, b, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
 
 @triton.jit
 def whole(stride, WIDTH: tl.constexpr):
-    """A stride of a `Rows`, said to be a multiple of 8 (which `triton_operands` sees to), so that
+    """A stride of a `Rows`, said to be a multiple of 8 (which `operands` sees to), so that
     the compiler has a thread load 8 neighbours at once. Of multiples of 16 Triton tells it."""
     if WIDTH % 16 == 0:
         return stride
@@ -132,7 +132,7 @@ def sequence(packed, sizes, b):
 
 @triton.jit
 def limits(window, queries, keys, CAUSAL: tl.constexpr):
-    """(low, high): query i looks at the keys i + low to i + high; meaningless where unlimited."""
+    """(low, high): query i attends to the keys i + low to i + high; meaningless where unlimited."""
     low = queries * 0
     high = queries * 0
     if window.left is not None:
@@ -180,39 +180,39 @@ def pairs_at(x, place, i, j, other, MASKED: tl.constexpr):
 def some_allowed(scores, b, h, j, keys):
     """How many of the keys j, counted along the last axis, masks and biases which are the same for
     all queries do not exclude."""
-    looks = j < keys
+    attends = j < keys
     if scores.mask is not None:
         if scores.mask.row is None:
             at = scores.mask.at + (b.to(tl.int64) * scores.mask.batch)
             at += h.to(tl.int64) * scores.mask.head + j.to(tl.int64) * scores.mask.column
-            looks = looks & (tl.load(at, mask=looks, other=0) != 0)
+            attends = attends & (tl.load(at, mask=attends, other=0) != 0)
     if scores.bias is not None:
         if scores.bias.row is None:
             at = scores.bias.at + (b.to(tl.int64) * scores.bias.batch)
             at += h.to(tl.int64) * scores.bias.head + j.to(tl.int64) * scores.bias.column
-            bias = tl.load(at, mask=looks, other=0.0).to(tl.float32)
-            looks = looks & (bias != -float("inf"))
-    return tl.sum(looks.to(tl.int32), axis=len(j.shape) - 1)
+            bias = tl.load(at, mask=attends, other=0.0).to(tl.float32)
+            attends = attends & (bias != -float("inf"))
+    return tl.sum(attends.to(tl.int32), axis=len(j.shape) - 1)
 
 
 @triton.jit
 def logits(
     s, scores, place, i, j, CAUSAL: tl.constexpr, MASKED: tl.constexpr, FOLDED: tl.constexpr
 ):
-    """From products s = q . k to (logits, looks, tanh of the softcap).
+    """From products s = q . k to (logits, attends, tanh of the softcap).
 
     Logits are in units of log 2; if FOLDED they are `s` itself, and a factor away from it. They
-    are only defined where `looks`, which stands for all unless MASKED (the tile has an
+    are only defined where `attends`, which stands for all unless MASKED (the tile has an
     edge in it) or there is a mask or a bias. Without a softcap there is no tanh.
     """
-    looks = j >= 0
+    attends = j >= 0
     capped = s
     if MASKED:
-        looks = j < place.keys
+        attends = j < place.keys
         if CAUSAL or place.window.right is not None:
-            looks = looks & (j <= i + place.high)
+            attends = attends & (j <= i + place.high)
         if place.window.left is not None:
-            looks = looks & (j >= i + place.low)
+            attends = attends & (j >= i + place.low)
     if scores.cap is not None:
         capped = tanh(s * scores.scale)
         s = capped * scores.cap
@@ -221,20 +221,20 @@ def logits(
     if scores.bias is not None:
         bias = pairs_at(scores.bias, place, i, j, 0.0, MASKED).to(tl.float32)
         s = s + bias * 1.4426950408889634
-        looks = looks & (bias != -float("inf"))
+        attends = attends & (bias != -float("inf"))
     if scores.slopes is not None:
         slope = tl.load(scores.slopes.at + place.b * scores.slopes.batch + place.h)
         distance = tl.abs(i + (place.keys - place.queries) - j).to(tl.float32)
         s = s - slope * 1.4426950408889634 * distance
     if scores.mask is not None:
         allowed = pairs_at(scores.mask, place, i, j, 0, MASKED) != 0
-        looks = looks & allowed
-    return s, looks, capped
+        attends = attends & allowed
+    return s, attends, capped
 
 
 @triton.jit
 def tile_at(listed, t, TILE: tl.constexpr):
-    """The first key of tile t, or of the tile that a list (see `triton_skipping`) has there."""
+    """The first key of tile t, or of the tile that a list (see `skipping`) has there."""
     if listed is not None:
         return tl.load(listed + t) * TILE
     else:
@@ -259,21 +259,21 @@ def line_at(x, b, h, first, i, count, other):
 
 @triton.jit
 def logsumexp_at(x, b, h, first, i, count):
-    """In units of log 2; infinite, so that every probability is 0, for a query that looks at
+    """In units of log 2; infinite, so that every probability is 0, for a query that attends to
     nothing and beyond the queries."""
     found = line_at(x, b, h, first, i, count, float("inf"))
     return tl.where(found == -float("inf"), float("inf"), found) * 1.4426950408889634
 
 
 @triton.jit
-def probabilities(s, looks, lse, scores, MASKED: tl.constexpr, FOLDED: tl.constexpr):
+def probabilities(s, attends, lse, scores, MASKED: tl.constexpr, FOLDED: tl.constexpr):
     """The softmax again, from what `logits` returned and the log-sum-exp."""
     if FOLDED:
         p = tl.exp2(s * scores.scale - lse)
     else:
         p = tl.exp2(s - lse)
     if MASKED or scores.mask is not None or scores.bias is not None:
-        p = tl.where(looks, p, 0.0)
+        p = tl.where(attends, p, 0.0)
     return p
 
 
@@ -283,28 +283,28 @@ def _unsigned(word):
 
 
 @triton.jit
-def _words(dropout, lane, i, block):
-    return tl.philox(dropout.seed, block, i + block * 0, lane + block * 0, block * 0)
+def _words(dropout, bh, i, block):
+    return tl.philox(dropout.seed, block, i + block * 0, bh + block * 0, block * 0)
 
 
 @triton.jit
-def kept(dropout, lane, i, first, COUNT: tl.constexpr):
+def kept(dropout, bh, i, first, COUNT: tl.constexpr):
     """Which weights dropout keeps, (queries, COUNT) for the keys from `first` on, a multiple of 4;
     see `seqkern.attention.philox`.
 
     Args:
-        lane: b * heads + h, and i: the query; (queries, 1).
+        bh: b * heads + h, and i: the query; (queries, 1).
     """
     block = (first // 4 + tl.arange(0, COUNT // 4))[None, :] + i * 0
-    w0, w1, w2, w3 = _words(dropout, lane, i, block)
+    w0, w1, w2, w3 = _words(dropout, bh, i, block)
     words = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
     return words >= _unsigned(dropout.threshold)
 
 
 @triton.jit
-def kept_at(dropout, lane, i, j):
+def kept_at(dropout, bh, i, j):
     """`kept` for one key j, (queries, 1)."""
-    w0, w1, w2, w3 = _words(dropout, lane, i, j // 4 + i * 0)
+    w0, w1, w2, w3 = _words(dropout, bh, i, j // 4 + i * 0)
     word = j % 4
     drawn = tl.where(word < 2, tl.where(word == 0, w0, w1), tl.where(word == 2, w2, w3))
     return drawn >= _unsigned(dropout.threshold)

@@ -21,7 +21,7 @@ from seqkern.recurrent.triton.loops import CELLS, Call
 
 
 class BackwardArguments(NamedTuple):
-    """See `kernels/tiles.py` for all of them. What a cell does not have is any tensor."""
+    """See `kernels.tiles` for all of them. What a cell does not have is any tensor."""
 
     gates: Tensor  # (rows, 4 hidden)
     cells: Tensor  # float32 (rows, hidden)

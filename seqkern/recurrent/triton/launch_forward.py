@@ -16,7 +16,7 @@ from seqkern.recurrent.triton.loops import CELLS, Call
 
 
 class ForwardArguments(NamedTuple):
-    """See `kernels/tiles.py` for all of them."""
+    """See `kernels.tiles` for all of them."""
 
     gates: Tensor  # (rows, stride): the input's projection, becomes the activated gates with save
     bias: Tensor  # float32

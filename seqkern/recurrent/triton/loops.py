@@ -3,7 +3,7 @@
 - `resident`: one launch, a program for each 16 rows of the batch, weights and state in registers;
 - `grouped`: one cooperative launch, for each 16 rows a group of programs that share the hidden
   units, keep their weights, and meet after each step;
-- `streamed`: one launch, a program for each 16 rows, the weights read from the second-level cache
+- `streamed`: one launch, a program for each 16 rows, the weights read from the L2
   at each step;
 - `steps`: a launch for each step, spread over hidden units too.
 
@@ -12,7 +12,7 @@ groups run at once and with how many units a program, and the step kernel has a 
 and one for many. Nothing is tuned while it runs, so results do not depend on timings.
 
 None of this is measured. The arithmetic, with the latencies of csrc/recurrent/cuda/plan.h: a step
-of a group is a barrier through the second-level cache (0.9 us), then reading the states there, the
+of a group is a barrier through the L2 (0.9 us), then reading the states there, the
 products and the cell (0.9 us), and the weights from shared memory (0.6 us for the 128 KiB that fit
 at most). `streamed` has the second part for each of its tiles of units, one after the other, three
 or more where `resident` ends (2.7 us), and reads the weights at half that speed or less; `steps`
@@ -37,7 +37,7 @@ GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 # The fewest rows that a tensor core multiplies; a loop over time wants as many programs as it can
 # get.
 ROWS = 16
-# Four gates of 128 x 128 in 16 bits are half of a multiprocessor's registers. In float32 the
+# Four gates of 128 x 128 in 16 bits are half of an SM's registers. In float32 the
 # same has room up to 64.
 RESIDENT_UNITS = {torch.float16: 128, torch.bfloat16: 128, torch.float32: 64}
 # Units of a program of a group: few, so that a step is short; twice as many where not all programs
@@ -51,7 +51,7 @@ GROUPED_BYTES_BY_ELEMENTS = 512
 GROUPED_BYTES = 160 << 10
 # A product's depth is spread over the warps, and each takes at least 16 of it.
 GROUPED_WARPS = 8
-# One multiprocessor reads some 100 GB/s from the second-level cache, so a mebibyte of weights takes
+# One SM reads some 100 GB/s from the L2, so a mebibyte of weights takes
 # about as long as launching a step from Python (10 us), and a quarter of one about as long as a
 # step in a CUDA graph (2.5 us). Arithmetic, not measured.
 STREAMED_BYTES = 1 << 20
@@ -110,7 +110,7 @@ def members(call: Call, units: int) -> int:
 
 
 def nobody_arrived(call: Call) -> Tensor:
-    """What `kernels/grouped.py` calls `arrived`, made for one launch: the zeros are part of
+    """What `kernels.grouped` calls `arrived`, made for one launch: the zeros are part of
     what a CUDA graph captures, and no other stream has a hand in it."""
     words = groups(call) * ARRIVED_STRIDE.value
     return torch.zeros(words, dtype=torch.int64, device=call.output.device)
@@ -118,7 +118,7 @@ def nobody_arrived(call: Call) -> Tensor:
 
 def grouped_units(call: Call) -> int:
     """The units of a program of a group; 0 where groups do not fit: a program must have room for
-    what it keeps, and all programs run at once, each on a multiprocessor of its own."""
+    what it keeps, and all programs run at once, each on an SM of its own."""
     sizes = call.hidden, call.width
     if max(sizes) > GROUPED_WIDTH:
         return 0
@@ -174,7 +174,7 @@ def streamed_config(call: Call) -> dict[str, Any]:
 
 
 def _alone(warps: int) -> dict[str, int]:
-    """For programs so few that each has a multiprocessor to itself: it may use all registers, where
+    """For programs so few that each has an SM to itself: it may use all registers, where
     the compiler would rather spill some than keep a second program out."""
     return {"num_warps": warps, "maxnreg": min(255, 65536 // (32 * warps))}
 

@@ -63,7 +63,7 @@ class Steps:
         )
 
     def on_device(self, device: torch.device) -> Tensor:
-        """What `kernels/streamed.py` calls `steps`. The copy waits for nothing: it comes from
+        """What `kernels.streamed` calls `steps`. The copy waits for nothing: it comes from
         pinned memory, which the allocator keeps until the copy is done.
 
         Raises:

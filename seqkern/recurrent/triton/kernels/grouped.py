@@ -3,7 +3,7 @@
 For weights that one program would read too slowly, and batches so small that most of a GPU would
 stand idle otherwise. The group of a batch tile are `members` programs; each owns BLOCK_U hidden
 units, keeps their recurrent weights (all gates) and their state to itself for all steps, and gives
-the others what it makes of a step through memory, which means through the second-level cache.
+the others what it makes of a step through memory, which means through the L2.
 After each step the group meets: `arrive`, then `meet`. All programs of a launch must run at once,
 so it has to be a cooperative one; a program waits for its own group only.
 
@@ -15,8 +15,8 @@ shared memory for all steps.
 `arrived`, int64, one for each group ARRIVED_STRIDE apart and zero at the start, counts arrivals: 64
 bits do not overflow. What a step gives to others is written before `arrive`, what it only leaves
 for the backward pass after it, and the next step's operands are asked for before `meet`, so that
-the wait hides what can be hidden. Nothing written by others is read from the first-level cache.
-Other arguments: `tiles.py`, `streamed.py` and `resident.py`.
+the wait hides what can be hidden. Nothing written by others is read from the L1.
+Other arguments: `tiles`, `streamed` and `resident`.
 """
 
 from __future__ import annotations

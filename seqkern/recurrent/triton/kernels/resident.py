@@ -6,7 +6,7 @@ operands of the next step are on their way while a step is computed, because not
 latency from a program that walks through time alone.
 
 The weights are tiles of BLOCK_P (the state's columns) by BLOCK_H (hidden units) for each gate.
-Arguments: `tiles.py` and `streamed.py`.
+Arguments: `tiles` and `streamed`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def load_gates(gates_at, hidden, inside, CELL: tl.constexpr):
 
 @triton.jit
 def biased(x, bias, units, hidden):
-    """Read at each step: registers are scarcer than what the first-level cache gives."""
+    """Read at each step: registers are scarcer than what the L1 gives."""
     return x.to(tl.float32) + tl.load(bias + units, mask=units < hidden, other=0.0)[None, :]
 
 

@@ -7,7 +7,7 @@ backwards one `backward_step`, or `backward_projected` and `backward_unprojected
 
 Row numbers of a packed sequence change from step to step and must not make a new kernel, so
 integers that depend on batch or time are not specialised. What the arguments mean:
-`tiles.py`.
+`tiles`.
 """
 
 from __future__ import annotations

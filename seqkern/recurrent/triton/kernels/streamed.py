@@ -6,7 +6,7 @@ a barrier between the program's own threads stands wherever one tile reads what 
 written. Triton's software pipelining reaches no further than the loop inside of a product, so no
 load is moved across a barrier.
 
-What the arguments mean: `tiles.py`. `steps` of a packed sequence: for each step in the
+What the arguments mean: `tiles`. `steps` of a packed sequence: for each step in the
 order of processing the number of rows alive, then the first row of each, both with a step of no
 rows in front and behind; a dense batch needs none.
 """

@@ -1,7 +1,7 @@
 """One tile of one time step: the matrix product, the cell, and what is stored of it.
 
-A tile is BLOCK_B rows of the batch by BLOCK_U hidden units. `steps.py` runs a launch
-of tiles for each step, `streamed.py` walks through steps and tiles in one launch.
+A tile is BLOCK_B rows of the batch by BLOCK_U hidden units. `steps` runs a launch
+of tiles for each step, `streamed` walks through steps and tiles in one launch.
 
 What the arguments of the tiles mean:
 
