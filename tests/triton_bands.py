@@ -30,6 +30,8 @@ class _Bands:
         self.copies: dict[int, tuple[Tensor, Tensor]] = {}
 
     def surround(self, argument: Any) -> Any:
+        if isinstance(argument, tuple):  # a NamedTuple
+            return type(argument)(*map(self.surround, argument))
         if not isinstance(argument, Tensor):
             return argument
         storage = argument.untyped_storage()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from seqkern.embedding.choice import TRITON_DTYPES as DTYPES
+from seqkern.embedding.triton.kernels.operands import Paths
 from seqkern.embedding.triton.settings import WIDEST
 
 _MOST_ROWS = 2**31 - 1  # rows of a table are 32-bit numbers where they are sorted
@@ -168,11 +168,8 @@ class Batch:
         return self.out_weight.shape[0] if self.offsets is None else self.offsets.shape[0] - 1
 
     @property
-    def tree(self) -> tuple[Any, Any, Any]:
-        """Offsets, nodes and codes; where there are none, tensors that are not read."""
-        if self.offsets is None:
-            return self.targets, self.targets, self.targets
-        return self.offsets, self.nodes, self.codes
+    def paths(self) -> Paths | None:
+        return None if self.offsets is None else Paths(self.offsets, self.nodes, self.codes)
 
     def new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Of the dtype that the batch is computed in."""

@@ -8,7 +8,7 @@ forward. All raise RuntimeError for arguments that do not fit together.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,15 +28,8 @@ from seqkern.embedding.triton.kernels.objective import (
     objective_means_kernel,
     objective_rows_kernel,
 )
+from seqkern.embedding.triton.kernels.operands import Saved, Table
 from seqkern.embedding.triton.rows import Entries
-
-
-class Saved(NamedTuple):
-    """Float32 or float64: rows of each example, and the error of each of its terms."""
-
-    hidden: Tensor
-    grad_inputs: Tensor
-    coefficients: Tensor
 
 
 def _run(batch: Batch, save: bool) -> tuple[Tensor, Tensor, Saved]:
@@ -51,15 +44,13 @@ def _run(batch: Batch, save: bool) -> tuple[Tensor, Tensor, Saved]:
         strides = batch.in_weight.stride(0), batch.out_weight.stride(0)
         unit = settings.unit(features, *strides)
         objective_examples_kernel[programs(examples)](
-            batch.in_weight, strides[0] // unit, batch.out_weight, strides[1] // unit,
-            batch.inputs, batch.targets,
-            batch.targets if batch.negatives is None else batch.negatives, *batch.tree, totals,
-            *(saved if save else (totals,) * 3),
+            Table(batch.in_weight, strides[0] // unit), Table(batch.out_weight, strides[1] // unit),
+            batch.inputs, batch.targets, batch.negatives, batch.paths, totals,
+            saved if save else None,
             batch.padding_idx, batch.in_weight.shape[0], batch.out_weight.shape[0], batch.words,
             0 if batch.nodes is None else batch.nodes.numel(), examples, batch.inputs.shape[1],
             batch.terms, features // unit,
-            TREE=batch.offsets is not None, MEAN=batch.mean, SAVE=save,
-            UNIT=unit, INPUTS=input_rows, TERMS=term_rows, **config,
+            MEAN=batch.mean, UNIT=unit, INPUTS=input_rows, TERMS=term_rows, **config,
             **settings.ROOMY,
         )  # fmt: skip
     loss, scale = batch.new(), batch.new()
@@ -76,12 +67,9 @@ def _keys(batch: Batch) -> tuple[Tensor, Tensor]:
     in_keys = batch.new(*batch.inputs.shape, dtype=torch.int32)
     out_keys = batch.new(batch.examples, batch.terms, dtype=torch.int32)
     if batch.examples:
-        offsets, nodes, _ = batch.tree
         objective_rows_kernel[programs(batch.examples)](
-            batch.inputs, batch.targets,
-            batch.targets if batch.negatives is None else batch.negatives, offsets, nodes,
-            in_keys, out_keys, batch.padding_idx, batch.inputs.shape[1], batch.terms,
-            TREE=batch.offsets is not None, INPUTS=16, TERMS=16, num_warps=1,
+            batch.inputs, batch.targets, batch.negatives, batch.paths, in_keys, out_keys,
+            batch.padding_idx, batch.inputs.shape[1], batch.terms, INPUTS=16, TERMS=16, num_warps=1,
         )  # fmt: skip
     return in_keys, out_keys
 

@@ -3,7 +3,7 @@
 Atomics are the default where they may be taken: for float32 and float64 tables whose gradient is
 dense, or which are changed in place. They need one pass without a sort, whose dozen launches and
 four passes over the keys take longer than the sums of a batch of ten thousand pairs; a row that
-stands in many places is a queue of additions in the second-level cache, not of programs. The sorted
+stands in many places is a queue of additions in the L2, not of programs. The sorted
 way is taken
 
 - under `torch.use_deterministic_algorithms(True)`: its order of summation is fixed;
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from seqkern.embedding.triton import settings
 from seqkern.embedding.triton.arguments import programs, wide
+from seqkern.embedding.triton.kernels.operands import Table
 from seqkern.embedding.triton.kernels.rows import (
     ADDED,
     COMPACT,
@@ -108,11 +109,8 @@ def _atomic(entries: Entries, out: Tensor) -> None:
     rows, config = settings.tile(source.shape[1], 8 if entries.ragged else entries.each)
     unit = settings.unit(source.shape[1], out.stride(0))
     add_rows_kernel[programs(source.shape[0])](
-        out, out.stride(0) // unit, entries.factor, source,
-        source if entries.weights is None else entries.weights,
-        entries.keys, entries.keys if entries.starts is None else entries.starts,
-        entries.each, source.shape[1] // unit,
-        WEIGHTED=entries.weights is not None, RAGGED=entries.ragged, UNIT=unit, ROWS=rows, **config,
+        Table(out, out.stride(0) // unit), entries.factor, source, entries.weights, entries.keys,
+        entries.starts, entries.each, source.shape[1] // unit, UNIT=unit, ROWS=rows, **config,
     )  # fmt: skip
 
 
@@ -144,13 +142,11 @@ def _pieces(
         "ROWS": rows,
         "CHUNK": settings.CHUNK,
     }
+    table = Table(out, out.stride(0) // unit)
     sum_pieces_kernel[programs(count)](
-        out, out.stride(0) // unit, entries.factor, entries.source,
-        entries.source if entries.weights is None else entries.weights,
-        keys, order, order if entries.owners is None else entries.owners, numbers, partial,
-        entries.each, count, features // unit,
-        WEIGHTED=entries.weights is not None, RAGGED=entries.ragged, **config,
+        table, entries.factor, entries.source, entries.weights, keys, order, entries.owners,
+        numbers, partial, entries.each, count, features // unit, **config,
     )  # fmt: skip
     join_pieces_kernel[programs(chunks)](
-        out, out.stride(0) // unit, keys, numbers, partial, count, features // unit, **config
+        table, keys, numbers, partial, count, features // unit, **config
     )

@@ -23,7 +23,7 @@ one more row in memory for 64 of its entries."""
 ROOMY: dict[str, Any] = {"maxnreg": 255}
 """Of kernels that keep a tile in registers through a loop: ptxas, left to itself, aims at so many
 programs of few warps that it spills some bytes of them."""
-_REGISTERS = 65536  # of a multiprocessor, for 32-bit numbers
+_REGISTERS = 65536  # of an SM, for 32-bit numbers
 _MOST_ROWS = 8
 _NUMBERS_A_THREAD = 16
 
@@ -54,7 +54,7 @@ def training(features: int, contexts: int, dtype: torch.dtype, bags: bool) -> di
     A window's two tiles of 128 float32 features are in registers at once; longer rows, and others,
     are read in chunks. The limits of registers are the least at which nothing spills, on sm_80,
     sm_90 and sm_100 (ptxas takes what it may have, and what it takes says how many programs share
-    a multiprocessor).
+    an SM).
     """
     if contexts == 1:
         config = {"CONTEXTS": 1, "TARGETS": 8, "ROWS": 8, "num_warps": 2, "maxnreg": 255}
@@ -71,5 +71,5 @@ def training(features: int, contexts: int, dtype: torch.dtype, bags: bool) -> di
 
 
 def resident(config: dict[str, Any]) -> int:
-    """How many programs of a launch share a multiprocessor, by its registers."""
+    """How many programs of a launch share an SM, by its registers."""
     return _REGISTERS // (int(config["maxnreg"]) * 32 * int(config["num_warps"]))

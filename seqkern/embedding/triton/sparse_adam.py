@@ -26,18 +26,18 @@ def sparse_adam_kernel(
     w <- w - step_size m / (sqrt(v) + eps), in float32, rounded once."""
     n = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, WIDTH)
-    there = k < features
-    g = tl.load(values + n * features + k, mask=there, other=0.0).to(tl.float32)
+    in_row = k < features
+    g = tl.load(values + n * features + k, mask=in_row, other=0.0).to(tl.float32)
     at = tl.load(rows + n) * features + k
-    m = tl.load(exp_avg + at, mask=there, other=0.0).to(tl.float32)
-    v = tl.load(exp_avg_sq + at, mask=there, other=0.0).to(tl.float32)
-    w = tl.load(weight + at, mask=there, other=0.0).to(tl.float32)
+    m = tl.load(exp_avg + at, mask=in_row, other=0.0).to(tl.float32)
+    v = tl.load(exp_avg_sq + at, mask=in_row, other=0.0).to(tl.float32)
+    w = tl.load(weight + at, mask=in_row, other=0.0).to(tl.float32)
     m += (g - m) * (1.0 - beta1)
     v += (g * g - v) * (1.0 - beta2)
     w -= step_size * m / (tl.sqrt(v) + eps)
-    tl.store(exp_avg + at, m.to(exp_avg.dtype.element_ty), mask=there)
-    tl.store(exp_avg_sq + at, v.to(exp_avg_sq.dtype.element_ty), mask=there)
-    tl.store(weight + at, w.to(weight.dtype.element_ty), mask=there)
+    tl.store(exp_avg + at, m.to(exp_avg.dtype.element_ty), mask=in_row)
+    tl.store(exp_avg_sq + at, v.to(exp_avg_sq.dtype.element_ty), mask=in_row)
+    tl.store(weight + at, w.to(weight.dtype.element_ty), mask=in_row)
 
 
 def sparse_adam_(

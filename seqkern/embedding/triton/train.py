@@ -1,7 +1,7 @@
 """The operator embedding_train_ on a GPU: word vectors' training loop over a piece of a corpus.
 
-The text is drawn from on the device first (`windows.py`); then programs, each with a part of
-the windows, make their steps side by side and in place. See `kernels/train.py` for a step.
+The text is drawn from on the device first (`windows`); then programs, each with a part of
+the windows, make their steps side by side and in place. See `kernels.train` for a step.
 
 Deterministic: the windows are cut into STRANDS parts, and a round makes the steps of one window of
 each, all at the tables as they stand; their gains are sorted by row and added in the order of the
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +20,14 @@ from seqkern.core.triton import support
 from seqkern.core.triton.support import on_device_of
 from seqkern.embedding.triton import rows, settings
 from seqkern.embedding.triton.arguments import programs
+from seqkern.embedding.triton.kernels.operands import (
+    Bags,
+    Negatives,
+    Paths,
+    Scratch,
+    Table,
+    Text,
+)
 from seqkern.embedding.triton.kernels.train import train_windows_kernel
 from seqkern.embedding.triton.rows import Entries
 from seqkern.embedding.triton.train_arguments import TrainArguments
@@ -33,7 +40,7 @@ from seqkern.embedding.triton.windows import (
 )
 
 # Windows under way at once, none of which has seen the others' steps: as many as registers hold, up
-# to 4 on each multiprocessor, some hundred in all. In a small vocabulary each word is in so many
+# to 4 on each SM, some hundred in all. In a small vocabulary each word is in so many
 # windows that fewer have to do. What that costs in quality has not been measured on a GPU.
 WINDOWS_A_PROCESSOR = 4
 WORDS_A_WINDOW = 8
@@ -41,21 +48,6 @@ STRANDS = 128
 LEAST_PART = 32
 """Windows of a program, unless there are fewer: a short text is no batch."""
 _MOST_DRAWN = 2**26  # negatives in memory at once
-
-
-class Scratch(NamedTuple):
-    """Memory of the programs of a launch; what a launch does not use has no elements."""
-
-    composites: Tensor
-    """float32 (programs, slots, d): contexts made of bags; or (programs, ring, d) the words within
-    reach"""
-    input_gains: Tensor
-    """float32 (programs, slots, d), or (programs, d) where the contexts are one vector; beside a
-    ring its rows as they were when their words came within reach"""
-    output_gains: Tensor
-    """float32 (programs, terms, d)"""
-    errors: Tensor
-    """float32 (programs, CONTEXTS, terms): of rows that are read in several chunks"""
 
 
 class _Call:
@@ -117,16 +109,15 @@ class _Call:
         a = self.arguments
         strides = a.input_rows.stride(0), a.output_rows.stride(0)
         unit = settings.unit(self.features, *strides)
-        unused = windows.words
         ring = self.keeps_bags and not propose
         train_windows_kernel[programs(len(losses))](
-            a.input_rows, strides[0] // unit, a.output_rows, strides[1] // unit, windows.words,
-            windows.targets, windows.low, windows.high, windows.skipped,
-            *(noise or (unused, unused)), *(a.paths or (unused,) * 3), *(a.bags or (unused,) * 2),
-            *scratch, losses, each, start, count, len(windows), self.ring if ring else self.slots,
+            Table(a.input_rows, strides[0] // unit), Table(a.output_rows, strides[1] // unit),
+            Text(windows.words, windows.targets, windows.low, windows.high, windows.skipped),
+            noise and Negatives(*noise), a.paths and Paths(*a.paths), a.bags and Bags(*a.bags),
+            scratch, losses, each, start, count, len(windows), self.ring if ring else self.slots,
             len(windows.words), a.window, lr, lr_step, self.terms, self.features // unit,
-            TREE=self.tree, VECTOR=self.vector, MEAN=a.cbow_mean or not a.cbow,
-            BAGS=a.bags is not None, RING=ring, PROPOSE=propose, UNIT=unit, **self.config,
+            VECTOR=self.vector, MEAN=a.cbow_mean or not a.cbow, RING=ring, PROPOSE=propose,
+            UNIT=unit, **self.config,
         )  # fmt: skip
 
 

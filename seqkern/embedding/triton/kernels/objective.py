@@ -4,10 +4,10 @@ One program works on one example: the sum of its input rows stays in registers w
 rows pass by, and each tile is read once, for the scores and for the gradient of the hidden layer.
 
 Floor for an example of C inputs and T terms at d features of s bytes: (C + T) d s bytes are read,
-and with `SAVE` 2 d + T numbers of 4 bytes written (the same example at d = 100, skip-gram with 5
-negatives, float32: 2.8 kB and 0.8 kB); 6 d T FLOP are nothing beside that on any GPU. The rows are
-read from all over the tables. With 1 to 8 warps a program, each multiprocessor holds enough
-programs to have the reads of many examples under way.
+and 2 d + T numbers of 4 bytes written where they are saved (the same example at d = 100, skip-gram
+with 5 negatives, float32: 2.8 kB and 0.8 kB); 6 d T FLOP are nothing beside that on any GPU. The
+rows are read from all over the tables. With 1 to 8 warps a program, each SM holds enough programs
+to have the reads of many examples under way.
 
 Indices that are out of range are never used as addresses: they are counted, for the caller to see.
 """
@@ -48,24 +48,23 @@ def loss_and_slope(score, positive, DOUBLE: tl.constexpr):
     do_not_specialize=["padding_idx", "in_rows", "out_rows", "words", "path_nodes", "examples"]
 )
 def objective_examples_kernel(
-    in_weight, in_stride, out_weight, out_stride, inputs, targets, negatives, offsets, nodes, codes,
-    totals, hidden, grad_inputs, coefficients,
+    in_table, out_table, inputs, targets, negatives, paths, totals, saved,
     padding_idx: tl.int64, in_rows: tl.int64, out_rows: tl.int64, words: tl.int64,
     path_nodes: tl.int64, examples: tl.int64, inputs_each, terms, features,
-    TREE: tl.constexpr, MEAN: tl.constexpr, SAVE: tl.constexpr, WIDTH: tl.constexpr,
-    UNIT: tl.constexpr, INPUTS: tl.constexpr, TERMS: tl.constexpr,
+    MEAN: tl.constexpr, WIDTH: tl.constexpr, UNIT: tl.constexpr, INPUTS: tl.constexpr,
+    TERMS: tl.constexpr,
 ):  # fmt: skip
     """Programs: the examples. `totals` (3, E): loss; whether the example counts; how many of its
     indices are out of range. WIDTH: the features, padded; UNIT: what features and strides are
     multiples of; INPUTS, TERMS: rows of a tile."""
-    in_stride = in_stride * UNIT
-    out_stride = out_stride * UNIT
+    in_stride = in_table.stride * UNIT
+    out_stride = out_table.stride * UNIT
     features = features * UNIT
     WIDE: tl.constexpr = totals.dtype.element_ty
     DOUBLE: tl.constexpr = tl.float64 == WIDE
     e = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, WIDTH)
-    there = k < features
+    in_row = k < features
     target = tl.load(targets + e)
     is_word = target != padding_idx
 
@@ -81,8 +80,8 @@ def objective_examples_kernel(
         given = given & inside
         present += given.to(tl.int32)
         rows = tl.load(
-            in_weight + word[:, None] * in_stride + k[None, :],
-            mask=(given & is_word)[:, None] & there[None, :],
+            in_table.at + word[:, None] * in_stride + k[None, :],
+            mask=(given & is_word)[:, None] & in_row[None, :],
             other=0.0,
         )
         h += tl.sum(rows.to(WIDE), axis=0)
@@ -98,9 +97,9 @@ def objective_examples_kernel(
 
     begin = target * 0
     end = begin
-    if TREE:
-        begin = tl.load(offsets + target, mask=counts, other=0)
-        end = tl.load(offsets + target + 1, mask=counts, other=0)
+    if paths is not None:
+        begin = tl.load(paths.offsets + target, mask=counts, other=0)
+        end = tl.load(paths.offsets + target + 1, mask=counts, other=0)
         # A path that is not one, or longer than the caller said.
         fits = (begin >= 0) & (begin <= end) & (end <= path_nodes) & (end - begin <= terms)
         mistakes += (~fits).to(tl.int32)
@@ -110,10 +109,10 @@ def objective_examples_kernel(
     unknown = tl.zeros((TERMS,), tl.int32)
     for first in range(0, terms, TERMS):
         t = first + tl.arange(0, TERMS)
-        if TREE:
+        if paths is not None:
             kept = counts & (begin + t < end)
-            row = tl.load(nodes + begin + t, mask=kept, other=0).to(tl.int64)
-            positive = tl.load(codes + begin + t, mask=kept, other=0) == 0
+            row = tl.load(paths.nodes + begin + t, mask=kept, other=0).to(tl.int64)
+            positive = tl.load(paths.codes + begin + t, mask=kept, other=0) == 0
         else:
             own = e * (terms - 1) + t - 1
             row = tl.load(negatives + own, mask=(t > 0) & (t < terms), other=padding_idx)
@@ -124,25 +123,25 @@ def objective_examples_kernel(
         unknown += (kept & ~inside).to(tl.int32)
         kept = kept & inside
         u = tl.load(
-            out_weight + row[:, None] * out_stride + k[None, :],
-            mask=kept[:, None] & there[None, :],
+            out_table.at + row[:, None] * out_stride + k[None, :],
+            mask=kept[:, None] & in_row[None, :],
             other=0.0,
         ).to(WIDE)
         score = tl.sum(u * h[None, :], axis=1)
         each, slope = loss_and_slope(score, positive, DOUBLE)
         loss += tl.where(kept, each, 0.0)
         slope = tl.where(kept, slope, 0.0)
-        if SAVE:
+        if saved is not None:
             slopes += tl.sum(slope[:, None] * u, axis=0)
-            tl.store(coefficients + e * terms + t, slope, mask=t < terms)
+            tl.store(saved.coefficients + e * terms + t, slope, mask=t < terms)
     tl.store(totals + e, tl.sum(loss, axis=0))
     tl.store(totals + examples + e, counts.to(WIDE))
     tl.store(totals + 2 * examples + e, (mistakes + tl.sum(unknown, axis=0)).to(WIDE))
-    if SAVE:
+    if saved is not None:
         # Of an example that does not count, zeros: its rows may hold anything.
         h = tl.where(counts, h, tl.zeros_like(h))
-        tl.store(hidden + e * features + k, h, mask=there)
-        tl.store(grad_inputs + e * features + k, slopes * scale, mask=there)
+        tl.store(saved.hidden + e * features + k, h, mask=in_row)
+        tl.store(saved.grad_inputs + e * features + k, slopes * scale, mask=in_row)
 
 
 @triton.jit
@@ -158,8 +157,8 @@ def objective_means_kernel(totals, loss, scale, fine):
 
 @triton.jit(do_not_specialize=["padding_idx"])
 def objective_rows_kernel(
-    inputs, targets, negatives, offsets, nodes, in_keys, out_keys, padding_idx: tl.int64,
-    inputs_each, terms, TREE: tl.constexpr, INPUTS: tl.constexpr, TERMS: tl.constexpr,
+    inputs, targets, negatives, paths, in_keys, out_keys, padding_idx: tl.int64,
+    inputs_each, terms, INPUTS: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """Programs: the examples. Which row each input and each term of it adds to, -1 where none:
     `in_keys` (E, inputs_each) and `out_keys` (E, terms), int32. Indices are known to be in
@@ -179,14 +178,14 @@ def objective_rows_kernel(
         tl.store(in_keys + e * inputs_each + i, word.to(tl.int32), mask=i < inputs_each)
     begin = target * 0
     end = begin
-    if TREE:
-        begin = tl.load(offsets + target, mask=counts, other=0)
-        end = tl.load(offsets + target + 1, mask=counts, other=0)
+    if paths is not None:
+        begin = tl.load(paths.offsets + target, mask=counts, other=0)
+        end = tl.load(paths.offsets + target + 1, mask=counts, other=0)
     for first in range(0, terms, TERMS):
         t = first + tl.arange(0, TERMS)
-        if TREE:
+        if paths is not None:
             kept = counts & (begin + t < end)
-            row = tl.load(nodes + begin + t, mask=kept, other=-1).to(tl.int64)
+            row = tl.load(paths.nodes + begin + t, mask=kept, other=-1).to(tl.int64)
         else:
             own = e * (terms - 1) + t - 1
             row = tl.load(negatives + own, mask=(t > 0) & (t < terms), other=padding_idx)
