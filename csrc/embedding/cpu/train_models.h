@@ -1,8 +1,7 @@
 // How the models take their input rows from the table and give their steps back: skip-gram by row,
 // CBOW by the sum over a window, both with words or with subword bags.
 //
-// What is done for each window or row is out of line, so that the loops of all models share it: a
-// call is nothing beside a window's work, and a copy of it in each loop is most of a compilation.
+// What is done for whole rows is out of line, so that the loops of all models share it.
 #pragma once
 
 #include <type_traits>
@@ -15,8 +14,8 @@ namespace SEQKERN_ISA {
 
 // Prefetches the rows of a window and of the words that come within its reach.
 template <bool kBags, class S, class Rows>
-__attribute__((noinline)) void prefetch_window(const TrainCall& call, Rows& rows,
-                                               const Batch& batch, int index, int& prefetched) {
+inline void prefetch_window(const TrainCall& call, Rows& rows, const Batch& batch, int index,
+                            int& prefetched) {
   const Window& w = batch.windows[index];
   rows.foresee(batch, index);
   for (int j = 0; j < w.targets; ++j)
@@ -102,12 +101,11 @@ double run_model(const TrainCall& call, const Batch& batch, char* memory) {
   const int64_t mask = call.ring - 1;
   int entered = batch.entered, left = 0, prefetched = entered;
   double loss = 0;
-  for (int i = 0; i < kAhead && i < batch.count; ++i)
-    prefetch_window<kBags, S>(call, rows, batch, i, prefetched);
-  for (int i = 0; i < batch.count; ++i) {
-    const Window& w = batch.windows[i];
+  for (int i = -kAhead; i < batch.count; ++i) {
     if (i + kAhead < batch.count)
       prefetch_window<kBags, S>(call, rows, batch, i + kAhead, prefetched);
+    if (i < 0) continue;
+    const Window& w = batch.windows[i];
     rows.renew(i);
     if constexpr (kBags) {
       for (; left < w.left; ++left) leave<S>(call, s, (batch.first_word + left) & mask);

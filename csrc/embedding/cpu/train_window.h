@@ -192,8 +192,8 @@ inline double minus_log(const float* p, int count) {
 
 // The loss of a block's products (contexts, targets), which are overwritten.
 template <class A, class B>
-double loss_of(const WindowRows<A, B>& w, int first, int targets, uint32_t labels,
-               float* products) {
+__attribute__((noinline)) double loss_of(const WindowRows<A, B>& w, int first, int targets,
+                                         uint32_t labels, float* products) {
   const int count = w.contexts * targets;
   for (int i = 0; i < w.contexts; ++i)
     for (int j = 0; j < targets; ++j)
@@ -210,9 +210,9 @@ double loss_of(const WindowRows<A, B>& w, int first, int targets, uint32_t label
 
 // The errors of a block of targets into e; returns the loss if it is wanted.
 template <class A, class B>
-__attribute__((noinline)) double block_errors(const WindowRows<A, B>& w, int first, int targets,
-                                              const BlockKernels<A, B>& kernels,
-                                              const WindowScratch& scratch, float* e) {
+inline double block_errors(const WindowRows<A, B>& w, int first, int targets,
+                           const BlockKernels<A, B>& kernels, const WindowScratch& scratch,
+                           float* e) {
   uint32_t labels = 0;
   for (int j = 0; j < targets; ++j) labels |= uint32_t{w.labels[first + j]} << j;
   kernels.errors(w.a, w.contexts, w.b + first, w.dim, {labels, w.lr}, e, scratch.products);
@@ -251,7 +251,7 @@ inline double add_window(const WindowRows<A, B>& w, float* const* gradients,
 
 // row += scale * step
 template <class S>
-__attribute__((noinline)) void add_to_row(S* row, const float* step, float scale, int64_t dim) {
+inline void add_to_row(S* row, const float* step, float scale, int64_t dim) {
   const Vf factor(scale);
   for_each_chunk(dim, [&](int64_t k, auto chunk) __attribute__((always_inline)) {
     chunk.store(row + k, chunk.load(row + k) + factor * chunk.load(step + k));
@@ -265,8 +265,7 @@ inline void clear_row(float* row, int64_t dim) {
 
 // Makes the step of a window in place; returns its loss if it is wanted.
 template <class A, class B>
-__attribute__((noinline)) double update_window(const WindowRows<A, B>& w,
-                                               const WindowScratch& scratch) {
+inline double update_window(const WindowRows<A, B>& w, const WindowScratch& scratch) {
   if (w.targets == 0 || w.contexts == 0) return 0;
   if (w.targets <= kBlockTargets) {
     const BlockKernels<A, B> kernels = block_kernels<A, B>(w.targets);
