@@ -97,12 +97,11 @@ inline void product_panel(int64_t rows, const C* left, int64_t left_stride, int6
 }
 
 // out (rows, vectors) = or += left (rows, depth) x right (depth, vectors). Transposed: left's
-// element (r, k) lies at k * left_stride + r instead of r * left_stride + k. Out of line, so that
-// all products of a compute type share the code.
+// element (r, k) lies at k * left_stride + r instead of r * left_stride + k.
 template <bool kTransposed, class C>
-__attribute__((noinline)) void product(int64_t rows, const C* left, int64_t left_stride,
-                                       int64_t depth, const C* right, int64_t right_stride,
-                                       int vectors, C* out, int64_t out_stride, bool accumulate) {
+inline void product_inline(int64_t rows, const C* left, int64_t left_stride, int64_t depth,
+                           const C* right, int64_t right_stride, int vectors, C* out,
+                           int64_t out_stride, bool accumulate) {
   constexpr int kLanes = Vec<C>::kLanes;
   while (vectors > 0) {
     const int wide = smaller(vectors, kPanel);
@@ -129,6 +128,15 @@ __attribute__((noinline)) void product(int64_t rows, const C* left, int64_t left
     right += wide * kLanes;
     out += wide * kLanes;
   }
+}
+
+// Out of line, so that all products of a compute type share the code.
+template <bool kTransposed, class C>
+__attribute__((noinline)) void product(int64_t rows, const C* left, int64_t left_stride,
+                                       int64_t depth, const C* right, int64_t right_stride,
+                                       int vectors, C* out, int64_t out_stride, bool accumulate) {
+  product_inline<kTransposed>(rows, left, left_stride, depth, right, right_stride, vectors, out,
+                              out_stride, accumulate);
 }
 
 // The tiles' operands for storage S. Where S is the compute type, keys and values are read in

@@ -33,8 +33,8 @@ inline void wide_scores(const float* rows, int64_t stride, int keys, int64_t dep
     const int n = smaller(kWideRows, keys - first);
     for (int r = 0; r < n; ++r)
       for (int64_t k = 0; k < depth; ++k) left[r * depth + k] = rows[(first + r) * stride + k];
-    product<false>(n, left, depth, depth, columns_of_right, kWideColumns,
-                   kWideColumns / Vec<double>::kLanes, sums, kWideColumns, false);
+    product_inline<false>(n, left, depth, depth, columns_of_right, kWideColumns,
+                          kWideColumns / Vec<double>::kLanes, sums, kWideColumns, false);
     for (int r = 0; r < n; ++r) {
       float* to = out + (first + r) * kQueries;
       for (int q = 0; q < kWideColumns; ++q) to[q] = static_cast<float>(sums[r * kWideColumns + q]);
