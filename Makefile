@@ -58,7 +58,7 @@ gpu-bench: build ## measure the GPU kernels against PyTorch and write OUT=FILE.j
 	$(PY) -m bench.gpu $(OUT) $(ARGS)
 
 resources: $(INSTALLED) ## write tests/triton_resources.json anew, after a change to a Triton kernel that is meant
-	$(PY) -m tests.triton_resources
+	$(PY) -m tests.triton_resources $(ARGS)
 
 bench: build ## measure against PyTorch, print the table and draw the plots (minutes)
 	$(PY) -m pytest bench/$(or $(BENCH),*)_bench.py --benchmark-enable --benchmark-json=$(MEASURED) $(ARGS)

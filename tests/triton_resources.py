@@ -1,14 +1,14 @@
 """Registers, spills and shared memory of every Triton kernel in every shipped configuration.
 
-triton_resources.json holds what they are, by Triton's release of that name, one line for each
-configuration of a kernel::
+triton_resources.json holds what they are with one release of Triton, which it names: one line for
+each configuration of a kernel::
 
     "NAME OF A CALL": ["ITS LAUNCHES", [REGISTERS, SPILLED BYTES, SHARED BYTES], ...for each GPU]
 
 After a change to a kernel, write it anew:
 
-    make resources                                # what the change touches
-    python -m tests.triton_resources --all        # everything
+    make resources               # what the change touches
+    make resources ARGS=--all    # everything
 
 That compiles for each architecture and takes minutes (all: most of an hour); no GPU is needed. The
 tests only look whether the record is of the kernels as they are now, and compile a sample.
