@@ -301,8 +301,8 @@ def test_wheel(built_tree, tmp_path):
     assert not [name for name in names if name.startswith("seqkern/_text") and name != text_core]
 
     program = (
-        "from seqkern.core import library as l; print(l.cpu.path, l.cpu.loaded, l.text.path,"
-        " l.text.loaded)"
+        "from seqkern.core import library as l; print(l.cpu.path, l.cpu.loaded, l.text_core.path,"
+        " l.text_core.loaded)"
     )
     loaded = run(sys.executable, "-c", program, cwd=tmp_path / "unpacked")
     unpacked = tmp_path / "unpacked"
