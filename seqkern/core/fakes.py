@@ -28,14 +28,18 @@ class Fakes:
 
     def register(self, operator: str, like: str) -> None:
         """The fake of an operator is that of `like`, whose schema it has."""
-        run = self._functions[like]
-        names = [a.name for a in getattr(torch.ops.seqkern, operator).default._schema.arguments]
+        torch.library.register_fake(f"seqkern::{operator}", self.kernel(like))
+
+    def kernel(self, name: str) -> Callable[..., Any]:
+        """The fake kernel of an operator: its function, called with all of its arguments."""
+        run = self._functions[name]
+        names = [a.name for a in getattr(torch.ops.seqkern, name).default._schema.arguments]
         wanted = list(inspect.signature(run).parameters)
         unknown = set(wanted) - set(names)
-        assert not unknown, f"{operator} has no arguments {unknown}"
+        assert not unknown, f"{name} has no arguments {unknown}"
 
         def fake(*arguments: Any, **named: Any) -> Any:
             given = dict(zip(names, arguments, strict=False)) | named
             return run(*[given[name] for name in wanted])
 
-        torch.library.register_fake(f"seqkern::{operator}", fake)
+        return fake

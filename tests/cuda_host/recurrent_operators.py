@@ -58,7 +58,7 @@ class Emulated:
             self.fragment.define(schema.removeprefix("seqkern::"))
         torch.ops.load_library(library)
         for name in STACKS:
-            torch.library.register_fake(f"seqkern_emulated::{name}", getattr(fake, name))
+            torch.library.register_fake(f"seqkern_emulated::{name}", fake.FAKES.kernel(name))
         self.functions = ctypes.CDLL(str(library))
         self.operators = torch.ops.seqkern_emulated
         self.calls = 0
@@ -73,7 +73,9 @@ class Emulated:
 
         with pytest.MonkeyPatch.context() as patch:
             for name in LAYERS:
-                patch.setattr(autograd, f"_{name}", self._counted(name))
+                patch.setattr(
+                    autograd, f"_{name}", dict.fromkeys(("cpu", "cuda"), self._counted(name))
+                )
             yield
 
     @contextmanager
