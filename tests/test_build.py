@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -111,6 +112,35 @@ def test_levels_and_what_the_linker_shares(toy):
     assert objects == {f"toy_isa.{level}.o" for level in levels}
     # Code for any machine must not be served a copy that was compiled for a newer one.
     assert not library.ordinary_code_needs_avx2()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="has the baseline only")
+def test_a_file_knows_its_level_whatever_else_the_compiler_is_told(toy):
+    """With CXXFLAGS=-march=native, the lowest level has the newest instructions, too, and yet must
+    fill its tables."""
+    shutil.copy(ROOT / "csrc/common/isa.h", toy / "csrc/common")
+    write_tree(
+        toy,
+        {
+            "csrc/toy/toy_isa.cpp": """
+                #include "common/isa.h"
+                namespace SEQKERN_ISA { bool value() { return SEQKERN_ISA_FROM(avx2); } }
+            """,
+            "csrc/library.cpp": """
+                #define EXPORT extern "C" __attribute__((visibility("default")))
+                namespace baseline { bool value(); }
+                namespace avx2 { bool value(); }
+                EXPORT bool of_baseline() { return baseline::value(); }
+                EXPORT bool of_avx2() { return avx2::value(); }
+            """,
+        },
+    )
+    done = build_in_place(toy, CXXFLAGS="-mavx2")
+    assert done.returncode == 0, done.stderr
+    library = ctypes.CDLL(str(toy / "seqkern" / "_cpu.so"))
+    assert library.of_avx2() & 1 and not library.of_baseline() & 1
+    for path in (ROOT / "csrc").rglob("*_isa.cpp"):
+        assert not re.search(r"\b__(AVX|AMX|FMA)\w*__\b", path.read_text()), path
 
 
 def test_only_what_changed_is_built_again(toy):

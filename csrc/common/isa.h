@@ -5,6 +5,20 @@
 // SEQKERN_ISA_LEVELS="X(baseline) X(avx2) ...".
 #pragma once
 
+// In a *_isa.cpp file: whether it is compiled for this level or one above, so that the levels below
+// have filled the tables already. The compiler's own macros (__AVX512BF16__) do not say that: with
+// CXXFLAGS=-march=native every level has them.
+#ifdef SEQKERN_ISA
+#define SEQKERN_LEVEL_baseline 0
+#define SEQKERN_LEVEL_avx2 1
+#define SEQKERN_LEVEL_avx512 2
+#define SEQKERN_LEVEL_avx512_bf16 3
+#define SEQKERN_LEVEL_amx 4
+#define SEQKERN_LEVEL_OF(level) SEQKERN_LEVEL_##level
+#define SEQKERN_LEVEL(level) SEQKERN_LEVEL_OF(level)
+#define SEQKERN_ISA_FROM(level) (SEQKERN_LEVEL(SEQKERN_ISA) >= SEQKERN_LEVEL_OF(level))
+#endif
+
 namespace seqkern {
 
 #ifdef SEQKERN_ISA_LEVELS

@@ -5,6 +5,7 @@
 // rows is packed, k by k. The blocks do not depend on the number of threads, nor do the bits of the
 // result. (Smaller blocks, for panels that stay in L1, change nothing.)
 #include "common/fma_tile.h"
+#include "common/isa.h"
 #include "common/matmul_kernels.h"
 
 namespace seqkern {
@@ -214,7 +215,7 @@ MatmulKernels kernels() {
 
 // Fills the table that matmul_kernels() reads. AVX512-BF16 and AMX have nothing new here.
 void fill_matmul_kernels(MatmulKernels* by_storage) {
-#ifdef __AVX512BF16__
+#if SEQKERN_ISA_FROM(avx512_bf16)
   (void)by_storage;
 #else
   by_storage[int(Storage::kFloat)] = kernels<float>();

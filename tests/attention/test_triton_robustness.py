@@ -83,6 +83,19 @@ def test_a_query_gets_no_nan_from_a_key_that_it_does_not_look_at(how, where):
         assert d_v.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("queries", [1, 20])
+def test_a_nan_that_no_query_attends_to_does_not_come_through_softcap(dtype, queries):
+    q, k, v = (random(dtype, 1, 1, n, 16) for n in (queries, 20, 20))
+    k[:, :, 2] = v[:, :, 2] = torch.nan
+    leaves = [t.requires_grad_() for t in (q, k, v)]
+    output = sdpa(*leaves, attn_mask=torch.arange(20) != 2, softcap=3.0)
+    assert output.isfinite().all()
+    d_q, d_k, d_v = torch.autograd.grad(output, leaves, torch.ones_like(output))
+    assert d_q.isfinite().all() and d_k.isfinite().all() and d_v.isfinite().all()
+    assert not d_k[:, :, 2].any() and not d_v[:, :, 2].any()
+
+
 @pytest.mark.parametrize("where", ["query", "key", "value", "attn_mask"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_nan_and_infinity_go_where_the_reference_lets_them_go(value, where):

@@ -2,6 +2,7 @@
 #include "attention/cpu/backward.h"
 #include "attention/cpu/bf16_tiles.h"
 #include "attention/cpu/forward.h"
+#include "common/isa.h"
 
 namespace seqkern {
 namespace SEQKERN_ISA {
@@ -15,7 +16,7 @@ AttentionKernels kernels() {
 // Fills the table that attention_kernels() reads. A level that has nothing new for a type leaves
 // its entry as the level below filled it.
 void fill_attention_kernels(AttentionKernels* by_storage) {
-#ifndef __AVX512BF16__
+#if !SEQKERN_ISA_FROM(avx512_bf16)
   by_storage[int(Storage::kFloat)] = kernels<FmaTiles<float>>();
   by_storage[int(Storage::kDouble)] = kernels<FmaTiles<double>>();
   by_storage[int(Storage::kBfloat16)] = kernels<FmaTiles<bfloat16>>();

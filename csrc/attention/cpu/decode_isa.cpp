@@ -2,11 +2,12 @@
 #include "attention/cpu/decode.h"
 #include "attention/cpu/decode_bf16.h"
 #include "attention/cpu/decode_fma.h"
+#include "common/isa.h"
 
 namespace seqkern {
 namespace SEQKERN_ISA {
 
-#ifdef __AMX_BF16__
+#if SEQKERN_ISA_FROM(amx)
 // One of two sets of products, by the call's dimensions. (Not DecodeDots: on processors with AMX,
 // vdpbf16ps is slower than the two FMAs that it stands for.)
 template <class P, class Otherwise>
@@ -37,9 +38,9 @@ DecodeKernels either() {
 // Fills the table that decode_kernels() reads. A level that has nothing new for a type leaves its
 // entry as the level below filled it.
 void fill_decode_kernels(DecodeKernels* by_storage) {
-#if defined(__AMX_BF16__)
+#if SEQKERN_ISA_FROM(amx)
   by_storage[int(Storage::kBfloat16)] = either<DecodeAmx, DecodeFma<bfloat16>>();
-#elif defined(__AVX512BF16__)
+#elif SEQKERN_ISA_FROM(avx512_bf16)
   by_storage[int(Storage::kBfloat16)] = decode_kernels_of<DecodeDots>();
 #else
   by_storage[int(Storage::kFloat)] = decode_kernels_of<DecodeFma<float>>();

@@ -1,4 +1,5 @@
 // The kernels of word vectors of one ISA level; compiled once per level.
+#include "common/isa.h"
 #include "embedding/cpu/objective_adam.h"
 #include "embedding/cpu/objective_examples.h"
 #include "embedding/cpu/objective_rows.h"
@@ -20,11 +21,11 @@ ObjectiveKernels objective_kernels_of() {
 // Fills the table that objective_kernels() reads. A level that has nothing new for a type leaves
 // its entry as the level below filled it: AVX512-BF16 only rounds anew, AMX does nothing here.
 void fill_objective_kernels([[maybe_unused]] ObjectiveKernels* by_storage) {
-#ifndef __AVX512BF16__
+#if !SEQKERN_ISA_FROM(avx512_bf16)
   by_storage[int(Storage::kFloat)] = objective_kernels_of<float>();
   by_storage[int(Storage::kDouble)] = objective_kernels_of<double>();
 #endif
-#ifndef __AMX_BF16__
+#if !SEQKERN_ISA_FROM(amx)
   by_storage[int(Storage::kBfloat16)] = objective_kernels_of<bfloat16>();
 #endif
 }

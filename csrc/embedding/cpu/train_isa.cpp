@@ -1,4 +1,5 @@
 // The trainer's kernels of one ISA level; compiled once per level.
+#include "common/isa.h"
 #include "embedding/cpu/train_deterministic.h"
 
 namespace seqkern {
@@ -13,10 +14,10 @@ TrainKernels train_kernels() {
 // entry as the level below filled it: AVX512-BF16 only rounds anew what is written to the tables,
 // AMX does nothing here.
 void fill_train_kernels([[maybe_unused]] TrainKernels* by_storage) {
-#if !defined(__AVX512BF16__)
+#if !SEQKERN_ISA_FROM(avx512_bf16)
   by_storage[int(Storage::kFloat)] = train_kernels<float>();
   by_storage[int(Storage::kBfloat16)] = train_kernels<bfloat16>();
-#elif !defined(__AMX_BF16__)
+#elif !SEQKERN_ISA_FROM(amx)
   TrainKernels& kernels = by_storage[int(Storage::kBfloat16)];
   kernels.run = run<bfloat16>;
   kernels.finish = finish<bfloat16>;

@@ -1,4 +1,5 @@
 // The recurrent kernels of one ISA level; compiled once per level.
+#include "common/isa.h"
 #include "recurrent/cpu/bf16_product.h"
 #include "recurrent/cpu/cell_kernels.h"
 #include "recurrent/cpu/fma_product.h"
@@ -86,7 +87,7 @@ RecurrentKernels kernels() {
 // Fills the table that recurrent_kernels() reads. A level that has nothing new for a type leaves
 // its entry as the level below filled it.
 void fill_recurrent_kernels(RecurrentKernels* by_storage) {
-#ifdef __AVX512BF16__
+#if SEQKERN_ISA_FROM(avx512_bf16)
   by_storage[int(Storage::kBfloat16)].packed = product_kernels<PackedBf16>();
 #else
   by_storage[int(Storage::kFloat)] = kernels<PackedFma<float>, float>();

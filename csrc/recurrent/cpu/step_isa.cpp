@@ -1,4 +1,5 @@
 // The kernels of a single step of one ISA level; compiled once per level.
+#include "common/isa.h"
 #include "recurrent/cpu/step_backward.h"
 #include "recurrent/cpu/step_forward.h"
 
@@ -23,11 +24,11 @@ void fill(StepKernels* by_cell) {
 // Fills the table that step_kernels() reads. A level that has nothing new for a type leaves its
 // entries as the level below filled them: AVX512-BF16 only rounds anew, AMX does nothing here.
 void fill_step_kernels([[maybe_unused]] StepKernels (*by_storage)[kCells]) {
-#ifndef __AVX512BF16__
+#if !SEQKERN_ISA_FROM(avx512_bf16)
   fill<float>(by_storage[int(Storage::kFloat)]);
   fill<double>(by_storage[int(Storage::kDouble)]);
 #endif
-#ifndef __AMX_BF16__
+#if !SEQKERN_ISA_FROM(amx)
   fill<bfloat16>(by_storage[int(Storage::kBfloat16)]);
 #endif
 }

@@ -229,6 +229,9 @@ def logits(
     if scores.mask is not None:
         allowed = pairs_at(scores.mask, place, i, j, 0, MASKED) != 0
         attends = attends & allowed
+    if scores.cap is not None:
+        if MASKED or scores.mask is not None or scores.bias is not None:
+            capped = tl.where(attends, capped, 0.0)  # it may come from a NaN, and is multiplied by
     return s, attends, capped
 
 
