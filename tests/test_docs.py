@@ -101,7 +101,7 @@ def check_command(line: str) -> None:
                     assert f'"{word}"' in text, f"{module} has no option {word}"
         case ["python", script]:
             assert (ROOT / script).is_file(), script
-        case ["pre-commit", "install"]:
+        case [".venv/bin/pre-commit", "install"]:
             assert (ROOT / ".pre-commit-config.yaml").is_file()
         case _:
             raise AssertionError(f"nothing is known of {words[0]!r}")
