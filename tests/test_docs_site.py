@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,35 @@ def test_source_map_says_what_files_say(tmp_path: Path) -> None:
             "two.cpp .h": "A second thing: it is long",
         }
     }
+
+
+def test_source_map_sets_code_apart() -> None:
+    from docs.extensions import source_map
+
+    found = [
+        (type(node).__name__, node.astext())
+        for node in source_map.with_code("`a.b` and what `c` takes")
+    ]
+    assert found == [
+        ("literal", "a.b"),
+        ("Text", " and what "),
+        ("literal", "c"),
+        ("Text", " takes"),
+    ]
+
+
+def test_signatures_of_dataclasses_are_python() -> None:
+    import ast
+
+    from docs.extensions.public_names import without_factories
+
+    said = "(swapped: list[str] = <factory>, calls: dict[str, int] | None = None)"
+    options: Any = None  # neither these nor the application are looked at
+    changed = without_factories(options, "class", "A", None, options, said, "None")
+    assert changed == ("(swapped: list[str] = ..., calls: dict[str, int] | None = None)", "None")
+    ast.parse(f"def made{changed[0]}: ...")
+    for other in ("(a: int = 1)", None):
+        assert without_factories(options, "class", "A", None, options, other, None) is None
 
 
 def test_links_of_pages_at_the_root() -> None:

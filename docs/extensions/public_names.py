@@ -61,6 +61,22 @@ def _entry(module: str, name: str, value: Any) -> list[str]:
     return [f".. auto{kind}:: {module}.{name}", *options, ""]
 
 
+def without_factories(
+    app: Sphinx,
+    what: str,
+    name: str,
+    value: Any,
+    options: Any,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str, str | None] | None:
+    """A dataclass says `<factory>` of a default that it makes for each object, with which a
+    signature is no Python and could not be laid out. None: the signature is as it should be."""
+    if signature is None or "<factory>" not in signature:
+        return None
+    return signature.replace("<factory>", "..."), returns
+
+
 def _check(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.name == "html":
         documented = {entry[0] for entry in app.env.domains["py"].get_objects()}
@@ -70,5 +86,6 @@ def _check(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("public-names", PublicNames)
+    app.connect("autodoc-process-signature", without_factories)
     app.connect("build-finished", _check)
     return {"parallel_read_safe": True}

@@ -50,6 +50,12 @@ def description(path: Path) -> str:
     return re.split(r"(?<=[.:]) (?=[A-Z(])", paragraph)[0].rstrip(":.").replace("``", "")
 
 
+def with_code(said: str) -> list[nodes.Node]:
+    """The text with what stands between backquotes as code."""
+    parts = enumerate(said.split("`"))
+    return [nodes.literal("", part) if i % 2 else nodes.Text(part) for i, part in parts if part]
+
+
 class SourceMap(SphinxDirective):
     """A definition list of folders, in each a list of files."""
 
@@ -65,7 +71,7 @@ class SourceMap(SphinxDirective):
             for file, said in files.items():
                 paragraph = nodes.paragraph("", "", nodes.literal("", file))
                 if said:
-                    paragraph += nodes.Text(f": {said}")
+                    paragraph += [nodes.Text(": "), *with_code(said)]
                 listing += nodes.list_item("", paragraph)
             section += listing
             result.append(section)

@@ -55,12 +55,14 @@ def scaled_dot_product_attention(
         query: (..., H, N, D), 2 dimensions or more, any strides. float32, float64, bfloat16 and
             float16 run on seqkern's kernels on the CPU, all else on PyTorch's. May be a
             `torch.nested` tensor, jagged or strided, and so then are key and value.
-        key: (..., H, M, D), value: (..., H, M, Dv). Leading dimensions broadcast as in PyTorch.
+        key: (..., H, M, D).
+        value: (..., H, M, Dv). The leading dimensions of all three broadcast as in PyTorch.
         attn_mask: broadcastable to (..., H, N, M). Boolean: True takes part. Floating (query's
             dtype or float32): added to the scores; its gradient is computed if it requires one.
             `causal_upper_left` and `causal_lower_right` of `torch.nn.attention.bias` are
             causal="top_left" and "bottom_right", and computed as such.
-        dropout_p: probability to drop a weight, always applied; from torch's CPU generator.
+        dropout_p: probability to drop a weight, always applied; drawn from torch's generator of the
+            call's device.
         is_causal: query i attends to keys 0 to i, aligned at the top left. Given together with
             attn_mask or `window`, both take part.
         scale: 1 / sqrt(D) if None.

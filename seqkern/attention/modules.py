@@ -192,7 +192,9 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         """Attention inside each of B concatenated sequences, without padding.
 
         Args:
-            query, key, value: (total queries, embed_dim), (total keys, kdim), (total keys, vdim).
+            query: (total queries, embed_dim).
+            key: (total keys, kdim).
+            value: (total keys, vdim).
             query_offsets, key_offsets: (B + 1,) int64 on the CPU: where each sequence starts.
             is_causal: query i of a sequence attends to its keys 0 to i.
 

@@ -38,8 +38,8 @@ def varlen_attention(
 
     Args:
         query: (total_q, H, D), any strides; float32, float64, bfloat16 or float16.
-        key: (total_k, Hkv, D), value: (total_k, Hkv, Dv); Hkv divides H, and H / Hkv neighbouring
-            heads of query share one.
+        key: (total_k, Hkv, D); Hkv divides H, and H / Hkv neighbouring heads of query share one.
+        value: (total_k, Hkv, Dv).
         cu_seqlens_q, cu_seqlens_k: (S + 1,) int32 or int64, rising from 0 to total_q and total_k.
             Wanted on the CPU, fetched from elsewhere. A sequence may be empty.
         max_seqlen_q, max_seqlen_k: the longest sequence, as flash-attn wants it told; checked and

@@ -7,8 +7,9 @@ A backend is one way to run an operator:
 - ``torch``: PyTorch's own operator (oneDNN, cuDNN, MPS, whatever it has for the device);
 - ``reference``: the equations in plain PyTorch, slow, the specification.
 
-``auto`` takes the fastest that can run the call. Each domain decides for its own operators and
-registers with `explains` a function that says what it decided.
+``auto`` takes seqkern's kernels on the CPU; on a GPU, PyTorch's operator where it has one,
+otherwise Triton; and the reference where none of these can run the call. Each domain decides for
+its own operators and registers with `explains` a function that says what it decided.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class use_backend(Choice[str]):
             ...
 
     Args:
-        name: "auto" or one of `BACKENDS`. A call that the named backend cannot run raises
-            RuntimeError with the reason; only "auto" falls back to another one.
+        name: "auto", "cpu", "triton", "cuda", "torch" or "reference". A call that the named backend
+            cannot run raises RuntimeError with the reason; only "auto" falls back to another one.
 
     The environment variable SEQKERN_BACKEND, read at import, gives the default for all threads.
 
@@ -108,7 +109,8 @@ def explain(operation: Any, *args: Any, **kwargs: Any) -> Explanation:
     """Says which backend would run a call and why each other one would not. Runs nothing.
 
     Args:
-        operation: a seqkern module, a function of `seqkern.nn.functional`, or its name.
+        operation: a seqkern module, a function of `seqkern.nn.functional`, or its name, or a
+            `seqkern.optim.SparseAdam`.
         args, kwargs: the arguments of the call. What counts is their device, dtype and
             requires_grad, and the state in which `explain` is called (autocast, transforms,
             `use_backend`).
@@ -132,6 +134,6 @@ def explain(operation: Any, *args: Any, **kwargs: Any) -> Explanation:
     names = ", ".join(sorted(key for key in _explainers if isinstance(key, str)))
     shown = repr(operation) if isinstance(operation, str) else type(operation).__name__
     raise TypeError(
-        f"explain: operation must be a seqkern module, a function of seqkern.nn.functional or "
-        f"one of the names {names}; got {shown}"
+        f"explain: operation must be a seqkern module, a function of seqkern.nn.functional, a "
+        f"seqkern.optim.SparseAdam or one of the names {names}; got {shown}"
     )

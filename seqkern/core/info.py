@@ -20,8 +20,8 @@ def info() -> str:
     """A table about this installation, for `python -m seqkern info` and bug reports.
 
     Returns:
-        Lines `name  value`: versions, processor, threads, which libraries are loaded and why not,
-        GPUs, environment variables.
+        A table of versions, processor, threads, which libraries are loaded and why not, GPUs and
+        environment variables, in lines `name  value`.
     """
     rows = {
         "seqkern": __version__,

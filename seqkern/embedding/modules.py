@@ -193,7 +193,8 @@ class SkipGram(_Objective):
     counts as any other. The word vectors are ``in_embed.weight``.
 
     Args:
-        num_embeddings: V, the words. embedding_dim: d.
+        num_embeddings: the number of words, V.
+        embedding_dim: the length of a vector, d.
         negatives: K, how many a call draws for each pair.
         noise_counts: (V,), how often each word occurs: words are drawn with probability
             proportional to counts ** 0.75; None: each as often. `padding_idx` is never drawn.
@@ -277,7 +278,7 @@ class SubwordEmbedding(nn.Module):
         bags: the rows of each of the V words: an object with the tensors offsets int64 (V + 1,) and
             rows int32; the bag of word w is rows[offsets[w]:offsets[w + 1]], its own row first.
             ``seqkern.text.Subwords.bags`` makes them, and :meth:`from_words` calls it.
-        embedding_dim: d.
+        embedding_dim: the length of a vector, d.
         num_rows: rows of the table: V + buckets; None: as many as the bags name.
         mean: False: sums instead of means (the paper's; fastText's code takes means).
         sparse: the gradient is a sparse tensor, coalesced.

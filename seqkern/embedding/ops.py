@@ -42,8 +42,8 @@ def skipgram_loss(
         negatives: int64 or int32 `(*context.shape, K)`; for a context (..., C) also (..., K), which
             all pairs of a center share.
         paths: instead of `negatives`: an object with the tensors offsets int64 (V + 1,), nodes
-            int32 (L,) and codes uint8 (L,), such as `seqkern.embedding.reference.Paths`: the path
-            to the word w is nodes[offsets[w]:offsets[w + 1]].
+            int32 (L,) and codes uint8 (L,), such as `seqkern.text.huffman` returns: the path to the
+            word w is nodes[offsets[w]:offsets[w + 1]].
         padding_idx: the index that is no word: such a pair does not count and such a negative is
             left out. It may be negative as in `torch.nn.functional.embedding`.
         sparse: both gradients are sparse tensors, coalesced: their rows rise, each there once.
@@ -180,7 +180,8 @@ def bag_sum(
 
     Args:
         weight: (rows, d); dtypes as in `skipgram_loss`.
-        offsets: int64 (V + 1,), rows: int32: the bag of word w is rows[offsets[w]:offsets[w + 1]].
+        offsets: int64 (V + 1,), where the bag of each word starts.
+        rows: int32: the bag of word w is rows[offsets[w]:offsets[w + 1]].
         words: int64 or int32, any shape (...), in [0, V).
         sparse: the gradient is a sparse tensor, coalesced.
 
@@ -188,8 +189,9 @@ def bag_sum(
         (..., d), in the dtype of weight.
 
     Raises:
-        IndexError: a word is out of range. RuntimeError: shapes, dtypes or devices do not fit
-            together, or the chosen backend cannot run the call.
+        IndexError: a word is out of range.
+        RuntimeError: shapes, dtypes or devices do not fit together, or the chosen backend cannot
+            run the call.
     """
     checks.table_("weight", weight)
     words = checks.indices("words", words, weight.device)

@@ -54,7 +54,7 @@ def lstm(
             `bias` b_ih and b_hh (4H,), then with projections w_hr (P, H), else P = H: the order of
             `torch.nn.LSTM._flat_weights`.
         bias: whether `flat_weights` has biases.
-        num_layers: L.
+        num_layers: the number of layers, L.
         dropout: the probability to zero an output between two layers while `training`, drawn from
             torch's generator, as PyTorch does it.
         training: whether `dropout` applies.
@@ -106,7 +106,7 @@ def gru(
         flat_weights: for each layer and direction w_ih (3H, I or D * H), w_hh (3H, H), then with
             `bias` b_ih and b_hh (3H,): the order of `torch.nn.GRU._flat_weights`.
         bias: whether `flat_weights` has biases.
-        num_layers: L.
+        num_layers: the number of layers, L.
         dropout: the probability to zero an output between two layers while `training`, drawn from
             torch's generator, as PyTorch does it.
         training: whether `dropout` applies.
@@ -153,7 +153,7 @@ def rnn_tanh(
         flat_weights: for each layer and direction w_ih (H, I or D * H), w_hh (H, H), then with
             `bias` b_ih and b_hh (H,): the order of `torch.nn.RNN._flat_weights`.
         bias: whether `flat_weights` has biases.
-        num_layers: L.
+        num_layers: the number of layers, L.
         dropout: the probability to zero an output between two layers while `training`, drawn from
             torch's generator, as PyTorch does it.
         training: whether `dropout` applies.
@@ -200,7 +200,7 @@ def rnn_relu(
         flat_weights: for each layer and direction w_ih (H, I or D * H), w_hh (H, H), then with
             `bias` b_ih and b_hh (H,): the order of `torch.nn.RNN._flat_weights`.
         bias: whether `flat_weights` has biases.
-        num_layers: L.
+        num_layers: the number of layers, L.
         dropout: the probability to zero an output between two layers while `training`, drawn from
             torch's generator, as PyTorch does it.
         training: whether `dropout` applies.

@@ -118,15 +118,17 @@ class RNN(_Layers, torch.nn.RNN):
         h_t = phi(W x_t + b + R h_{t-1} + d),    phi = tanh or relu
 
     Args:
-        input_size, hidden_size: widths I and H, positive integers.
+        input_size: the width of the input, I, a positive integer.
+        hidden_size: the width of the state, H, a positive integer.
         num_layers: layers on top of each other, L.
         nonlinearity: "tanh" or "relu".
         bias: whether b and d exist.
         batch_first: input and output are (B, T, .) instead of (T, B, .).
         dropout: probability to zero an output between two layers in training.
         bidirectional: a second direction beside each layer; D = 2, otherwise 1.
-        device, dtype: of the parameters; kernels exist for float32, bfloat16 and float64, float16
-            is computed in float32.
+        device: of the parameters.
+        dtype: of the parameters. On the CPU kernels exist for float32, bfloat16 and float64, and
+            float16 is computed in float32; on a GPU for float32, bfloat16 and float16.
         unsupported: whatever else is given is refused by torch.nn.RNN.
 
     Call: `output, h_n = module(input, hx=None)` with input (T, B, I), hx and h_n (D*L, B, H),

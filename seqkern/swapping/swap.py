@@ -105,13 +105,14 @@ class SwapReport:
 def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
     """Turn every ``torch.nn`` module that seqkern has a kernel for into seqkern's, in place.
 
-    Instances of the classes in :data:`SWAPS` change, and those of subclasses that override nothing
-    which seqkern replaces: these get a class of the same name that derives from theirs and from
-    seqkern's. What ``torch.nn.utils.parametrizations`` and FSDP2's ``fully_shard`` put in front of
-    a class stays in front. Other subclasses are left alone and reported, with the methods that
-    prevent it; so are TorchScript and quantized modules. Modules that are seqkern's already stay as
-    they are: calling twice is harmless. A model wrapped by ``torch.compile`` or
-    ``DistributedDataParallel`` is swapped inside its wrapper.
+    Instances of torch.nn's recurrent layers and cells, MultiheadAttention and Transformer classes
+    change, and those of subclasses that override nothing which seqkern replaces: these get a class
+    of the same name that derives from theirs and from seqkern's. What
+    ``torch.nn.utils.parametrizations`` and FSDP2's ``fully_shard`` put in front of a class stays in
+    front. Other subclasses are left alone and reported, with the methods that prevent it; so are
+    TorchScript and quantized modules. Modules that are seqkern's already stay as they are: calling
+    twice is harmless. A model wrapped by ``torch.compile`` or ``DistributedDataParallel`` is
+    swapped inside its wrapper.
 
     Args:
         model: the model, or a single module.

@@ -204,7 +204,7 @@ class Word2Vec:
 
     @property
     def threads(self) -> int:
-        """How many threads train: `workers`, but no more than PyTorch uses."""
+        """The number of training threads; `workers`, at most PyTorch's."""
         return min(self.workers, torch.get_num_threads())
 
     def build_vocab(
@@ -220,7 +220,7 @@ class Word2Vec:
             corpus_file: or the path of a text.
 
         Raises:
-            as the constructor.
+            ValueError, TypeError, OSError: as the constructor.
         """
         source = corpora.one_source("build_vocab", corpus_iterable, corpus_file)
         vocabulary, encoded = corpora.read(
@@ -270,9 +270,10 @@ class Word2Vec:
 
         Raises:
             RuntimeError: there is no vocabulary yet.
-            ValueError: ``wv`` has other words than the vocabulary, or vectors of another shape.
-            as the constructor; a ``CorpusError`` also if no word of the corpus is in the
-            vocabulary, or an iterator is exhausted.
+            ValueError: ``wv`` has other words than the vocabulary, or vectors of another shape; or
+                as the constructor.
+            CorpusError: no word is in the vocabulary, or an iterator is exhausted.
+            TypeError, OSError, TextFormatError, DivergenceError: as the constructor.
         """
         source = corpora.one_source("train", corpus_iterable, corpus_file)
         if self.vocabulary is None:
