@@ -1,7 +1,7 @@
 """python -m build_tools.wheel_check WHEEL...: whether wheels run where manylinux_2_28 promises.
 
 Says of each wheel its size and the newest version of each system library that its shared libraries
-ask for; ends with 1 and the reasons where a wheel asks for a newer one, or is too large.
+ask for; ends with 1 and the reasons where a wheel asks for a newer one, is too large, or is none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-# What a system of manylinux_2_28 has (PEP 600; auditwheel's policy of that name).
+POLICY = "manylinux_2_28"
+# What a system of that policy has (PEP 600; auditwheel's policy of that name).
 NEWEST = {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11), "GCC": (7, 0, 0)}
 LARGEST = 8 << 20  # bytes
 _NEEDS_SECTION = "Version needs section"
@@ -48,13 +49,23 @@ def check(wheel: Path) -> tuple[dict[str, Version], list[str]]:
             for library, version in versions(Path(archive.extract(name, folder))).items():
                 needed[library] = max(version, needed.get(library, ()))
                 if library in NEWEST and version > NEWEST[library]:
-                    wrong.append(f"{name} needs {said(library, version)}, which is too new")
+                    newest = said(library, NEWEST[library])
+                    wrong.append(
+                        f"{name} needs {said(library, version)}; {POLICY} has at most {newest}"
+                    )
     if not libraries:
         wrong.append("there is no shared library in it")
     size = wheel.stat().st_size
     if size > LARGEST:
         wrong.append(f"it has {size / (1 << 20):.1f} MiB, more than {LARGEST >> 20}")
     return needed, wrong
+
+
+def unreadable(path: Path) -> str:
+    """Why a file cannot be looked into; "" where it can."""
+    if not path.is_file():
+        return "there is no such file"
+    return "" if zipfile.is_zipfile(path) else "it is no wheel, which would be a zip archive"
 
 
 def said(library: str, version: Version) -> str:
@@ -67,6 +78,11 @@ def main(arguments: list[str]) -> int:
         return 2
     failed = False
     for wheel in map(Path, arguments):
+        reason = unreadable(wheel)
+        if reason:
+            print(f"{wheel}: {reason}", file=sys.stderr)
+            failed = True
+            continue
         needed, wrong = check(wheel)
         newest = ", ".join(said(*item) for item in sorted(needed.items()))
         print(f"{wheel.name}: {wheel.stat().st_size / (1 << 20):.1f} MiB; needs {newest}")

@@ -53,8 +53,8 @@ def test_what_is_too_new_is_named(tmp_path, monkeypatch, capsys):
     assert f"MiB; needs {newest}\n" in printed.out
     monkeypatch.setattr(wheel_check, "NEWEST", {"GLIBC": (2, 2, 4)})
     assert wheel_check.main([str(path)]) == 1
-    said = wheel_check.said("GLIBC", glibc)
-    assert f"seqkern/_cpu.so needs {said}, which is too new" in capsys.readouterr().err
+    needs = f"seqkern/_cpu.so needs {wheel_check.said('GLIBC', glibc)}"
+    assert f"{needs}; manylinux_2_28 has at most GLIBC_2.2.4\n" in capsys.readouterr().err
 
 
 @needs_readelf
@@ -64,3 +64,12 @@ def test_what_is_too_large_or_empty(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().err
     assert "there is no shared library in it" in told and "it has 0.0 MiB, more than 0" in told
     assert wheel_check.main([]) == 2
+
+
+def test_what_is_no_wheel_is_said_in_a_sentence(tmp_path, capsys):
+    missing, text = tmp_path / "missing.whl", tmp_path / "text.whl"
+    text.write_text("no archive")
+    assert wheel_check.main([str(missing), str(text)]) == 1
+    assert capsys.readouterr().err == (
+        f"{missing}: there is no such file\n{text}: it is no wheel, which would be a zip archive\n"
+    )
