@@ -39,8 +39,8 @@ def floats(low_bits):
     return (high_bits | low_bits).view(torch.float32)
 
 
-def assert_same(ours, truth):
-    torch.testing.assert_close(ours, truth, rtol=0, atol=0, equal_nan=True)
+def assert_same(ours, reference):
+    torch.testing.assert_close(ours, reference, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -69,8 +69,8 @@ def test_tf32_rounds_ties_away_from_zero(call, low_bits):
     # 11 significant bits; frexp gives a mantissa of [0.5, 1), for subnormal numbers less.
     x = source.double()
     unit = torch.ldexp(torch.ones_like(x), x.frexp().exponent.clamp(min=-125) - 11)
-    truth = torch.sign(x) * torch.floor(x.abs() / unit + 0.5) * unit
-    assert_same(ours[finite], truth.float()[finite])
+    reference = torch.sign(x) * torch.floor(x.abs() / unit + 0.5) * unit
+    assert_same(ours[finite], reference.float()[finite])
     assert_same(ours[~finite], source[~finite])
 
 

@@ -69,8 +69,8 @@ def test_product_is_that_of_the_matrices(harness, kind):
     b_lanes = fragments(b, kind, place_b, 2 * packed)
     harness.call(f"multiply_{kind}", a_lanes, b_lanes, total)
     read = tf32 if kind == "tf32" else (lambda x: x)
-    truth = c.double() + read(a).double() @ read(b).double()
-    torch.testing.assert_close(total.double(), truth[at], rtol=1e-5, atol=1e-5)
+    reference = c.double() + read(a).double() @ read(b).double()
+    torch.testing.assert_close(total.double(), reference[at], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

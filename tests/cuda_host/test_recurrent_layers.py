@@ -209,7 +209,7 @@ def test_only_the_gradients_that_are_wanted(emulated_layers, kind, needs):
 def test_tf32_where_pytorch_allows_it(emulated_layers):
     emulated_layers.spread(CUTS["resident"])
     name, arguments = forward_arguments("lstm")
-    truth = torch.ops.seqkern.lstm_forward(
+    reference = torch.ops.seqkern.lstm_forward(
         *(t.double() if isinstance(t, Tensor) else t for t in arguments)
     )[0]
     errors = {}
@@ -218,7 +218,7 @@ def test_tf32_where_pytorch_allows_it(emulated_layers):
         for precision in ("ieee", "tf32"):
             torch.backends.cuda.matmul.fp32_precision = precision
             output = getattr(emulated_layers.operators, name)(*arguments)[0]
-            errors[precision] = float((output - truth).norm() / truth.norm())
+            errors[precision] = float((output - reference).norm() / reference.norm())
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
     assert errors["ieee"] < 3e-7 and 1e-5 < errors["tf32"] < 1e-3

@@ -82,7 +82,7 @@ def test_sum_becomes_an_operand(harness, tiles, case):
     out = torch.full((64, 64), torch.nan)
     harness.call(f"{tiles}_two_products_{case}", a, b, c, out)
     first = (a.float() @ b.float().T).to(dtype).double()
-    truth = first @ (c.double().T if kind == "transposed" else c.double())
+    reference = first @ (c.double().T if kind == "transposed" else c.double())
     # Where float sums in another order round the first product to its other neighbour.
     tolerance = 2 * torch.finfo(dtype).eps * first.abs().max() * c.double().abs().max()
-    torch.testing.assert_close(out.double(), truth, rtol=0, atol=tolerance.item())
+    torch.testing.assert_close(out.double(), reference, rtol=0, atol=tolerance.item())

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from seqkern.core.dtypes import dtype_name
 from seqkern.embedding.triton import train
 from seqkern.embedding.triton.bags import embedding_bags, embedding_bags_backward
 from seqkern.embedding.triton.objective import (
@@ -119,7 +120,7 @@ def training(
 def calls() -> dict[str, Callable[[], object]]:
     found: dict[str, Callable[[], object]] = {}
     for dtype in DTYPES:
-        said = str(dtype).removeprefix("torch.")
+        said = dtype_name(dtype)
         for features in WIDTHS:
             if dtype == torch.float64 and features not in (100, 2000):
                 continue

@@ -109,7 +109,7 @@ ForwardResult forward_layer(const CudaLayer& layer, const ForwardExtras& extras)
   task.layer = &layer;
   task.c0 = layer.given("c0", extras.c0, states);
   layer.check_biases(extras.b_ih, extras.b_hh);
-  check(!extras.packed, "packed weights are for the CPU kernels: seqkern.unfreeze_ the module");
+  check(!extras.packed, "packed weights are for the CPU kernels: seqkern.unprepack_ the module");
   task.b_ih = layer.given("b_ih", extras.b_ih, {layer.gates * hidden});
   task.b_hh = layer.given("b_hh", extras.b_hh, {layer.gates * hidden});
 

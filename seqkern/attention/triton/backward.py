@@ -41,7 +41,7 @@ from seqkern.attention.triton.operands import (
     precision,
     programs,
     rows_of,
-    widened,
+    with_whole_groups,
     written,
 )
 from seqkern.attention.triton.row_sums import sum_rows, sums_rows
@@ -504,7 +504,7 @@ class _Pass:
     def run(self, found: tuple[Tensor, ...], bias: Tensor | None, needs: int) -> None:
         """Fills the gradients that `needs` asks for."""
         of_bias, of_slopes = found[3:]
-        wide = [widened(grad) for grad in found[:3]]
+        wide = [with_whole_groups(grad) for grad in found[:3]]
         grad_query, grad_key, grad_value = wide
         sizes = self.call.sizes
         full = (self.call.batch, sizes.heads, sizes.queries, sizes.keys)

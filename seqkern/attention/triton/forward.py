@@ -27,7 +27,7 @@ from seqkern.attention.triton.operands import (
     precision,
     programs,
     sinks_of,
-    widened,
+    with_whole_groups,
     written,
 )
 from seqkern.attention.triton.settings import Tiles
@@ -175,7 +175,7 @@ def forward(
     output, lse = fake.attention_forward(query, value, cu_seqlens_q)
     with support.on_device_of(query):
         launch = decode.launch if decode.suits(call) else _launch
-        wide = widened(output)
+        wide = with_whole_groups(output)
         launch(call, query, sinks, wide, lse)
         narrow_into(output, wide)
     return output, lse

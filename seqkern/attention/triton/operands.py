@@ -94,13 +94,16 @@ class Window(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a kernel's program is. Its head may be one for each row of its tile, (rows, 1).
+    """Which sequence and head a kernel's program works on, and what a query may see there.
 
     Attributes:
-        b, h, kv: the sequence, the head of query and that of key.
+        b, h, kv: the indices of the sequence, the head of query and that of key. The head may be
+            one for each row of the program's tile, (rows, 1), and so may bh.
         bh: b * heads + h, for the random numbers of dropout.
         first_q, first_k: the rows in memory where the sequence starts.
+        queries, keys: how many the sequence has.
         low, high: see `tiles.limits`.
+        window: says which of low and high are limits.
     """
 
     b: Any
@@ -276,13 +279,13 @@ def rows_of(tensor: Tensor, packed: bool, made: list[Tensor]) -> Rows:
 
 
 def written(tensor: Tensor, packed: bool) -> Rows:
-    """A result of a kernel, `widened`, as rows."""
+    """A result of a kernel, made by `with_whole_groups`, as rows."""
     return _rows(tensor, packed)
 
 
-def widened(result: Tensor) -> Tensor:
-    """What a kernel fills in place of a result, which has no gaps in memory: itself, or something
-    wider where its features are no groups of 8, which `narrow_into` then copies."""
+def with_whole_groups(result: Tensor) -> Tensor:
+    """What a kernel fills in place of a result, which has no gaps in memory: itself, or a tensor
+    with features up to the next multiple of 8, of which `narrow_into` then copies the result's."""
     missing = -result.shape[-1] % _GROUP
     if not missing:
         return result

@@ -45,7 +45,8 @@ from seqkern.attention.triton.tuning import tiles_for
 from seqkern.core.triton import support
 
 # Sequences of so few queries, and those that are no longer than SMALL on either side: the rule of
-# the CPU's kernels. In float32 the sums are no nearer to the truth than what the forward leaves.
+# the CPU's kernels. In float32 the sums are no nearer to the reference than what the forward
+# leaves.
 FEW_QUERIES = 8
 SMALL = 64
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seqkern.core.dtypes import dtype_name
 from seqkern.embedding.choice import TRITON_DTYPES as DTYPES
 from seqkern.embedding.triton.kernels.operands import Paths
 from seqkern.embedding.triton.settings import WIDEST
@@ -71,7 +72,7 @@ def kept(
         want in (-1, size) for want, size in zip(shape, tensor.shape, strict=True)
     )
     check(fits, f"{name} should have the shape {list(shape)}, but has {list(tensor.shape)}")
-    said = str(dtype).removeprefix("torch.")
+    said = dtype_name(dtype)
     check(tensor.dtype == dtype, f"{name} should be {said}, but is {tensor.dtype}")
     check(tensor.device == device, f"{name} should be on {device}, but is on {tensor.device}")
     return tensor.contiguous()

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seqkern.core.dtypes import dtype_name
+
 _MOST_WINDOW = _MOST_NEGATIVES = 10_000
 _MOST_ROWS = 2**31 - 1
 
@@ -186,7 +188,7 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
 def _vector(
     name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device, size: int | None = None
 ) -> Tensor:
-    said = str(dtype).removeprefix("torch.")
+    said = dtype_name(dtype)
     _check(tensor.dtype == dtype, f"{name} should be {said}, but is {tensor.dtype}")
     _check(
         tensor.dim() == 1,

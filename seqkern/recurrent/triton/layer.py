@@ -418,4 +418,4 @@ def rnn_backward(
 
 def _refuse_packed(packed: Tensor | None) -> None:
     if packed is not None:
-        raise RuntimeError("packed weights are for the CPU kernels: seqkern.unfreeze_ the module")
+        raise RuntimeError("packed weights are for the CPU kernels: seqkern.unprepack_ the module")
