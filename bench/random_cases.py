@@ -22,6 +22,8 @@ _MOST_FLOPS = 2e10
 
 def draw(group: str, count: int, seed: int, threads: int) -> list[Case]:
     """Different cases of a group, one of `GROUPS`."""
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
     found: dict[str, Case] = {}
     for case in _endless(group, seed, threads):
         if case.flops <= _MOST_FLOPS:

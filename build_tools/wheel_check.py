@@ -6,6 +6,7 @@ ask for; ends with 1 and the reasons where a wheel asks for a newer one, is too 
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -26,14 +27,18 @@ Version = tuple[int, ...]
 def versions(library: Path) -> dict[str, Version]:
     """The newest version that a shared library needs of each name, e.g. {"GLIBC": (2, 27)}."""
     command = ["readelf", "--version-info", "--wide", str(library)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    english = os.environ | {"LC_ALL": "C"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=english)
     return newest_needed(done.stdout)
 
 
 def newest_needed(report: str) -> dict[str, Version]:
     """The same, of what readelf printed."""
     found: dict[str, Version] = {}
-    for name, number in _VERSION.findall(report.partition(_NEEDS_SECTION)[2]):
+    needed = report.partition(_NEEDS_SECTION)[2].replace("GLIBC_ABI_DT_RELR", "GLIBC_2.36")
+    for name, number in _VERSION.findall(
+        needed
+    ):  # packed relocations: glibc reads them from 2.36 on
         version = tuple(map(int, number.split(".")))
         found[name] = max(version, found.get(name, ()))
     return found
@@ -44,7 +49,7 @@ def check(wheel: Path) -> tuple[dict[str, Version], list[str]]:
     needed: dict[str, Version] = {}
     wrong = []
     with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
-        libraries = [name for name in archive.namelist() if name.endswith(".so")]
+        libraries = [name for name in archive.namelist() if re.search(r"\.so(\.\d+)*$", name)]
         for name in libraries:
             for library, version in versions(Path(archive.extract(name, folder))).items():
                 needed[library] = max(version, needed.get(library, ()))

@@ -38,6 +38,8 @@ def wheel(folder: Path, **files: Path) -> Path:
 
 def test_the_newest_version_of_each_name_and_only_what_is_needed():
     assert wheel_check.newest_needed(REPORT) == {"GLIBC": (2, 14), "GLIBCXX": (3, 4, 21)}
+    packed = REPORT.replace("GLIBC_2.9 ", "GLIBC_ABI_DT_RELR ")
+    assert wheel_check.newest_needed(packed)["GLIBC"] == (2, 36)
 
 
 @needs_readelf

@@ -94,11 +94,13 @@ def traced(function: type[torch.autograd.Function], schema: str | None = None) -
             `function` takes as its last arguments.
 
     Returns:
-        The operator `seqkern::NAME_autograd_FINGERPRINT`, to be called with positional arguments.
-        The fingerprint is that of the module's text: PyTorch keeps compiled graphs on disk under
-        the names of the operators in them, and would run a graph of another version of seqkern.
+        A function that calls the operator `seqkern::NAME_autograd_FINGERPRINT`, with positional
+        arguments only. The fingerprint is that of the module's text: PyTorch keeps compiled graphs
+        on disk under the names of the operators in them, and would run a graph of another version
+        of seqkern. `torch.export` gets `seqkern::NAME_autograd`, the same by a name that stays:
+        its programs are files, which later versions load.
     """
-    name = f"{function.__name__.lstrip('_').lower()}_autograd_{_fingerprint(function)}"
+    name = f"{function.__name__.lstrip('_').lower()}_autograd"
     if schema is None:
         signature = inspect.signature(function.forward)
         arguments = list(signature.parameters.values())[1:]
@@ -114,6 +116,14 @@ def traced(function: type[torch.autograd.Function], schema: str | None = None) -
             return list(function.apply(*arguments[:-1], *arguments[-1]))
         return function.apply(*arguments)
 
-    _library.define(name + schema)
-    _library.impl(name, apply, "CompositeImplicitAutograd")
-    return getattr(torch.ops.seqkern, name).default
+    def defined(name: str) -> Any:
+        _library.define(name + schema)
+        _library.impl(name, apply, "CompositeImplicitAutograd")
+        return getattr(torch.ops.seqkern, name).default
+
+    of_this_text, lasting = defined(f"{name}_{_fingerprint(function)}"), defined(name)
+
+    def call(*arguments: Any) -> Any:
+        return (lasting if torch.compiler.is_exporting() else of_this_text)(*arguments)
+
+    return call

@@ -153,7 +153,7 @@ def train_(
         negatives: drawn for each window, from 1 to 10,000.
         share_negatives: False draws `negatives` for each pair; skip-gram only.
         lr, final_lr: the learning rate falls linearly over the tokens of this call. With several
-        threads each one covers the whole range, over its own part.
+            threads each one covers the whole range, over its own part.
         seed: of all random numbers. Calls with different seeds draw different ones.
         threads: parts into which the tokens are cut at sentence ends, each trained by a thread of
             its own, from 1 to 4,096; at most torch.get_num_threads() of them run at a time, which

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from seqkern.core import library
+from seqkern.core.triton import support
 from seqkern.core.triton.operators import TritonOperators
 from seqkern.recurrent.fake import FAKES
 
@@ -29,13 +30,9 @@ def cuda_refusal(device: torch.device) -> str:
     if library.cuda.reason is not None:
         return f"the CUDA library is not loaded: {library.cuda.reason}"
     found = torch.cuda.get_device_capability(device)
-    if found < OLDEST_CAPABILITY:
+    if found < support.OLDEST_CAPABILITY:
         return f"its kernels need sm_80 or later, {device} is sm_{found[0]}{found[1]}"
     return ""
-
-
-# Tensor-core products of bfloat16 and TF32.
-OLDEST_CAPABILITY = (8, 0)
 
 
 def _allows_tf32() -> bool:

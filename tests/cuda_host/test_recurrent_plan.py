@@ -112,7 +112,7 @@ def test_every_plan_covers_the_layer_and_fits_the_gpu(planned, shape_of, gpu):
         weights = plan.shared_chunks * shape.row_tiles * 16 * 64 * 8
         assert plan.shared_bytes >= weights + 8 * shape.row_tiles * 16 * 33 * 4
         assert plan.step_ns > 0 and plan.tasks == 1
-        if plan.resident:  # one block on each multiprocessor: more could wait for each other
+        if plan.resident:  # one block on each SM: more could wait for each other
             assert plan.unit_blocks * plan.groups <= gpu.processors and gpu.cooperative
         else:
             assert plan.shared_chunks == 0

@@ -233,3 +233,15 @@ class TestOperators:
             for needs in (59, 1 + 16, 2 + 32):
                 backward = (*grads, x, h, w_ih, w_hh, sizes, output, relu, False, needs)
                 opcheck(ops.rnn_backward.default, backward)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("name, operator", [("LSTM", "lstm"), ("GRUCell", "grucell")])
+def test_an_exported_program_names_operators_that_last(name, operator, strict):
+    """With gradients, too: it is a file, which a later seqkern may load."""
+    module = getattr(seqkern.nn, name)(5, 6)
+    x = torch.randn((3, 5) if name.endswith("Cell") else (4, 3, 5))
+    program = torch.export.export(module, (x,), strict=strict)
+    targets = {str(n.target) for n in program.graph.nodes if "seqkern" in str(n.target)}
+    assert targets == {f"seqkern.{operator}_autograd.default"}
+    torch.testing.assert_close(program.module()(x), module(x))

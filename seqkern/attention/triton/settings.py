@@ -1,6 +1,6 @@
 """Tile sizes of the Triton kernels of attention, by kernel, width of a head, dtype and GPU.
 
-Unless the user asks for tuning (`triton_tuning`), the same call takes the same tiles whatever its
+Unless the user asks for tuning (`tuning.py`), the same call takes the same tiles whatever its
 batch and lengths, so results do not depend on what ran before, and no new length compiles anything.
 The sizes start from those that FlashAttention-2 and -3 found for these widths and were brought down
 until neither registers nor shared memory overflow, on any architecture, as
@@ -128,7 +128,7 @@ _32_BIT: dict[str, Table] = {
 }
 
 
-# What a kernel may take instead, where tuning is on (see `triton_tuning`), at widths that fill
+# What a kernel may take instead, where tuning is on (see `tuning.py`), at widths that fill
 # their row. What there is to weigh, per tile of n queries and m keys of d features in 16 bits: the
 # forward computes 4 n m d FLOP for every 4 m d bytes of keys and values that it reads, which is n
 # FLOP a byte; dQ 6 n m d, 1.5 n; dK and dV 8 n m d for 4 n d bytes, 2 m. Fewer rows mean more

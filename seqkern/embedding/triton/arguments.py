@@ -13,18 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seqkern.core.dtypes import dtype_name
+from seqkern.core.dtypes import accumulation_dtype, dtype_name
 from seqkern.embedding.choice import TRITON_DTYPES as DTYPES
 from seqkern.embedding.triton.kernels.operands import Paths
 from seqkern.embedding.triton.settings import WIDEST
 
 _MOST_ROWS = 2**31 - 1  # rows of a table are 32-bit numbers where they are sorted
 _MOST_PROGRAMS = 2**31 - 1
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """What numbers of this dtype are computed in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def check(condition: bool, message: str) -> None:
@@ -174,4 +169,6 @@ class Batch:
 
     def new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Of the dtype that the batch is computed in."""
-        return self.in_weight.new_empty(shape, dtype=dtype or wide(self.in_weight.dtype))
+        return self.in_weight.new_empty(
+            shape, dtype=dtype or accumulation_dtype(self.in_weight.dtype)
+        )

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from seqkern.core.dtypes import accumulation_dtype
 from seqkern.core.triton.support import on_device_of
 from seqkern.embedding.triton import settings
 from seqkern.embedding.triton.arguments import (
@@ -22,7 +23,6 @@ from seqkern.embedding.triton.arguments import (
     kept,
     programs,
     refuse_wrong_indices,
-    wide,
 )
 from seqkern.embedding.triton.rows import Entries, dense, sorts, sparse
 
@@ -111,7 +111,7 @@ def _bags(
 def _entries(grad: Tensor, weight: Tensor, bags: Bags, sorted: bool) -> Entries:
     """What goes into the table. Sorting waits for the GPU, to know how many entries there are."""
     shape = (len(bags.spans), weight.shape[1])
-    grad = kept("grad", grad, wide(weight.dtype), shape, weight.device)
+    grad = kept("grad", grad, accumulation_dtype(weight.dtype), shape, weight.device)
     one = torch.ones((), dtype=grad.dtype, device=grad.device)
     if not sorted:
         return Entries(grad, bags.rows, one, starts=bags.spans)

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seqkern.core.dtypes import accumulation_dtype
 from seqkern.embedding.triton import settings
-from seqkern.embedding.triton.arguments import programs, wide
+from seqkern.embedding.triton.arguments import programs
 from seqkern.embedding.triton.kernels.operands import Table
 from seqkern.embedding.triton.kernels.rows import (
     ADDED,
@@ -64,7 +65,7 @@ class Entries:
 
 def sorts(dtype: torch.dtype) -> bool:
     """Whether sums that go into a table of this dtype are taken of sorted entries."""
-    return dtype != wide(dtype) or torch.are_deterministic_algorithms_enabled()
+    return dtype != accumulation_dtype(dtype) or torch.are_deterministic_algorithms_enabled()
 
 
 def dense(entries: Entries, table: Tensor) -> Tensor:
