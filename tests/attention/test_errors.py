@@ -85,6 +85,7 @@ def test_lengths_of_key_and_value(backend):
         sdpa(Q, K, K[:, :, :6], **GQA)
 
 
+PYTORCH_DIVIDES_BY_ZERO = torch.__version__.startswith("2.11")  # and the process ends
 NOTHING = [
     ((2, 4, 5, 8), (2, 0, 7, 8), True),
     ((2, 4, 5, 8), (2, 0, 7, 8), False),
@@ -107,14 +108,16 @@ def test_no_heads_or_no_batch(query, key, grouped, options, backend):
     """Key and value without heads, or without a batch: zeros in query's shape, as PyTorch gives."""
     value = (*key[:-1], 6)
     results = []
-    for function in (sdpa, torch.nn.functional.scaled_dot_product_attention):
+    functions = [sdpa, torch.nn.functional.scaled_dot_product_attention]
+    for function in functions[: 1 if PYTORCH_DIVIDES_BY_ZERO else 2]:
         inputs = [torch.randn(shape, requires_grad=True) for shape in (query, key, value)]
         mask = {} if options else {"attn_mask": torch.ones(5, 7, dtype=torch.bool)}
         with seqkern.use_backend(backend):
             output = function(*inputs, enable_gqa=grouped, **options, **mask)
         output.sum().backward()
         results.append([output, *(t.grad for t in inputs)])
-    for mine, theirs in zip(*results, strict=True):
+    assert not any(mine.any() for mine in results[0])
+    for mine, theirs in zip(results[0], results[-1], strict=True):
         assert mine.shape == theirs.shape and torch.equal(mine, theirs)
     with seqkern.use_backend(backend):
         _, lse = sdpa(*inputs, enable_gqa=grouped, return_lse=True, **options)
