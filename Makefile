@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.*
+# The release that tests/triton_resources.json is of; beside another torch, what that one asks for.
+TRITON ?= $(if $(findstring torch==2.13,$(TORCH)),triton==3.7.1,triton>=3.6)
 VENV ?= .venv
 ARGS ?=
 BENCH ?=
@@ -112,7 +114,7 @@ endif
 
 # Built before it is installed, so that the compiler's progress is seen.
 $(INSTALLED): pyproject.toml setup.py | $(PY)
-	$(PY) -m pip install '$(TORCH)' 'setuptools>=77' 'ninja>=1.11' 'pybind11>=2.13'
+	$(PY) -m pip install '$(TORCH)' '$(TRITON)' 'setuptools>=77' 'ninja>=1.11' 'pybind11>=2.13'
 	$(PY) setup.py -q build_ext --inplace
 	$(PY) -m pip install --no-build-isolation -e '.[test]'
 	@echo '$(TORCH)' > $@
