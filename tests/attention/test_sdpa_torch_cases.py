@@ -161,6 +161,8 @@ VALID = {
 @pytest.mark.parametrize("name", VALID)
 def test_every_valid_call_gives_what_pytorch_gives(name, backend):
     """The output and every gradient."""
+    if name == "no heads" and torch.__version__.startswith("2.11"):
+        pytest.skip("PyTorch 2.11 divides by zero, which ends the process")
     call = VALID[name]
     expected = results(F.scaled_dot_product_attention, *call)
     reference = results(F.scaled_dot_product_attention, *call, exact=True)
