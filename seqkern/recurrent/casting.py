@@ -15,10 +15,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from seqkern.core.dtypes import scalar_type_name
 from seqkern.recurrent.kinds import Kind
 
+# From 2.13 on, packed sequences of equal length go to oneDNN as a dense batch does.
+_EQUAL_LENGTHS_ARE_DENSE = TorchVersion(torch.__version__) >= "2.13"
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 # What PyTorch asks about the processor before it gives oneDNN an input that comes in this dtype.
 _PROCESSOR_HAS = {
@@ -76,6 +79,8 @@ def fused_lstm(kind: Kind, input: Tensor, batch_sizes: Tensor | None, projected:
         return False
     if batch_sizes is None:
         return True
+    if not _EQUAL_LENGTHS_ARE_DENSE:
+        return False
     # Sequences of equal length; the compiler does not know the numbers in a tensor.
     return not torch.compiler.is_compiling() and bool(batch_sizes[0] == batch_sizes[-1])
 
