@@ -22,16 +22,17 @@ void advise_huge_pages(void* data, size_t bytes) {
 
 }  // namespace
 
-Tensor empty(const Shape& shape, ScalarType dtype) {
-  Shape strides(shape.size());
-  int64_t stride = 1;
-  for (size_t i = shape.size(); i-- > 0;) {
+Tensor empty(const int64_t* sizes, size_t dimensions, ScalarType dtype) {
+  constexpr size_t kMostDimensions = 8;
+  check(dimensions <= kMostDimensions, "a tensor of ", dimensions, " dimensions");
+  int64_t strides[kMostDimensions], stride = 1;
+  for (size_t i = dimensions; i-- > 0;) {
     strides[i] = stride;
-    stride *= shape[i] > 0 ? shape[i] : 1;
+    stride *= sizes[i] > 0 ? sizes[i] : 1;
   }
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
+      static_cast<int64_t>(dimensions), sizes, strides,
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
       aoti_torch_device_type_cpu(), 0, &handle));
   const Tensor tensor(handle);

@@ -5,7 +5,9 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -20,6 +22,31 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Shape = std::vector<int64_t>;
 
+inline Shape shape_of(const Tensor& t) {
+  const auto sizes = t.sizes();
+  return Shape(sizes.begin(), sizes.end());
+}
+
+// A tensor's shape as a part of a message: read only where the message is needed.
+struct ShapeText {
+  const Tensor& tensor;
+};
+
+inline ShapeText shape_text(const Tensor& t) {
+  return {t};
+}
+
+inline std::ostream& operator<<(std::ostream& out, const Shape& shape) {
+  out << "(";
+  for (size_t i = 0; i < shape.size(); ++i) out << (i ? ", " : "") << shape[i];
+  return out << (shape.size() == 1 ? ",)" : ")");
+}
+
+inline std::ostream& operator<<(std::ostream& out, const ShapeText& text) {
+  return out << shape_of(text.tensor);
+}
+
+// Parts are put into words only where the condition does not hold.
 template <class... Parts>
 void check(bool condition, const Parts&... parts) {
   if (condition) return;
@@ -28,31 +55,33 @@ void check(bool condition, const Parts&... parts) {
   throw std::runtime_error(message.str());
 }
 
-inline std::string text(const Shape& shape) {
-  std::ostringstream out;
-  out << "(";
-  for (size_t i = 0; i < shape.size(); ++i) out << (i ? ", " : "") << shape[i];
-  out << (shape.size() == 1 ? ",)" : ")");
-  return out.str();
-}
-
-inline Shape shape_of(const Tensor& t) {
+inline void check_shape(const char* name, const Tensor& t,
+                        std::initializer_list<int64_t> expected) {
   const auto sizes = t.sizes();
-  return Shape(sizes.begin(), sizes.end());
+  const bool same =
+      sizes.size() == expected.size() && std::equal(sizes.begin(), sizes.end(), expected.begin());
+  if (!same)
+    check(false, name, " should have the shape ", Shape(expected), ", but it has the shape ",
+          shape_text(t));
 }
 
 inline void check_shape(const char* name, const Tensor& t, const Shape& expected) {
-  const Shape actual = shape_of(t);
-  if (actual != expected)
-    check(false, name, " should have the shape ", text(expected), ", but it has the shape ",
-          text(actual));
+  if (shape_of(t) != expected)
+    check(false, name, " should have the shape ", expected, ", but it has the shape ",
+          shape_text(t));
 }
 
 // The kernels' name of a dtype; an error that names the argument for other dtypes.
 Storage storage_of(const char* argument, ScalarType dtype);
 
 // A contiguous CPU tensor of undefined values.
-Tensor empty(const Shape& shape, ScalarType dtype);
+Tensor empty(const int64_t* sizes, size_t dimensions, ScalarType dtype);
+inline Tensor empty(const Shape& shape, ScalarType dtype) {
+  return empty(shape.data(), shape.size(), dtype);
+}
+inline Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype) {
+  return empty(shape.begin(), shape.size(), dtype);
+}
 
 inline Tensor as_contiguous(const Tensor& t) {
   return t.is_contiguous() ? t : torch::stable::contiguous(t);

@@ -120,7 +120,7 @@ inline LayerCall::LayerCall(const LayerArguments& arguments)
   sizes.state = w_hh.size(1);
   check(sizes.hidden > 0 && sizes.state > 0,
         "w_hh should have at least one row a gate and one column, but it has the shape ",
-        text(shape_of(w_hh)));
+        shape_text(w_hh));
   check_weights();
   order_steps(arguments.batch_sizes);
   check(!active.empty(), "input should have at least one time step");

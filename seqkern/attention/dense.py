@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkern.attention import autograd, causal_bias, checks, choice, nested, overrides
+from seqkern.attention import (
+    autograd,
+    causal_bias,
+    checks,
+    choice,
+    dense_autograd,
+    nested,
+    overrides,
+)
 from seqkern.attention.folding import folded
 from seqkern.attention.ops import (
     cast_for_autocast,
@@ -21,6 +29,8 @@ from seqkern.attention.torch_backend import call_torch, merged
 
 _runs_directly = choice.runs_directly
 _kernel = autograd.attention
+_lean = dense_autograd.attention
+_compiling = torch.compiler.is_compiling
 # Checked here before `is_overridden` does: a Python call costs as much as both.
 _overridden = torch.overrides.has_torch_function_variadic
 _modes = torch._C._len_torch_function_stack
@@ -99,6 +109,22 @@ def scaled_dot_product_attention(
     >>> q = torch.randn(2, 8, 100, 64)  # doctest: +SKIP
     >>> output = scaled_dot_product_attention(q, q, q, is_causal=True)  # doctest: +SKIP
     """
+    if (
+        type(query) is type(key) is type(value) is Tensor
+        and (attn_mask is None or type(attn_mask) is Tensor)
+        and not dropout_p
+        and not enable_gqa
+        and not return_lse
+        and causal is window is softcap is alibi_slopes is sinks is None
+        and query.dim() == 4
+        and _runs_directly(query)
+        and not _modes()
+        and not _compiling()
+    ):
+        try:
+            return _lean(query, key, value, attn_mask, scale, is_causal)
+        except RuntimeError:
+            pass  # not what this one takes: the others know what to do, or to say
     seen = (query, key, value, attn_mask, alibi_slopes, sinks)
     if (_overridden(*seen) or _modes()) and overrides.is_overridden(*seen):
         options = _given(

@@ -9,6 +9,8 @@ from seqkern.attention import needs as needed
 from seqkern.core.dtypes import accumulation_dtype
 from seqkern.core.fakes import Fakes
 
+_SMALL_SEQUENCE = 64  # kSmallSequence in csrc/attention/cpu/problem.h
+
 
 def _laid_out_as(like: Tensor, batch: int, heads: int, length: int, width: int) -> Tensor:
     """An empty (batch, heads, length, width), with the heads inside the positions in memory where
@@ -69,9 +71,39 @@ def attention_backward(
     )
 
 
+def attention_dense_forward(
+    query: Tensor, key: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """`attention_forward` of a dense call; lse is None where the backward needs none."""
+    output, lse = attention_forward(query, value, None)
+    small = query.shape[2] <= _SMALL_SEQUENCE and key.shape[2] <= _SMALL_SEQUENCE
+    return output, None if small else lse
+
+
+def attention_dense_backward(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, needs: int
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """`attention_backward` of a dense call, None for what `needs` lacks; the mask's gradient has
+    four dimensions."""
+    if attn_mask is not None:
+        attn_mask = attn_mask[(None,) * (4 - attn_mask.dim())]
+    bits = (needed.QUERY, needed.KEY, needed.VALUE, needed.BIAS)
+    found = attention_backward(query, key, value, attn_mask, None, needs)
+    d_query, d_key, d_value, d_mask = (
+        gradient if needs & bit else None for gradient, bit in zip(found, bits, strict=False)
+    )
+    return d_query, d_key, d_value, d_mask
+
+
 def attention_dropout_mask(seed: Tensor, batch: int, heads: int, queries: int, keys: int) -> Tensor:
     """`philox.kept`: bool (batch, heads, queries, keys)."""
     return seed.new_empty((batch, heads, queries, keys), dtype=torch.bool)
 
 
-FAKES = Fakes(attention_forward, attention_backward, attention_dropout_mask)
+FAKES = Fakes(
+    attention_forward,
+    attention_backward,
+    attention_dense_forward,
+    attention_dense_backward,
+    attention_dropout_mask,
+)

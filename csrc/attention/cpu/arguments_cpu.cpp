@@ -1,6 +1,7 @@
 #include "attention/cpu/arguments_cpu.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace seqkern {
 
@@ -15,7 +16,7 @@ Tensor with_rows(const Tensor& t) {
 std::vector<int64_t> starts(const char* name, const Tensor& cu_seqlens, int64_t rows) {
   const Tensor t = as_contiguous(cu_seqlens);
   check(t.dim() == 1 && t.numel() >= 1, name, " should have the shape (sequences + 1,), but it is ",
-        text(shape_of(t)));
+        shape_text(t));
   const ScalarType type = t.scalar_type();
   check(type == ScalarType::Int || type == ScalarType::Long, name, " should be int32 or int64");
   std::vector<int64_t> result(static_cast<size_t>(t.numel()));
@@ -37,7 +38,38 @@ int64_t longest(const std::vector<int64_t>& starts) {
   return most;
 }
 
+// A mask with dimensions of size 1 in front, to four.
+Tensor four_dimensional(const Tensor& mask) {
+  const int64_t dims = mask.dim();
+  check(dims <= 4, "attn_mask should have at most 4 dimensions, but its shape is ",
+        shape_text(mask));
+  if (dims == 4) return mask;
+  int64_t sizes[4] = {1, 1, 1, 1}, strides[4] = {0, 0, 0, 0};
+  for (int64_t i = 0; i < dims; ++i) {
+    sizes[4 - dims + i] = mask.size(i);
+    strides[4 - dims + i] = mask.stride(i);
+  }
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch__reinterpret_tensor(mask.get(), 4, sizes, strides, 0, &handle));
+  return Tensor(handle);
+}
+
 }  // namespace
+
+AttentionOptions dense_options(const Tensor& query, const OptionalTensor& attn_mask,
+                               std::optional<double> scale, bool is_causal) {
+  AttentionOptions options{};
+  if (attn_mask) {
+    const bool boolean = attn_mask->scalar_type() == ScalarType::Bool;
+    (boolean ? options.mask : options.bias) = four_dimensional(*attn_mask);
+  }
+  const int64_t dim = query.dim() > 0 ? query.size(query.dim() - 1) : 0;
+  options.scale = scale ? *scale : dim > 0 ? std::pow(static_cast<double>(dim), -0.5) : 1.0;
+  options.is_causal = is_causal;
+  options.window_left = options.window_right = -1;
+  return options;
+}
 
 AttentionArguments::AttentionArguments(const Tensor& query_, const Tensor& key_,
                                        const Tensor& value_, const AttentionOptions& options)
@@ -54,7 +86,7 @@ AttentionArguments::AttentionArguments(const Tensor& query_, const Tensor& key_,
   for (const auto& [name, t] :
        {std::pair{"query", &query}, std::pair{"key", &key}, std::pair{"value", &value}}) {
     check(t->dim() == dims, name, " should have ", dims, " dimensions, but its shape is ",
-          text(shape_of(*t)));
+          shape_text(*t));
     check(t->scalar_type() == dtype, name, " should have query's dtype");
   }
   Problem& p = problem;
@@ -112,11 +144,11 @@ void AttentionArguments::set_scores(const AttentionOptions& options) {
   const Problem& p = problem;
   const int64_t full[4] = {p.batch, p.heads, p.queries, p.keys};
   const auto scores = [&](const char* name, const Tensor& t) {
-    check(t.dim() == 4, name, " should have 4 dimensions, but its shape is ", text(shape_of(t)));
+    check(t.dim() == 4, name, " should have 4 dimensions, but its shape is ", shape_text(t));
     int64_t stride[4];
     for (int i = 0; i < 4; ++i) {
       check(t.size(i) == full[i] || t.size(i) == 1, name, " should have 1 or ", full[i],
-            " in dimension ", i, ", but its shape is ", text(shape_of(t)));
+            " in dimension ", i, ", but its shape is ", shape_text(t));
       stride[i] = t.size(i) == 1 ? 0 : t.stride(i);
     }
     return Scores{t.const_data_ptr(), stride[0], stride[1], stride[2], stride[3]};
@@ -177,9 +209,9 @@ double AttentionArguments::work() const {
   return pairs * p.heads * (p.dim + p.value_dim);
 }
 
-Shape AttentionArguments::lse_shape() const {
-  if (problem.packed()) return {problem.heads, query_rows};
-  return {problem.batch, problem.heads, problem.queries};
+Tensor AttentionArguments::empty_lse() const {
+  if (problem.packed()) return empty({problem.heads, query_rows}, compute_dtype);
+  return empty({problem.batch, problem.heads, problem.queries}, compute_dtype);
 }
 
 Tensor AttentionArguments::result_like(const Tensor& like, int64_t features) const {
@@ -201,16 +233,20 @@ Rows AttentionArguments::rows(const Tensor& t) const {
 Tensor AttentionArguments::checked_output(const char* name, const Tensor& t) const {
   const Problem& p = problem;
   check(t.scalar_type() == dtype, name, " should have query's dtype");
-  check_shape(name, t,
-              p.packed() ? Shape{query_rows, p.heads, p.value_dim}
-                         : Shape{p.batch, p.heads, p.queries, p.value_dim});
+  if (p.packed())
+    check_shape(name, t, {query_rows, p.heads, p.value_dim});
+  else
+    check_shape(name, t, {p.batch, p.heads, p.queries, p.value_dim});
   return with_rows(t);
 }
 
 Tensor AttentionArguments::checked_lse(const char* name, const Tensor& t) const {
   check(t.scalar_type() == compute_dtype, name,
         " should be float32, or float64 with float64 queries");
-  check_shape(name, t, lse_shape());
+  if (problem.packed())
+    check_shape(name, t, {problem.heads, query_rows});
+  else
+    check_shape(name, t, {problem.batch, problem.heads, problem.queries});
   return as_contiguous(t);
 }
 

@@ -15,6 +15,10 @@ struct AttentionOptions {
   int64_t window_left, window_right;
 };
 
+// Those of a dense call with nothing but a mask, as PyTorch's function takes it.
+AttentionOptions dense_options(const Tensor& query, const OptionalTensor& attn_mask,
+                               std::optional<double> scale, bool is_causal);
+
 // A checked call: keeps the tensors that `problem` points into.
 class AttentionArguments {
  public:
@@ -27,11 +31,19 @@ class AttentionArguments {
   Storage storage;
   int64_t query_rows;  // of packed sequences: in all
 
+  // Whether the backward can do without output and lse.
+  bool small() const {
+    return !problem.packed() && problem.queries <= kSmallSequence && problem.keys <= kSmallSequence;
+  }
+
   // Multiplications of the two products of the forward.
   double work() const;
 
-  // (batch, heads, queries) or, for packed sequences, (heads, rows)
-  Shape lse_shape() const;
+  // A new tensor for the log-sum-exp, (batch, heads, queries) or, for packed sequences, (heads,
+  // rows); and its strides.
+  Tensor empty_lse() const;
+  int64_t lse_batch() const { return problem.packed() ? 0 : problem.heads * problem.queries; }
+  int64_t lse_head() const { return problem.packed() ? query_rows : problem.queries; }
 
   // A new tensor for results that belong to `like` (query, key or value), with `features` in the
   // last dimension. Where like's positions lie outside its heads in memory, so do the result's, so

@@ -68,7 +68,7 @@ class Backward {
         extent_(extent_of(p_, b)),
         place_(place),
         scratch_(p_, place.own),
-        sums_(sums_of(extent_)),
+        sums_(call.lse ? sums_of(extent_) : Sums::kTile),
         operands_(call, b, kv_head, extent_, sums_ != Sums::kForward, place) {}
 
   void run() {
@@ -102,8 +102,7 @@ class Backward {
   // compute type, the output was rounded: small sequences can afford the tenth that a tile's sums
   // cost.
   static Sums sums_of(const Extent& extent) {
-    constexpr int64_t kSmall = 64;
-    const bool small = extent.queries <= kSmall && extent.keys <= kSmall;
+    const bool small = extent.queries <= kSmallSequence && extent.keys <= kSmallSequence;
     const bool few = are_few(extent), rounds = !__is_same(S, C);
     if ((few && extent.keys <= T::kGradientKeys) || (small && rounds)) return Sums::kTile;
     return few ? Sums::kFirstPass : Sums::kForward;
@@ -272,6 +271,8 @@ class Backward {
       const RowSums<C> sums(scratch_.row_sums);
       sums.clear();
       add_sums(rules, tile, pairs, sums);
+      if (!call_.lse)
+        recenter_row_sums<T>(scratch_.scores, scratch_.grad, r.keys, vectors, tile.reference, sums);
       operands_.finish_rows(i, sums);
     }
     const int64_t begin = r.first_key;

@@ -84,7 +84,7 @@ class BackwardOperands {
     barrier.wait(place_.members.count());
     share(place_, extent_.keys, kStep, [&](int64_t begin, int64_t end) {
       if (searches_) find_non_finite(keys_, begin, end, non_finite_);
-      const int64_t rows = round_up(end, kStep) - begin;
+      const int64_t rows = round_up(end, T::kRowStep) - begin;
       std::memset(grad_key(begin), 0, rows * grad_key_stride() * sizeof(C));
       std::memset(grad_value(begin), 0, rows * grad_value_stride() * sizeof(C));
     });
@@ -193,7 +193,8 @@ class BackwardOperands {
   bool has_non_finite() const { return has_non_finite_; }
   void add_non_finite(const Rectangle& r, const uint64_t* allowed, const Rules<S>& rules,
                       const typename T::Probability* ds, C* grad_query) const {
-    seqkern::SEQKERN_ISA::add_non_finite<T>(keys_, non_finite_, r, allowed, rules, ds, grad_query);
+    seqkern::SEQKERN_ISA::add_non_finite<T>(keys_, non_finite_, r, allowed, rules, ds, grad_query,
+                                            kColumns);
   }
 
  private:
@@ -252,7 +253,6 @@ class BackwardOperands {
     const int64_t at = i - first_tile_, row = extent_.first_query + t.first;
     const S* query = rows_of<S>(p_.query, b_, t.head, row);
     const S* grad = rows_of<S>(call_.grad_output, b_, t.head, row);
-    const S* output = rows_of<S>(call_.output, b_, t.head, row);
     T::fill_right(query, p_.query.row, t.queries, p_.dim, memory_.query + at * memory_.query_bytes);
     T::fill_right(grad, call_.grad_output.row, t.queries, p_.value_dim,
                   memory_.grad_output + at * memory_.grad_output_bytes);
@@ -260,15 +260,18 @@ class BackwardOperands {
                  memory_.query_rows + at * memory_.query_rows_bytes);
     T::fill_rows(grad, call_.grad_output.row, t.queries, p_.value_dim,
                  memory_.grad_output_rows + at * memory_.grad_output_rows_bytes);
-    std::memset(t.grad_query, 0, T::padded_features(p_.dim) * kQueries * sizeof(C));
+    zero_vectors(t.grad_query, T::padded_features(p_.dim), 0,
+                 static_cast<int>(ceil_div(t.queries, T::kLanes)));
 
+    for (int q = 0; q < kQueries; ++q) t.delta[q] = t.reference[q] = C(0);
+    if (!call_.lse) return;
+    const S* output = rows_of<S>(call_.output, b_, t.head, row);
     const int64_t lse_at = b_ * call_.lse_batch + t.head * call_.lse_head + row;
     const C* lse = static_cast<const C*>(call_.lse) + lse_at;
     for (int q = 0; q < kQueries; ++q) {
       const bool unseen = q >= t.queries || lse[q] == -kInfinity<C>;
       t.natural_lse[q] = unseen ? kInfinity<C> : lse[q];
       t.lse[q] = t.natural_lse[q] * static_cast<C>(kLog2e);
-      t.delta[q] = t.reference[q] = C(0);
     }
     for (int q = 0; q < t.queries; ++q) {
       (sums_rows_ ? t.reference : t.delta)[q] =

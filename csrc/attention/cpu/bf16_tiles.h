@@ -277,14 +277,16 @@ struct Bf16Tiles {
     }
   }
 
-  // Query rows as pairs of depth.
+  // Query rows as pairs of depth, and zeros from `rows` on to the end of a vector.
   static int64_t right_bytes(int64_t depth) {
     return depth_tiles(depth) * kTileDepth * kQueries * sizeof(bfloat16);
   }
   static void fill_right(const bfloat16* from, int64_t stride, int rows, int64_t depth,
                          void* right) {
     bfloat16* to = static_cast<bfloat16*>(right);
-    if (rows < kQueries || depth % kTileDepth) std::memset(to, 0, right_bytes(depth));
+    if (rows % kLanes || depth % kTileDepth)
+      zero_vectors(static_cast<float*>(right), depth_tiles(depth) * kTileDepth / 2, 0,
+                   static_cast<int>(ceil_div(rows, kLanes)));
     int row = 0;
     int64_t whole = 0;
     if (stride % 2 == 0) {
@@ -359,7 +361,8 @@ struct Bf16Tiles {
   static void fill_rows(const bfloat16* from, int64_t stride, int rows, int64_t depth, void* copy) {
     const int64_t padded = padded_features(depth);
     bfloat16* to = static_cast<bfloat16*>(copy);
-    if (rows < kQueries || depth < padded) std::memset(to, 0, rows_bytes(depth));
+    if (rows % kQueryStep || depth < padded)
+      std::memset(to, 0, round_up(rows, kQueryStep) * padded * sizeof(bfloat16));
     const int64_t whole = depth / kLanes * kLanes;
     for (int r = 0; r < rows; r += 2, to += 2 * padded) {
       const bfloat16* first = from + r * stride;

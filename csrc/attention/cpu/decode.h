@@ -310,8 +310,9 @@ void decode_finish(const ForwardCall& call, int64_t b, int64_t kv_head, const ch
       maximum = most;
     }
     const bool empty = sum == 0;
-    C* lse = static_cast<C*>(call.lse) + b * call.lse_batch + head * call.lse_head + query;
-    *lse = empty ? -kInfinity<C> : static_cast<C>(maximum * kLn2 + __builtin_log(sum));
+    if (call.lse)
+      static_cast<C*>(call.lse)[b * call.lse_batch + head * call.lse_head + query] =
+          empty ? -kInfinity<C> : static_cast<C>(maximum * kLn2 + __builtin_log(sum));
     if (empty || !result)
       std::memset(row, 0, stride * sizeof(C));
     else

@@ -65,6 +65,43 @@ int64_t bytes_of(Storage storage) {
   return storage == Storage::kDouble ? 8 : storage == Storage::kFloat ? 4 : 2;
 }
 
+// How many threads are worth reading so many bytes: a second one costs about as long as this much.
+int64_t threads_worth(int64_t bytes) {
+  constexpr int64_t kBytesWorthAThread = 128 << 10;
+  if (bytes < 2 * kBytesWorthAThread) return 1;
+  return std::min<int64_t>(torch::stable::get_num_threads(), bytes / kBytesWorthAThread);
+}
+
+int64_t bytes_read(const Problem& p, int64_t keys, Storage storage) {
+  return keys * (p.dim + p.value_dim) * bytes_of(storage);
+}
+
+// Decodes on this thread where every unit is a single piece and not worth more: a call may be as
+// small as what it takes to share it. Returns whether it did.
+bool decode_alone(const ForwardCall& call, Storage storage) {
+  const Problem& p = call.problem;
+  if (p.packed()) return false;
+  const Extent extent = extent_of(p, 0);
+  const Band band = band_of(p, extent);
+  const int64_t first = std::clamp<int64_t>(band.low, 0, extent.keys);
+  const int64_t end = std::clamp(extent.queries + band.high, first, extent.keys);
+  const int64_t keys = (end - first) * p.batch * p.kv_heads;
+  const DecodeKernels& kernels = decode_kernels(storage);
+  if (end - first > piece_size(keys, kernels.chunk) ||
+      threads_worth(bytes_read(p, keys, storage)) > 1)
+    return false;
+  if (extent.queries == 0) return true;
+  const int64_t rows = p.heads / p.kv_heads * p.queries, own = kernels.own_bytes(p, rows);
+  const Scratch scratch(own + kernels.partial_bytes(p, rows));
+  char* const partial = first < end ? scratch.data() + own : nullptr;
+  for (int64_t b = 0; b < p.batch; ++b)
+    for (int64_t head = 0; head < p.kv_heads; ++head) {
+      if (partial) kernels.run(p, {b, head, first, end}, partial, scratch.data());
+      kernels.finish(call, b, head, partial, scratch.data());
+    }
+  return true;
+}
+
 class Decoding {
  public:
   Decoding(const ForwardCall& call, Storage storage)
@@ -75,19 +112,14 @@ class Decoding {
     const int64_t rows = p_.heads / p_.kv_heads * p_.queries;
     own_bytes_ = kernels_.own_bytes(p_, rows);
     partial_bytes_ = kernels_.partial_bytes(p_, rows);
-    // A second thread costs about as long as reading this much.
-    constexpr int64_t kBytesWorthAThread = 128 << 10;
-    const int64_t bytes = keys_ * (p_.dim + p_.value_dim) * bytes_of(storage);
-    slots_ = std::min<int64_t>(torch::stable::get_num_threads(), bytes / kBytesWorthAThread);
-    slots_ = std::max<int64_t>(1, std::min(slots_, pieces_));
+    slots_ = std::max<int64_t>(
+        1, std::min(threads_worth(bytes_read(p_, keys_, storage)), pieces_));
   }
 
   void run() {
     if (units_.empty()) return;
-    const Tensor scratch =
-        empty({slots_ * (own_bytes_ + partial_bytes_) + pieces_ * partial_bytes_ + kAlignment},
-              ScalarType::Byte);
-    results_ = aligned(scratch.mutable_data_ptr());
+    const Scratch scratch(slots_ * (own_bytes_ + partial_bytes_) + pieces_ * partial_bytes_);
+    results_ = scratch.data();
     own_ = results_ + pieces_ * partial_bytes_;
     progress_.reset(new Progress[units_.size()]);
     for (size_t i = 0; i < units_.size(); ++i) progress_[i].unfinished = units_[i].pieces;
@@ -158,7 +190,7 @@ bool decodes(const Problem& p) {
 }
 
 void decode(const ForwardCall& call, Storage storage) {
-  Decoding(call, storage).run();
+  if (!decode_alone(call, storage)) Decoding(call, storage).run();
 }
 
 }  // namespace seqkern

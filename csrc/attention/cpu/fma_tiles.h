@@ -26,7 +26,7 @@ namespace SEQKERN_ISA {
 // How many rows of a product stay in registers beside `vectors` columns of accumulators.
 constexpr int product_rows(int vectors) {
   const int rows = (kVectorRegisters - vectors - 2) / vectors;
-  return rows >= 12 ? 12 : rows >= 8 ? 8 : rows >= 6 ? 6 : rows >= 4 ? 4 : 2;
+  return rows >= 16 ? 16 : rows >= 12 ? 12 : rows >= 8 ? 8 : rows >= 6 ? 6 : rows >= 4 ? 4 : 2;
 }
 
 // The widest column panel.
@@ -91,6 +91,7 @@ inline void product_panel(int64_t rows, const C* left, int64_t left_stride, int6
         row, rows, left, left_stride, depth, right, right_stride, out, out_stride, accumulate);
   };
   all(Height<kMost>{});
+  if constexpr (kMost > 12) all(Height<8>{});  // four rows of one vector wait for each sum
   if constexpr (kMost > 4) all(Height<4>{});
   if constexpr (kMost > 2) all(Height<2>{});
   all(Height<1>{});
@@ -198,11 +199,12 @@ struct FmaTiles {
       if (!(to[i] - to[i] == C(0))) to[i] = C(0);
   }
 
-  // Query rows as the right operand (depth, kQueries): transposed, and zero from `rows` on.
+  // Query rows as the right operand (depth, kQueries): transposed, and zero from `rows` on to the end
+  // of a vector.
   static int64_t right_bytes(int64_t depth) { return depth * kQueries * sizeof(C); }
   static void fill_right(const S* from, int64_t stride, int rows, int64_t depth, void* right) {
     C* to = static_cast<C*>(right);
-    if (rows < kQueries) std::memset(to, 0, right_bytes(depth));
+    zero_vectors(to, depth, rows / kLanes, static_cast<int>(ceil_div(rows, kLanes)));
     int row = 0;
     if constexpr (kInPlace && sizeof(C) == 4) {
       const int64_t whole = depth / 4 * 4;

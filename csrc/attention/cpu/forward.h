@@ -102,6 +102,12 @@ bool softmax_chunk(typename T::C* scores, int keys, const Factors<typename T::C>
   return corrects;
 }
 
+// Whether each tile of keys gets a sum of its own: one chain of additions over all keys would lose
+// more than PyTorch's product of few rows does.
+inline bool sums_apart(const Problem& p) {
+  return p.queries <= kMostDecodedQueries;
+}
+
 // What one callback works with.
 template <class T>
 struct ForwardScratch {
@@ -122,13 +128,14 @@ struct ForwardScratch {
     probabilities = carve.template take<char>(T::probability_bytes());
     correction = carve.template take<C>(kQueries);
     rows = carve.template take<C>(kQueries * p.value_dim);
+    part = carve.template take<C>(sums_apart(p) ? T::padded_features(p.value_dim) * kQueries : 0);
     allowed = carve.template take<uint64_t>(T::kTileKeys);
     keep = carve.template take<uint64_t>(T::kChunkKeys + 3);
     bytes = carve.taken();
   }
 
   QueryTile<T> tiles[kTiles];
-  C *scores, *bias, *correction, *rows;
+  C *scores, *bias, *correction, *rows, *part;
   char* probabilities;
   uint64_t *allowed, *keep;
   int64_t bytes;
@@ -188,13 +195,20 @@ class Forward {
       all.begin = smaller(all.begin, range[i].begin);
       all.end = larger(all.end, range[i].end);
     }
+    if (in_one_tile()) {
+      for (int i = 0; i < tiles; ++i) run_alone(rules, head, scratch_.tiles[i], range[i]);
+      return;
+    }
     for (int64_t key = all.begin; key < all.end; key += T::kTileKeys)
       for (int i = 0; i < tiles; ++i) {
         const int64_t begin = larger(key, range[i].begin);
         const int64_t end = smaller<int64_t>(key + T::kTileKeys, range[i].end);
         if (begin < end) run_tile(rules, head, scratch_.tiles[i], begin, end);
       }
-    for (int i = 0; i < tiles; ++i) finish(scratch_.tiles[i], head);
+    for (int i = 0; i < tiles; ++i) {
+      finish_sums(scratch_.tiles[i], head);
+      store_output(scratch_.tiles[i], head);
+    }
   }
 
   void begin(QueryTile<T>& tile, int64_t head, int64_t first, int queries) {
@@ -208,16 +222,71 @@ class Forward {
     for (int q = 0; q < kQueries; ++q) tile.maximum[q] = kLeastExponent<C>;
   }
 
-  // Chunk by chunk: scores, then probabilities, while they are in L1; then the
-  // product with the values for the whole tile.
+  // Whether one tile holds all keys, and its probabilities can be multiplied with the values as rows:
+  // then nothing has to be transposed back.
+  bool in_one_tile() const {
+    return T::kInPlace && T::kChunksInPlace && extent_.keys <= T::kTileKeys &&
+           p_.value_dim % T::kLanes == 0;
+  }
+
+  // A tile of queries where in_one_tile(): O = P V with P already divided by its sums.
+  void run_alone(const Rules<S>& rules, int64_t head, QueryTile<T>& tile, const Range& range) {
+    if constexpr (T::kInPlace) {
+      const int vectors = tile.vectors(), keys = static_cast<int>(range.end - range.begin);
+      const auto correct_rows = [&](int done) {
+        for (int j = 0; j < done; ++j)
+          multiply_row(scratch_.scores + j * kQueries, scratch_.correction, vectors);
+      };
+      const bool nothing =
+          keys <= 0 || make_probabilities(rules, head, tile, range.begin, range.end,
+                                          correct_rows) == Tile::kSkip;
+      finish_sums(tile, head);
+      if (nothing) return store_output(tile, head);
+      for (int j = 0; j < keys; ++j)
+        multiply_row(scratch_.scores + j * kQueries, tile.sum, vectors);
+      const auto value = keys_.value();
+      C* const output = output_rows(tile, head);
+      product<true>(tile.queries, scratch_.scores, kQueries, keys,
+                    value.data + range.begin * value.stride, value.stride,
+                    static_cast<int>(p_.value_dim / T::kLanes), output, call_.output.row, false);
+      if (keys_.has_non_finite())
+        keys_.add_non_finite({tile.first, tile.queries, range.begin, keys}, allowed_, rules,
+                             scratch_.scores, output, {1, call_.output.row});
+    }
+  }
+
+  static void add_row(C* row, const C* more, int vectors) {
+    for (int v = 0; v < vectors; ++v)
+      store(row + v * T::kLanes, load(row + v * T::kLanes) + load(more + v * T::kLanes));
+  }
+  static void multiply_row(C* row, const C* by, int vectors) {
+    for (int v = 0; v < vectors; ++v)
+      store(row + v * T::kLanes, load(row + v * T::kLanes) * load(by + v * T::kLanes));
+  }
+
+  // The probabilities of a tile of keys, and then their product with the values.
   void run_tile(const Rules<S>& rules, int64_t head, QueryTile<T>& tile, int64_t begin,
                 int64_t end) {
     const Rectangle r{tile.first, tile.queries, begin, static_cast<int>(end - begin)};
-    const Tile kind = rules.classify(r, scratch_.allowed);
-    if (kind == Tile::kSkip) return;
-    const uint64_t* allowed = kind == Tile::kMixed ? scratch_.allowed : nullptr;
-    const int vectors = tile.vectors();
     int done = 0;  // keys whose probabilities have been used
+    const Tile kind = make_probabilities(rules, head, tile, begin, end, [&](int at) {
+      accumulate(rules, r, done, at, tile);
+      done = at;
+      correct(tile);
+    });
+    if (kind != Tile::kSkip) accumulate(rules, r, done, r.keys, tile);
+  }
+
+  // Chunk by chunk, scores and then probabilities, while they are in L1. correct(at): those of
+  // the first `at` keys, and what was made of them, have to be multiplied by `correction`.
+  template <class Correct>
+  Tile make_probabilities(const Rules<S>& rules, int64_t head, QueryTile<T>& tile, int64_t begin,
+                          int64_t end, Correct correct) {
+    const Rectangle r{tile.first, tile.queries, begin, static_cast<int>(end - begin)};
+    const Tile kind = rules.classify(r, scratch_.allowed);
+    allowed_ = kind == Tile::kMixed ? scratch_.allowed : nullptr;
+    if (kind == Tile::kSkip) return kind;
+    const int vectors = tile.vectors();
     for (int at = 0; at < r.keys; at += T::kChunkKeys) {
       const Rectangle chunk{r.first_query, r.queries, begin + at,
                             smaller(T::kChunkKeys, r.keys - at)};
@@ -226,19 +295,16 @@ class Forward {
       T::scores(keys_.key(), chunk.first_key, chunk.keys, p_.dim, tile.right, first, vectors,
                 scores);
       if (rules.transforms()) rules.transform(chunk, vectors, scores, scratch_.bias, nullptr);
-      if (allowed) Rules<S>::exclude(allowed + at, chunk.keys, vectors, scores);
+      if (allowed_) Rules<S>::exclude(allowed_ + at, chunk.keys, vectors, scores);
       const uint64_t* keep = nullptr;
       if (p_.dropout.probability > 0)
         keep = keep_bits(p_.dropout, static_cast<uint32_t>(b_ * p_.heads + head), chunk.first_query,
                          chunk.queries, chunk.first_key, chunk.keys, scratch_.keep);
       if (softmax_chunk<T>(scores, chunk.keys, rules.factors(), keep, first, tile,
-                           probabilities(at), scratch_.correction)) {
-        accumulate(rules, r, allowed, done, at, tile);
-        done = at;
-        correct(tile);
-      }
+                           probabilities(at), scratch_.correction))
+        correct(at);
     }
-    accumulate(rules, r, allowed, done, r.keys, tile);
+    return kind;
   }
 
   typename T::Probability* probabilities(int key) const {
@@ -255,19 +321,28 @@ class Forward {
   }
 
   // Adds the products of the tile's keys [from, to) with their values.
-  void accumulate(const Rules<S>& rules, const Rectangle& r, const uint64_t* allowed, int from,
-                  int to, QueryTile<T>& tile) {
+  void accumulate(const Rules<S>& rules, const Rectangle& r, int from, int to, QueryTile<T>& tile) {
     if (from == to) return;
     const Rectangle part{r.first_query, r.queries, r.first_key + from, to - from};
-    T::accumulate(keys_.value(), part.first_key, part.keys, p_.value_dim, probabilities(from),
-                  tile.vectors(), tile.output, tile.started);
+    const auto multiply = [&](C* out, bool add) {
+      T::accumulate(keys_.value(), part.first_key, part.keys, p_.value_dim, probabilities(from),
+                    tile.vectors(), out, add);
+    };
+    if (tile.started && sums_apart(p_)) {
+      multiply(scratch_.part, false);
+      for (int64_t f = 0; f < p_.value_dim; ++f)
+        add_row(tile.output + f * kQueries, scratch_.part + f * kQueries, tile.vectors());
+    } else {
+      multiply(tile.output, tile.started);
+    }
     tile.started = true;
     if (keys_.has_non_finite())
-      keys_.add_non_finite(part, allowed ? allowed + from : nullptr, rules, probabilities(from),
+      keys_.add_non_finite(part, allowed_ ? allowed_ + from : nullptr, rules, probabilities(from),
                            tile.output);
   }
 
-  void finish(QueryTile<T>& tile, int64_t head) {
+  // Writes the log-sum-exp, and leaves in `sum` what the probabilities have to be multiplied with.
+  void finish_sums(QueryTile<T>& tile, int64_t head) {
     const C kept = static_cast<C>(1 - p_.dropout.probability);
     for (int v = 0; v < tile.vectors(); ++v) {
       const int column = v * T::kLanes;
@@ -287,14 +362,21 @@ class Forward {
       const V lse = natural + log_(sum);
       store(tile.maximum + column, V(typename V::raw(sum.v == zero ? V(-kInfinity<C>).v : lse.v)));
     }
-    if (!tile.started)  // no key at all
-      std::memset(tile.output, 0, T::padded_features(p_.value_dim) * kQueries * sizeof(C));
+    if (!call_.lse) return;
     C* lse = static_cast<C*>(call_.lse) + b_ * call_.lse_batch + head * call_.lse_head +
              extent_.first_query + tile.first;
     std::memcpy(lse, tile.maximum, tile.queries * sizeof(C));
-    S* to = rows_of<S>(call_.output, b_, head, extent_.first_query + tile.first);
-    T::store_rows(tile.output, tile.sum, tile.queries, p_.value_dim, scratch_.rows, to,
-                  call_.output.row);
+  }
+
+  S* output_rows(const QueryTile<T>& tile, int64_t head) const {
+    return rows_of<S>(call_.output, b_, head, extent_.first_query + tile.first);
+  }
+
+  void store_output(QueryTile<T>& tile, int64_t head) {
+    if (!tile.started)  // no key at all
+      std::memset(tile.output, 0, T::padded_features(p_.value_dim) * kQueries * sizeof(C));
+    T::store_rows(tile.output, tile.sum, tile.queries, p_.value_dim, scratch_.rows,
+                  output_rows(tile, head), call_.output.row);
   }
 
   const ForwardCall& call_;
@@ -304,6 +386,7 @@ class Forward {
   const Place& place_;
   ForwardScratch<T> scratch_;
   ForwardKeys<T> keys_;
+  const uint64_t* allowed_ = nullptr;  // of the tile of keys at work; null: all
 };
 
 template <class T>

@@ -37,13 +37,16 @@ struct Place {
 struct ForwardCall {
   Problem problem;
   Rows output;  // storage
-  void* lse;    // compute; element (b, h, i) at b * lse_batch + h * lse_head + i
+  // compute; element (b, h, i) at b * lse_batch + h * lse_head + i. Null: not wanted
+  void* lse;
   int64_t lse_batch, lse_head;
 };
 
 struct BackwardCall {
   Problem problem;
-  Rows output, grad_output;  // storage
+  // storage. Output and lse may be null where a sequence is small (kSmallSequence): then the softmax
+  // and delta come from the backward's own scores.
+  Rows output, grad_output;
   const void* lse;           // compute
   const void* grad_lse;      // compute, or null
   int64_t lse_batch, lse_head;

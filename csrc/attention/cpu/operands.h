@@ -58,14 +58,20 @@ bool find_non_finite(const Source<S>& source, int64_t begin, int64_t end,
   return true;
 }
 
-// Adds to out (features, kQueries) the products of p with the non-finite elements of `source` for
-// the queries that may see the key. allowed: null if all may.
+// Where the features of a query's output lie: as columns, O^T (features, kQueries), or as rows.
+struct OutputStrides {
+  int64_t feature, query;
+};
+constexpr OutputStrides kColumns{kQueries, 1};
+
+// Adds to out the products of p with the non-finite elements of `source` for the queries that may
+// see the key. allowed: null if all may.
 template <class T, class RulesOf>
 __attribute__((noinline)) void add_non_finite(const Source<typename T::Storage>& source,
                                               const NonFinite& non_finite, const Rectangle& r,
                                               const uint64_t* allowed, const RulesOf& rules,
                                               const typename T::Probability* p,
-                                              typename T::C* out) {
+                                              typename T::C* out, OutputStrides stride) {
   for (int j = 0; j < r.keys; ++j) {
     const int64_t key = r.first_key + j;
     if (!non_finite.rows[key]) continue;
@@ -75,7 +81,7 @@ __attribute__((noinline)) void add_non_finite(const Source<typename T::Storage>&
       for (int q = 0; q < r.queries; ++q) {
         const bool takes_part = !allowed || (allowed[j] >> q & 1);
         if (takes_part && !rules.bias_excludes(r.first_query + q, key))
-          out[f * kQueries + q] += T::probability(p, j, q) * x;
+          out[f * stride.feature + q * stride.query] += T::probability(p, j, q) * x;
       }
     }
   }
@@ -156,8 +162,10 @@ class ForwardKeys {
 
   bool has_non_finite() const { return has_non_finite_; }
   void add_non_finite(const Rectangle& r, const uint64_t* allowed, const Rules<S>& rules,
-                      const typename T::Probability* p, C* output) const {
-    seqkern::SEQKERN_ISA::add_non_finite<T>(values_, non_finite_, r, allowed, rules, p, output);
+                      const typename T::Probability* p, C* output,
+                      OutputStrides stride = kColumns) const {
+    seqkern::SEQKERN_ISA::add_non_finite<T>(values_, non_finite_, r, allowed, rules, p, output,
+                                            stride);
   }
 
  private:

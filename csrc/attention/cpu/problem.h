@@ -52,6 +52,9 @@ struct Problem {
 // So few queries are decoded, unless there is dropout: see decode_cpu.cpp.
 constexpr int64_t kMostDecodedQueries = 8;
 
+// A sequence of no more queries and no more keys is small: one tile holds its scores.
+constexpr int64_t kSmallSequence = 64;
+
 // The part of a call that belongs to one sequence.
 struct Extent {
   int64_t queries, keys, first_query, first_key;

@@ -98,6 +98,34 @@ __attribute__((noinline)) void add_row_sums(typename T::C* scores, typename T::C
   }
 }
 
+// Where there is no reference yet: makes delta one, of a tile that holds all keys and to which
+// add_row_sums() was applied, and takes it off dP' and the sums. A sink is not among the keys.
+template <class T>
+__attribute__((noinline)) void recenter_row_sums(const typename T::C* powers, typename T::C* grad,
+                                                 int keys, int vectors,
+                                                 typename T::C* references,
+                                                 const RowSums<typename T::C>& sums) {
+  using C = typename T::C;
+  using V = Vec<C>;
+  const V minus_infinity(-kInfinity<C>);
+  const typename V::raw zero = {};
+  for (int v = 0; v < vectors; ++v) {
+    const int column = v * T::kLanes;
+    const V total = load(sums.total + column), mean = load(sums.weighted + column) / total;
+    const V reference(typename V::raw(total.v == zero ? zero : mean.v));
+    V weighted[2] = {V(zero), V(zero)};
+    for (int j = 0; j < keys; ++j) {
+      C* const g = grad + j * kQueries + column;
+      const V power = load(powers + j * kQueries + column), dp = load(g) - reference;
+      const V product = power * dp;
+      weighted[j % 2] += V(typename V::raw(power.v == minus_infinity.v ? zero : product.v));
+      store(g, dp);
+    }
+    store(references + column, reference);
+    store(sums.weighted + column, weighted[0] + weighted[1]);
+  }
+}
+
 // Adds the sums over other keys.
 template <class C>
 void merge_row_sums(const RowSums<C>& sums, const RowSums<C>& others) {

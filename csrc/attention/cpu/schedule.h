@@ -3,7 +3,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <deque>
+#include <memory>
+#include <new>
 #include <numeric>
 #include <vector>
 
@@ -15,9 +18,40 @@ namespace seqkern {
 
 constexpr int64_t kAlignment = 64;
 
-inline char* aligned(void* memory) {
-  const uintptr_t address = reinterpret_cast<uintptr_t>(memory);
-  return reinterpret_cast<char*>(round_up(address, kAlignment));
+// Memory for the time of a call, aligned to cache lines. Small pieces come from malloc: a tensor
+// takes longer to make than a small call's work.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes) {
+    constexpr int64_t kSmall = int64_t(1) << 20;
+    if (bytes > kSmall) {
+      tensor_ = empty({bytes + kAlignment}, ScalarType::Byte);
+      const uintptr_t address = reinterpret_cast<uintptr_t>(tensor_->mutable_data_ptr());
+      data_ = reinterpret_cast<char*>(round_up(address, kAlignment));
+      return;
+    }
+    small_.reset(std::aligned_alloc(kAlignment, static_cast<size_t>(round_up(bytes, kAlignment))));
+    if (bytes > 0 && !small_) throw std::bad_alloc();
+    data_ = static_cast<char*>(small_.get());
+  }
+
+  char* data() const { return data_; }
+
+ private:
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<void, Free> small_;
+  OptionalTensor tensor_;
+  char* data_;
+};
+
+// How many threads a call of so many multiplications is worth.
+inline int threads_for(double work) {
+  constexpr double kWorthAThread = 1e6;
+  if (work < 2 * kWorthAThread) return 1;
+  return static_cast<int>(
+      std::min<double>(torch::stable::get_num_threads(), work / kWorthAThread));
 }
 
 // In which order the units are worked on, and by how many threads each.
@@ -70,9 +104,15 @@ void run_units(void (*kernel)(const Call&, int64_t, Place), const Call& call, in
                double work, int64_t (*shared_bytes)(const Problem&, int),
                int64_t (*own_bytes)(const Problem&)) {
   if (units == 0) return;
-  constexpr double kWorthAThread = 1e6;
-  const int threads = static_cast<int>(
-      std::min<double>(torch::stable::get_num_threads(), std::max(1.0, work / kWorthAThread)));
+  const int threads = threads_for(work);
+  const int64_t own = own_bytes(call.problem), alone = shared_bytes(call.problem, 1);
+  if (threads == 1) {
+    const Scratch scratch(own + alone);
+    Team team(1);
+    for (int64_t unit = 0; unit < units; ++unit)
+      kernel(call, unit, {team, {0, 1}, scratch.data() + own, scratch.data()});
+    return;
+  }
   const Plan plan = plan_of(call.problem, units, threads);
   const int64_t first_shared = plan.together + plan.whole, shared_units = units - first_shared;
   const int team_size = shared_units ? static_cast<int>(threads / shared_units) : 1;
@@ -81,13 +121,11 @@ void run_units(void (*kernel)(const Call&, int64_t, Place), const Call& call, in
   std::deque<Team> singles, teams;
   for (int i = 0; i < threads; ++i) singles.emplace_back(1);
   for (int64_t i = 0; i < shared_units; ++i) teams.emplace_back(team_size);
-  const int64_t own = own_bytes(call.problem);
-  const int64_t shared =
-      std::max(shared_bytes(call.problem, 1), shared_bytes(call.problem, team_size));
+  const int64_t shared = std::max(alone, shared_bytes(call.problem, team_size));
   const int64_t all_shared =
       std::max(threads * shared, plan.together ? shared_bytes(call.problem, threads) : 0);
-  const Tensor scratch = empty({threads * own + all_shared + kAlignment}, ScalarType::Byte);
-  char* memory = aligned(scratch.mutable_data_ptr());
+  const Scratch scratch(threads * own + all_shared);
+  char* memory = scratch.data();
   char* shared_memory = memory + threads * own;
 
   std::atomic<int64_t> next{plan.together};

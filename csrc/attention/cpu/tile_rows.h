@@ -29,6 +29,14 @@ class Carve {
   int64_t taken_ = 0;
 };
 
+// Zeros in the vectors [begin, end) of each of so many rows of kQueries.
+template <class C>
+inline void zero_vectors(C* rows, int64_t count, int begin, int end) {
+  constexpr int kLanes = Vec<C>::kLanes;
+  for (int64_t r = 0; r < count; ++r)
+    for (int v = begin; v < end; ++v) store(rows + r * kQueries + v * kLanes, Vec<C>(C(0)));
+}
+
 // The greater of each lane; a NaN in x comes through.
 template <class T>
 inline Vec<T> greater(Vec<T> x, Vec<T> least) {

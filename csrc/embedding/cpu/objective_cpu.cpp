@@ -75,7 +75,7 @@ Batch batch_of(const Tensor& in_weight, const Tensor& out_weight, const Tensor& 
         "in_weight and out_weight should have the same number of features, but they have ",
         in_weight.size(1), " and ", out_weight.size(1));
   check(inputs.dim() == 2, "inputs should have 2 dimensions, but has the shape ",
-        text(shape_of(inputs)));
+        shape_text(inputs));
   b.examples = inputs.size(0);
   check_indices("inputs", b.inputs, shape_of(inputs), in_weight.size(0), padding_idx);
   check(terms >= 0, "terms should not be negative, but it is ", terms);

@@ -27,7 +27,7 @@ const char* name_of(ScalarType type) {
 
 void check_vector(const char* name, const Tensor& t, ScalarType dtype) {
   check(t.scalar_type() == dtype, name, " should be ", name_of(dtype));
-  check(t.dim() == 1, name, " should have 1 dimension, but its shape is ", text(shape_of(t)));
+  check(t.dim() == 1, name, " should have 1 dimension, but its shape is ", shape_text(t));
 }
 
 // Offsets of V + 1 ascending numbers from 0 to `total`; the longest part.
@@ -137,7 +137,7 @@ const void* TrainArguments::kept(const char* name, const Tensor& t, ScalarType d
 
 Table TrainArguments::table(const char* name, const Tensor& t) const {
   check(t.dim() == 2, name, " should have the shape (rows, dim), but its shape is ",
-        seqkern::text(shape_of(t)));
+        shape_text(t));
   check(t.size(1) <= 1 || t.stride(1) == 1, name, " should have contiguous rows");
   check(t.size(0) <= 1 || t.stride(0) >= t.size(1), name,
         " should have rows that do not overlap, but its stride is ", t.stride(0));

@@ -74,7 +74,7 @@ void check_packed(const Layer& layer, const Tensor& packed, int64_t bytes) {
   check(packed.scalar_type() == ScalarType::Byte && packed.is_contiguous() &&
             packed.numel() == bytes + kPackedTagBytes,
         "packed should be what recurrent_pack made of this w_hh: ", bytes + kPackedTagBytes,
-        " contiguous bytes, but it has the shape ", text(shape_of(packed)));
+        " contiguous bytes, but it has the shape ", shape_text(packed));
   const PackedTag expected(layer.storage(), layer.gates, layer.sizes);
   const char* tag = static_cast<const char*>(packed.const_data_ptr()) + bytes;
   check(std::memcmp(tag, &expected, sizeof(expected)) == 0,

@@ -15,7 +15,7 @@ Tensor recurrent_pack(const Tensor& w_hh, int64_t gates) {
         "gates should be 4 (LSTM), 3 (GRU) or 1 (RNN), but it is ", gates);
   check(w_hh.dim() == 2 && w_hh.size(0) % gates == 0,
         "w_hh should have the shape (gates * hidden, state), but it has the shape ",
-        text(shape_of(w_hh)));
+        shape_text(w_hh));
   const Tensor weights = as_contiguous(w_hh);
   const Storage storage = storage_of("w_hh", weights.scalar_type());
   const Cell cell = gates == 4 ? Cell::kLstm : gates == 3 ? Cell::kGru : Cell::kRnnTanh;

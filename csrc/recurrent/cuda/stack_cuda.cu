@@ -40,7 +40,7 @@ class Stack {
       if (state)
         check(state->dim() == 3 && state->size(0) == places && state->size(2) == hidden, name,
               " should have the shape (", places, ", batch, ", hidden, "), but it has the shape ",
-              text(shape_of(*state)));
+              shape_text(*state));
     for (int64_t direction = 0; direction < directions; ++direction) add(input);
   }
 
