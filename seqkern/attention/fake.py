@@ -95,6 +95,45 @@ def attention_dense_backward(
     return d_query, d_key, d_value, d_mask
 
 
+def multi_head_attention_forward(
+    query: Tensor,
+    key: Tensor | None,
+    heads: int,
+    batch_first: bool,
+    weights: int,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """output like query with the features of one projection; lse (B, H, N) but for small calls;
+    weights as asked for."""
+    features = query.shape[-1] // (3 if key is None else 1)
+    output = query.new_empty((*query.shape[:-1], features))
+
+    def sizes(x: Tensor) -> tuple[int, int]:
+        if x.dim() == 2:
+            return 1, x.shape[0]
+        return (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
+
+    batch, queries = sizes(query)
+    keys = sizes(query if key is None else key)[1]
+    lse = found = None
+    if queries > _SMALL_SEQUENCE or keys > _SMALL_SEQUENCE:
+        lse = query.new_empty((batch, heads, queries), dtype=accumulation_dtype(query.dtype))
+    if weights:
+        shape = (batch, queries, keys) if weights == 1 else (batch, heads, queries, keys)
+        found = query.new_empty(shape)
+    return output, lse, found
+
+
+def multi_head_attention_backward(
+    query: Tensor, key: Tensor | None, value: Tensor | None, bias: Tensor | None, needs_bias: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of the arguments."""
+
+    def like(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.new_empty(x.shape)
+
+    return query.new_empty(query.shape), like(key), like(value), like(bias) if needs_bias else None
+
+
 def attention_dropout_mask(seed: Tensor, batch: int, heads: int, queries: int, keys: int) -> Tensor:
     """`philox.kept`: bool (batch, heads, queries, keys)."""
     return seed.new_empty((batch, heads, queries, keys), dtype=torch.bool)
@@ -105,5 +144,7 @@ FAKES = Fakes(
     attention_backward,
     attention_dense_forward,
     attention_dense_backward,
+    multi_head_attention_forward,
+    multi_head_attention_backward,
     attention_dropout_mask,
 )

@@ -7,13 +7,13 @@ evaluation, and torch's `_native_multi_head_attention` is never on it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqkern.attention import causal_bias, checks, choice, masks, overrides
+from seqkern.attention import causal_bias, checks, choice, masks, multi_head, overrides
 from seqkern.attention.dense import dispatched_attention
 from seqkern.attention.ops import attention
 from seqkern.attention.packing import occupied, packed, padded
@@ -21,6 +21,9 @@ from seqkern.attention.seeds import draw_seed
 from seqkern.attention.varlen import attention_varlen
 from seqkern.attention.weights import attention_weights, by_torch
 from seqkern.core.fx_leaf import record_call
+
+_compiling = torch.compiler.is_compiling
+_modes = torch._C._len_torch_function_stack
 
 
 class _Sizes(NamedTuple):
@@ -138,6 +141,18 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         if key_padding_mask is not None:
             masks.check_padding_shape(key_padding_mask, sizes.batch, sizes.keys, sizes.batched)
 
+        causal = aligned == causal_bias.TOP_LEFT or (trusted and attn_mask is None)
+        if (
+            choice.runs_directly(query)
+            and aligned != causal_bias.BOTTOM_RIGHT
+            and self._is_plain(query, key, value, key_padding_mask, attn_mask)
+        ):
+            weights = multi_head.NO_WEIGHTS
+            if need_weights:
+                weights = multi_head.MEAN if average_attn_weights else multi_head.OF_EACH_HEAD
+            return self._attend(
+                query, key, value, key_padding_mask, attn_mask, sizes, causal, weights
+            )
         q, k, v = (_heads_first(x, sizes) for x in self._projected(query, key, value))
         k, v = self._with_added_keys(k, v)
         mask, bias = masks.for_operator(
@@ -145,7 +160,6 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         )
         if bias is not None:
             checks.mask_dtype(q, bias)
-        causal = aligned == causal_bias.TOP_LEFT or (trusted and attn_mask is None)
         if not need_weights and overrides.is_overridden(q, k, v, mask, bias):
             if aligned == causal_bias.BOTTOM_RIGHT:
                 allowed = causal_bias.allowed(aligned, sizes.queries, sizes.keys, query.device)
@@ -179,6 +193,55 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         if weights is not None and not sizes.batched:
             weights = weights.squeeze(0)
         return self._projected_out(_heads_merged(output, sizes)), weights
+
+    def _is_plain(self, *tensors: Tensor | None) -> bool:
+        """Whether `_attend` takes the call: outside a compiler, with nobody between the projections
+        and the attention."""
+        parameters = self._parameters
+        return (
+            not _compiling()
+            and not _modes()
+            and parameters.get("bias_k") is None
+            and not self.add_zero_attn
+            and self.bias_v is None
+            and all(t is None or type(t) in overrides.PLAIN_TYPES for t in tensors)
+            and all(
+                p is None or type(p) in overrides.PLAIN_TYPES
+                for p in (self._parameter("in_proj_weight"), self._parameter("q_proj_weight"))
+            )
+        )
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None,
+        attn_mask: Tensor | None,
+        sizes: _Sizes,
+        causal: bool,
+        weights: int,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`forward` of checked arguments by the operator between the projections."""
+        mask = bias = None
+        mask_excludes = False
+        if attn_mask is None and key_padding_mask is not None and _is_boolean(key_padding_mask):
+            mask = key_padding_mask if sizes.batched else key_padding_mask[None]
+            mask_excludes = True
+        elif attn_mask is not None or key_padding_mask is not None:
+            mask, bias = masks.for_operator(
+                key_padding_mask, attn_mask, sizes.batch, self.num_heads, 0
+            )
+            if bias is not None:
+                checks.mask_dtype(query, bias)
+        dropout_p, seed = self._dropout(query.device)
+        call = multi_head.Call(
+            self.num_heads, sizes.batch_first, mask, mask_excludes, seed, dropout_p, causal, weights
+        )
+        output, found = multi_head.attend(*self._projections(query, key, value), bias, call)
+        if found is not None and not sizes.batched:
+            found = found.squeeze(0)
+        return self._projected_out(output), found
 
     def attend_packed(
         self,
@@ -301,34 +364,53 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """(..., E) -> (..., H, D) for each of query, key and value, in one product for those that
         are the same object."""
-        bias = self.in_proj_bias
-        weights: tuple[Tensor, ...]
+        return tuple(
+            heads
+            for projections in self._projections(query, key, value)
+            if projections is not None
+            for heads in self._heads(projections)
+        )
+
+    def _projections(
+        self, query: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(..., count * E), the projections of one object side by side: of all three in the first
+        result, or of key and value in the second."""
+        bias = self._parameter("in_proj_bias")
         if not self._qkv_same_embed_dim:
-            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+            weights: Any = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
             for name, x, weight in zip(("key", "value"), (key, value), weights[1:], strict=True):
                 expected = (self.embed_dim, x.shape[-1])
                 if weight.shape != expected:
                     raise AssertionError(
                         f"expecting {name} weights shape of {expected}, but got {weight.shape}"
                     )
-        elif query is key and key is value:
-            return self._heads(F.linear(query, self.in_proj_weight, bias), 3)
-        elif key is value:
-            parts = (self.embed_dim, 2 * self.embed_dim)
-            w_q, w_kv = self.in_proj_weight.split(parts)
-            b_q, b_kv = (None, None) if bias is None else bias.split(parts)
-            q = self._heads(F.linear(query, w_q, b_q), 1)
-            return q + self._heads(F.linear(key, w_kv, b_kv), 2)
         else:
-            weights = self.in_proj_weight.chunk(3)
+            weight = self._parameter("in_proj_weight")
+            assert weight is not None
+            if query is key and key is value:
+                return F.linear(query, weight, bias), None, None
+            if key is value:
+                parts = (self.embed_dim, 2 * self.embed_dim)
+                w_q, w_kv = weight.split(parts)
+                b_q, b_kv = (None, None) if bias is None else bias.split(parts)
+                return F.linear(query, w_q, b_q), F.linear(key, w_kv, b_kv), None
+            weights = weight.chunk(3)
         biases = (None, None, None) if bias is None else bias.chunk(3)
-        return tuple(
-            self._heads(F.linear(x, weight, b), 1)[0]
+        q, k, v = (
+            F.linear(x, weight, b)
             for x, weight, b in zip((query, key, value), weights, biases, strict=True)
         )
+        return q, k, v
 
-    def _heads(self, projections: Tensor, count: int) -> tuple[Tensor, ...]:
+    def _parameter(self, name: str) -> Tensor | None:
+        """The parameter, without the detour through `__getattr__` where it is an ordinary one."""
+        parameters = self._parameters
+        return parameters[name] if name in parameters else getattr(self, name)
+
+    def _heads(self, projections: Tensor) -> tuple[Tensor, ...]:
         """(..., count * E) -> count views (..., H, D). The backward joins their gradients."""
+        count = projections.shape[-1] // self.embed_dim
         return projections.unflatten(-1, (count, self.num_heads, -1)).unbind(-3)
 
     def _sizes(self, query: Tensor, key: Tensor, value: Tensor) -> _Sizes:
@@ -361,6 +443,10 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
                 f"key's sequence and batch dims {key.shape[:-1]} do not match value's "
                 f"{value.shape[:-1]}"
             )
+
+
+def _is_boolean(mask: Tensor) -> bool:
+    return mask.dtype == torch.bool
 
 
 def _heads_first(x: Tensor, sizes: _Sizes) -> Tensor:

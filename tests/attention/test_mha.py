@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import seqkern
-from seqkern.attention import modules
+from seqkern.attention import modules, multi_head
 from tests.parity import assert_all_parity
 
 E, H, B, N, M = 12, 3, 2, 5, 7
@@ -193,31 +193,37 @@ def test_torchs_fast_path_is_never_taken(monkeypatch):
 
 
 class TestWhatReachesTheOperator:
-    """Views of one projection, masks as small as they came, and causality as a flag."""
+    """The projections as they are, masks as small as they came, and causality as a flag."""
 
     @pytest.fixture
     def calls(self, monkeypatch):
+        """What either operator got: that between the projections, or where keys are added that of
+        single heads."""
         seen = []
 
-        def record(query, key, value, **options):
+        def record(query, key, value, bias, call):
+            options = {"mask": call.mask, "bias": bias, "is_causal": call.is_causal}
+            seen.append((query, key, value, options))
+            return attend(query, key, value, bias, call)
+
+        def record_heads(query, key, value, **options):
             seen.append((query, key, value, options))
             return operator(query, key, value, **options)
 
-        operator = modules.attention
-        monkeypatch.setattr(modules, "attention", record)
+        attend, operator = multi_head.attend, modules.attention
+        monkeypatch.setattr(multi_head, "attend", record)
+        monkeypatch.setattr(modules, "attention", record_heads)
         return seen
 
     @pytest.mark.parametrize("batch_first", [True, False])
-    def test_views_of_one_product(self, calls, batch_first):
+    def test_projections_of_one_product(self, calls, batch_first):
         _, ours = pair(batch_first=batch_first)
         ours(*inputs("self", ours))
         ours(*inputs("memory", ours))
-        (q, k, v, _), (_, k2, v2, _) = calls
-        assert q.shape == (B, H, M, E // H)
-        storage = q.untyped_storage().data_ptr()
-        assert k.untyped_storage().data_ptr() == v.untyped_storage().data_ptr() == storage
-        assert k2.untyped_storage().data_ptr() == v2.untyped_storage().data_ptr()
-        assert q.stride(-1) == 1 and q.stride(1) == E // H
+        (qkv, *none), (_, kv, no_value) = (tensors for *tensors, _ in calls)
+        lead = (B, M) if batch_first else (M, B)
+        assert qkv.shape == (*lead, 3 * E) and none == [None, None]
+        assert kv.shape == (*lead, 2 * E) and no_value is None
 
     def test_masks_stay_apart(self, calls):
         _, ours = pair()
@@ -237,6 +243,8 @@ class TestWhatReachesTheOperator:
             ((B, H, N, M), (B, 1, 1, M)),
             ((B, 1, N, M), None),
         ]
+        ours(*inputs("memory", ours), key_padding_mask=padding("bool"))
+        assert calls[-1][-1]["mask"].shape == (B, M)
 
     @pytest.mark.parametrize("pad", [None, "bool"])
     def test_the_causal_hint_takes_the_place_of_the_mask(self, calls, pad):
@@ -249,7 +257,7 @@ class TestWhatReachesTheOperator:
         assert options["is_causal"] is True
         assert (options["mask"] is None) == (pad is None) and options["bias"] is None
         if pad is not None:
-            assert options["mask"].shape == (B, 1, 1, M)
+            assert options["mask"].shape == (B, M)
         # With weights PyTorch goes by the mask.
         assert_agree(theirs, ours, tensors, **call)
         assert calls[-1][-1]["is_causal"] is False
@@ -413,7 +421,7 @@ def test_averaged_weights_come_in_blocks(monkeypatch, pad, mask, dtype):
     seen = []
     in_blocks = weights._mean_in_blocks
     monkeypatch.setattr(weights, "_mean_in_blocks", lambda *a: seen.append(1) or in_blocks(*a))
-    _, ours = pair(dtype)
+    _, ours = pair(dtype, add_zero_attn=True)  # other modules have an operator that does it
     call = {"key_padding_mask": padding(pad), "attn_mask": attn(mask, N)}
     if pad == "all":
         call["key_padding_mask"][1] = True
@@ -425,7 +433,7 @@ def test_averaged_weights_come_in_blocks(monkeypatch, pad, mask, dtype):
         expected = ours(*tensors, **call)[1]
         assert not seen
         for rows in (2, N):
-            monkeypatch.setattr(weights, "_BLOCK", min(rows * H * M, B * H * N * M - 1))
+            monkeypatch.setattr(weights, "_BLOCK", rows * H * (M + 1))
             found = ours(*tensors, **call)[1]
             torch.testing.assert_close(found, expected)
         assert len(seen) == 2

@@ -5,13 +5,12 @@
 
 namespace seqkern {
 
-namespace {
-
-// The kernels read rows whose last dimension is contiguous.
 Tensor with_rows(const Tensor& t) {
   const bool contiguous = t.dim() > 0 && (t.size(t.dim() - 1) <= 1 || t.stride(t.dim() - 1) == 1);
   return contiguous ? t : torch::stable::contiguous(t);
 }
+
+namespace {
 
 std::vector<int64_t> starts(const char* name, const Tensor& cu_seqlens, int64_t rows) {
   const Tensor t = as_contiguous(cu_seqlens);
@@ -38,7 +37,8 @@ int64_t longest(const std::vector<int64_t>& starts) {
   return most;
 }
 
-// A mask with dimensions of size 1 in front, to four.
+}  // namespace
+
 Tensor four_dimensional(const Tensor& mask) {
   const int64_t dims = mask.dim();
   check(dims <= 4, "attn_mask should have at most 4 dimensions, but its shape is ",
@@ -55,8 +55,6 @@ Tensor four_dimensional(const Tensor& mask) {
   return Tensor(handle);
 }
 
-}  // namespace
-
 AttentionOptions dense_options(const Tensor& query, const OptionalTensor& attn_mask,
                                std::optional<double> scale, bool is_causal) {
   AttentionOptions options{};
@@ -71,14 +69,17 @@ AttentionOptions dense_options(const Tensor& query, const OptionalTensor& attn_m
   return options;
 }
 
+CheckedCall::CheckedCall(ScalarType type)
+    : dtype(type),
+      compute_dtype(type == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
+      storage(storage_of("query", type)) {}
+
 AttentionArguments::AttentionArguments(const Tensor& query_, const Tensor& key_,
                                        const Tensor& value_, const AttentionOptions& options)
-    : query(with_rows(query_)),
+    : CheckedCall(query_.scalar_type()),
+      query(with_rows(query_)),
       key(with_rows(key_)),
-      value(with_rows(value_)),
-      dtype(query.scalar_type()),
-      compute_dtype(dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
-      storage(storage_of("query", dtype)) {
+      value(with_rows(value_)) {
   check(options.cu_seqlens_q.has_value() == options.cu_seqlens_k.has_value(),
         "cu_seqlens_q and cu_seqlens_k should both be given or both be missing");
   const bool packed = options.cu_seqlens_q.has_value();
@@ -119,8 +120,9 @@ AttentionArguments::AttentionArguments(const Tensor& query_, const Tensor& key_,
   p.is_causal = options.is_causal;
   p.window_left = options.window_left;
   p.window_right = options.window_right;
-  set_scores(options);
+  set_scores(options.mask, options.bias);
   set_heads(options);
+  set_dropout(options.dropout_p, options.seed);
 }
 
 void AttentionArguments::set_packed(const AttentionOptions& options) {
@@ -140,7 +142,7 @@ void AttentionArguments::set_packed(const AttentionOptions& options) {
   p.key_starts = key_starts_.data();
 }
 
-void AttentionArguments::set_scores(const AttentionOptions& options) {
+void CheckedCall::set_scores(const OptionalTensor& mask, const OptionalTensor& bias) {
   const Problem& p = problem;
   const int64_t full[4] = {p.batch, p.heads, p.queries, p.keys};
   const auto scores = [&](const char* name, const Tensor& t) {
@@ -153,15 +155,17 @@ void AttentionArguments::set_scores(const AttentionOptions& options) {
     }
     return Scores{t.const_data_ptr(), stride[0], stride[1], stride[2], stride[3]};
   };
-  if (options.mask) {
-    check(options.mask->scalar_type() == ScalarType::Bool, "mask should be boolean");
-    problem.mask = scores("mask", *options.mask);
+  if (mask) {
+    check(mask->scalar_type() == ScalarType::Bool, "mask should be boolean");
+    problem.mask = scores("mask", *mask);
+    kept_.push_back(*mask);
   }
-  if (options.bias) {
-    const ScalarType type = options.bias->scalar_type();
+  if (bias) {
+    const ScalarType type = bias->scalar_type();
     check(type == dtype || type == ScalarType::Float, "bias should be float32 or query's dtype");
-    problem.bias = scores("bias", *options.bias);
+    problem.bias = scores("bias", *bias);
     problem.bias_is_float = type == ScalarType::Float;
+    kept_.push_back(*bias);
   }
 }
 
@@ -185,20 +189,22 @@ void AttentionArguments::set_heads(const AttentionOptions& options) {
     kept_.push_back(sinks);
     p.sinks = sinks.const_data_ptr();
   }
-  check(options.dropout_p >= 0 && options.dropout_p <= 1,
-        "dropout_p should be between 0 and 1, but it is ", options.dropout_p);
-  p.dropout.probability = options.dropout_p;
-  if (options.dropout_p > 0) {
-    check(options.seed && options.seed->scalar_type() == ScalarType::Long &&
-              options.seed->numel() == 1,
-          "seed should be one int64 number where dropout_p is not 0");
-    const uint64_t seed = *static_cast<const uint64_t*>(options.seed->const_data_ptr());
-    p.dropout.key[0] = static_cast<uint32_t>(seed);
-    p.dropout.key[1] = static_cast<uint32_t>(seed >> 32);
-  }
 }
 
-double AttentionArguments::work() const {
+void CheckedCall::set_dropout(double probability, const OptionalTensor& seed) {
+  check(probability >= 0 && probability <= 1, "dropout_p should be between 0 and 1, but it is ",
+        probability);
+  Dropout& dropout = problem.dropout;
+  dropout.probability = probability;
+  if (probability == 0) return;
+  check(seed && seed->scalar_type() == ScalarType::Long && seed->numel() == 1,
+        "seed should be one int64 number where dropout_p is not 0");
+  const uint64_t bits = *static_cast<const uint64_t*>(seed->const_data_ptr());
+  dropout.key[0] = static_cast<uint32_t>(bits);
+  dropout.key[1] = static_cast<uint32_t>(bits >> 32);
+}
+
+double CheckedCall::work() const {
   const Problem& p = problem;
   double pairs = double(p.batch) * p.queries * p.keys;
   if (p.packed()) {

@@ -19,17 +19,12 @@ struct AttentionOptions {
 AttentionOptions dense_options(const Tensor& query, const OptionalTensor& attn_mask,
                                std::optional<double> scale, bool is_causal);
 
-// A checked call: keeps the tensors that `problem` points into.
-class AttentionArguments {
+// A checked call, whatever the layout of its tensors. Keeps those that `problem` points into.
+class CheckedCall {
  public:
-  AttentionArguments(const Tensor& query, const Tensor& key, const Tensor& value,
-                     const AttentionOptions& options);
-
   Problem problem{};
-  Tensor query, key, value;
   ScalarType dtype, compute_dtype;
   Storage storage;
-  int64_t query_rows;  // of packed sequences: in all
 
   // Whether the backward can do without output and lse.
   bool small() const {
@@ -38,6 +33,26 @@ class AttentionArguments {
 
   // Multiplications of the two products of the forward.
   double work() const;
+
+ protected:
+  explicit CheckedCall(ScalarType dtype);
+
+  // Checks masks and bias against the problem's sizes, and takes them.
+  void set_scores(const OptionalTensor& mask, const OptionalTensor& bias);
+  void set_dropout(double probability, const OptionalTensor& seed);
+
+  std::vector<Tensor> kept_;
+};
+
+// A checked call on tensors (batch, heads, positions, features) or, for packed sequences, (rows,
+// heads, features).
+class AttentionArguments : public CheckedCall {
+ public:
+  AttentionArguments(const Tensor& query, const Tensor& key, const Tensor& value,
+                     const AttentionOptions& options);
+
+  Tensor query, key, value;
+  int64_t query_rows;  // of packed sequences: in all
 
   // A new tensor for the log-sum-exp, (batch, heads, queries) or, for packed sequences, (heads,
   // rows); and its strides.
@@ -57,11 +72,15 @@ class AttentionArguments {
 
  private:
   void set_packed(const AttentionOptions& options);
-  void set_scores(const AttentionOptions& options);
   void set_heads(const AttentionOptions& options);
 
   std::vector<int64_t> query_starts_, key_starts_;
-  std::vector<Tensor> kept_;
 };
+
+// t, or a copy of it whose last dimension is contiguous, as the kernels read rows.
+Tensor with_rows(const Tensor& t);
+
+// A mask with dimensions of size 1 in front, to four.
+Tensor four_dimensional(const Tensor& mask);
 
 }  // namespace seqkern

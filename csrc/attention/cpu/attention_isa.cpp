@@ -2,6 +2,7 @@
 #include "attention/cpu/backward.h"
 #include "attention/cpu/bf16_tiles.h"
 #include "attention/cpu/forward.h"
+#include "attention/cpu/weights.h"
 #include "common/isa.h"
 
 namespace seqkern {
@@ -9,8 +10,8 @@ namespace SEQKERN_ISA {
 
 template <class T>
 AttentionKernels kernels() {
-  return {forward_shared<T>, forward_own<T>, forward<T>,  backward_shared<T>,
-          backward_own<T>,   backward<T>,    dropout_mask};
+  return {forward_shared<T>,  forward_own<T>,     forward<T>,      weights_own<T>, weights<T>,
+          combine_weights<T>, backward_shared<T>, backward_own<T>, backward<T>,    dropout_mask};
 }
 
 // Fills the table that attention_kernels() reads. A level that has nothing new for a type leaves

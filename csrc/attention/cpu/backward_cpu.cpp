@@ -17,7 +17,7 @@ Tensor zeros(const Shape& shape, ScalarType dtype) {
   return t;
 }
 
-BiasSums::BiasSums(const Tensor& bias, const AttentionArguments& arguments)
+BiasSums::BiasSums(const Tensor& bias, const CheckedCall& arguments)
     : sums(zeros({bias.size(0), bias.size(1), bias.size(2),
                   bias.size(2) == 1 ? arguments.problem.keys : bias.size(3)},
                  arguments.compute_dtype)) {
@@ -34,7 +34,7 @@ Tensor BiasSums::gradient(const Tensor& bias) const {
   return torch::stable::to(result, bias.scalar_type());
 }
 
-void run_backward(const AttentionArguments& arguments, BackwardCall& call) {
+void run_backward(const CheckedCall& arguments, BackwardCall& call) {
   const Problem& p = arguments.problem;
   call.unit_batch = call.unit_heads = 1;
   if (call.grad_bias.data) {

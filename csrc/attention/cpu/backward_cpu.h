@@ -18,13 +18,13 @@ struct BiasSums {
   Tensor sums;
   Scores view{};
 
-  BiasSums(const Tensor& bias, const AttentionArguments& arguments);
+  BiasSums(const Tensor& bias, const CheckedCall& arguments);
 
   // Of the bias, in its shape and dtype.
   Tensor gradient(const Tensor& bias) const;
 };
 
 // Fills the gradients that `call` points to. Sets its unit_batch and unit_heads.
-void run_backward(const AttentionArguments& arguments, BackwardCall& call);
+void run_backward(const CheckedCall& arguments, BackwardCall& call);
 
 }  // namespace seqkern

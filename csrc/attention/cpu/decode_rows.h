@@ -31,6 +31,7 @@ class DecodeRow {
       mask_ = static_cast<const uint8_t*>(p.mask.data) + b * p.mask.batch + head * p.mask.head +
               query * p.mask.query;
     mask_key_ = p.mask.key;
+    mask_excludes_ = p.mask_excludes;
     bias_ = nullptr;
     bias_is_float_ = p.bias_is_float;
     const int64_t element = bias_is_float_ ? sizeof(float) : sizeof(S);
@@ -55,7 +56,7 @@ class DecodeRow {
   }
 
   bool excludes(int64_t key) const {
-    return key < keys_.begin || key >= keys_.end || (mask_ && !mask_[key * mask_key_]) ||
+    return key < keys_.begin || key >= keys_.end || (mask_ && !takes_part(mask_[key * mask_key_])) ||
            (bias_ && bias_at(key) == -kInfinity<C>);
   }
 
@@ -73,9 +74,10 @@ class DecodeRow {
     if (mask_) {
       const uint8_t* m = mask_ + first * mask_key_;
       if (mask_key_ == 1)  // the common case, in a form that the compiler vectorises
-        for (int j = 0; j < keys; ++j) terms[j] = m[j] ? terms[j] : -kInfinity<C>;
+        for (int j = 0; j < keys; ++j) terms[j] = takes_part(m[j]) ? terms[j] : -kInfinity<C>;
       else
-        for (int j = 0; j < keys; ++j) terms[j] = m[j * mask_key_] ? terms[j] : -kInfinity<C>;
+        for (int j = 0; j < keys; ++j)
+          terms[j] = takes_part(m[j * mask_key_]) ? terms[j] : -kInfinity<C>;
     }
     for (int j = 0; j < keys && first + j < keys_.begin; ++j) terms[j] = -kInfinity<C>;
     for (int j = keys - 1; j >= 0 && first + j >= keys_.end; --j) terms[j] = -kInfinity<C>;
@@ -85,6 +87,8 @@ class DecodeRow {
   }
 
  private:
+  bool takes_part(uint8_t flag) const { return (flag != 0) != mask_excludes_; }
+
   C bias_at(int64_t key) const {
     return bias_is_float_ ? static_cast<C>(static_cast<const float*>(bias_)[key * bias_key_])
                           : widen(static_cast<const S*>(bias_)[key * bias_key_]);
@@ -107,7 +111,7 @@ class DecodeRow {
   int64_t mask_key_;
   const void* bias_;
   int64_t bias_key_;
-  bool bias_is_float_, has_slope_;
+  bool mask_excludes_, bias_is_float_, has_slope_;
   C slope_;
   int64_t position_;  // of the query among the keys
 };

@@ -13,6 +13,56 @@
 namespace seqkern {
 namespace SEQKERN_ISA {
 
+// Probabilities of a tile of queries for all keys, where the weights are wanted, too.
+template <class T>
+struct KeptTile {
+  using C = typename T::C;
+  using V = Vec<C>;
+
+  // Some keys whose probabilities were made with the same maximum.
+  struct Segment {
+    int64_t first;
+    int keys;
+  };
+
+  KeptTile(const Problem& p, Carve& carve) {
+    constexpr int kSlack = 2 * kQueries;  // products write whole tiles
+    probabilities = carve.template take<C>((round_up(p.keys, kQueries) + kSlack) * kQueries);
+    const int64_t most =
+        (ceil_div(p.keys, T::kTileKeys) + 2) * ceil_div(T::kTileKeys, T::kChunkKeys);
+    factors = carve.template take<C>(most * kQueries);
+    segments = carve.template take<Segment>(most);
+  }
+
+  C* factor(int segment) const { return factors + segment * kQueries; }
+
+  void add(int64_t first, int keys, const C* maximum) {
+    std::memcpy(factor(count), maximum, kQueries * sizeof(C));
+    segments[count++] = {first, keys};
+  }
+
+  // From the maxima, for a vector of queries, what the probabilities have to be multiplied with.
+  void scale(int column, V maximum, V inverse) const {
+    for (int i = 0; i < count; ++i) {
+      C* const f = factor(i) + column;
+      store(f, exp2_(load(f) - maximum) * inverse);
+    }
+  }
+
+  // All keys from `first` on have the right probabilities already.
+  void is_scaled(int64_t first, int keys) {
+    count = 0;
+    if (keys <= 0) return;
+    for (int q = 0; q < kQueries; ++q) factors[q] = C(1);
+    segments[count++] = {first, keys};
+  }
+
+  C* probabilities;  // (keys, kQueries)
+  C* factors;        // (segments, kQueries): the maxima, then the factors
+  Segment* segments;
+  int count;
+};
+
 // kQueries queries at work.
 template <class T>
 struct QueryTile {
@@ -23,7 +73,8 @@ struct QueryTile {
   C* maximum;    // of the scores so far, in units of log2
   C* natural;    // the maximum in natural units, where it is huge
   C* sum;        // of the probabilities so far
-  bool started;  // whether output holds anything yet
+  KeptTile<T>* kept;  // null: the weights are not wanted
+  bool started;       // whether output holds anything yet
   int64_t first;
   int queries;
 
@@ -33,13 +84,13 @@ struct QueryTile {
 // Turns a chunk of scores, from the vector `first` on, into probabilities (those before are 0) and
 // moves the running maximum and sum on. Returns whether what was made with the maximum so far has
 // to be multiplied by `correction`. Rows from `keys` to a multiple of kRowStep get zeros. keep:
-// null, or the flags of dropout.
+// null, or the flags of dropout. stays: the probabilities are kept in place of the scores.
 //
 // The maximum only keeps the exponents in range, so it moves on when it is behind by more than
 // kBehind; then there is rarely anything to correct after the first tiles.
 template <class T>
 bool softmax_chunk(typename T::C* scores, int keys, const Factors<typename T::C>& factors,
-                   const uint64_t* keep, int first, QueryTile<T>& tile,
+                   const uint64_t* keep, int first, bool stays, QueryTile<T>& tile,
                    typename T::Probability* probabilities, typename T::C* correction) {
   using C = typename T::C;
   using V = Vec<C>;
@@ -52,11 +103,12 @@ bool softmax_chunk(typename T::C* scores, int keys, const Factors<typename T::C>
   for (int v = 0; v < first; ++v) {
     for (int j = 0; j < padded; j += 2)
       T::store_pair(probabilities, j, v * kLanes, V(C(0)), V(C(0)));
+    if (stays && !T::kChunksInPlace) zero_vectors(scores, padded, v, v + 1);
     store(correction + v * kLanes, V(C(1)));
   }
   for (int v = first; v < vectors; ++v) {
     const int column = v * kLanes;
-    const C* s = scores + column;
+    C* const s = scores + column;
     V most[2] = {load(s), load(s + kQueries)};
     for (int j = 2; j < padded; j += 2) {
       most[0] = greater(load(s + j * kQueries), most[0]);
@@ -96,6 +148,8 @@ bool softmax_chunk(typename T::C* scores, int keys, const Factors<typename T::C>
         if (keep && j + i < keys) p[i] = where_bits(keep[j + i] >> column, p[i], C(0));
       }
       T::store_pair(probabilities, j, column, p[0], p[1]);
+      if (!T::kChunksInPlace && stays)
+        for (int i = 0; i < 2; ++i) store(s + (j + i) * kQueries, p[i]);
     }
     store(tile.sum + column, total + (sums[0] + sums[1]));
   }
@@ -122,6 +176,7 @@ struct ForwardScratch {
       tile.maximum = carve.template take<C>(kQueries);
       tile.natural = carve.template take<C>(kQueries);
       tile.sum = carve.template take<C>(kQueries);
+      tile.kept = nullptr;
     }
     scores = carve.template take<C>((T::kChunksInPlace ? T::kTileKeys : T::kChunkKeys) * kQueries);
     bias = carve.template take<C>(p.bias.data ? T::kChunkKeys * kQueries : 0);
@@ -157,6 +212,13 @@ class Forward {
         place_(place),
         scratch_(p_, place.own),
         keys_(p_, b_, kv_head_, extent_, place) {}
+
+  // A block of queries of one head, kTiles tiles at most, with the probabilities kept.
+  void run_kept(int64_t head, int64_t first, int64_t queries, KeptTile<T>* kept) {
+    keys_.prepare();
+    for (int64_t i = 0; i * kQueries < queries; ++i) scratch_.tiles[i].kept = kept + i;
+    run_block(head, first, queries);
+  }
 
   void run() {
     if (extent_.queries == 0) return;
@@ -217,6 +279,7 @@ class Forward {
     const S* rows = rows_of<S>(p_.query, b_, head, extent_.first_query + first);
     T::fill_right(rows, p_.query.row, queries, p_.dim, tile.right);
     tile.started = false;
+    if (tile.kept) tile.kept->count = 0;
     std::memset(tile.sum, 0, kQueries * sizeof(C));
     std::memset(tile.natural, 0, kQueries * sizeof(C));
     for (int q = 0; q < kQueries; ++q) tile.maximum[q] = kLeastExponent<C>;
@@ -235,23 +298,23 @@ class Forward {
       const int vectors = tile.vectors(), keys = static_cast<int>(range.end - range.begin);
       const auto correct_rows = [&](int done) {
         for (int j = 0; j < done; ++j)
-          multiply_row(scratch_.scores + j * kQueries, scratch_.correction, vectors);
+          multiply_row(scores_ + j * kQueries, scratch_.correction, vectors);
       };
       const bool nothing =
           keys <= 0 || make_probabilities(rules, head, tile, range.begin, range.end,
                                           correct_rows) == Tile::kSkip;
       finish_sums(tile, head);
+      if (tile.kept) tile.kept->is_scaled(range.begin, nothing ? 0 : keys);
       if (nothing) return store_output(tile, head);
-      for (int j = 0; j < keys; ++j)
-        multiply_row(scratch_.scores + j * kQueries, tile.sum, vectors);
+      for (int j = 0; j < keys; ++j) multiply_row(scores_ + j * kQueries, tile.sum, vectors);
       const auto value = keys_.value();
       C* const output = output_rows(tile, head);
-      product<true>(tile.queries, scratch_.scores, kQueries, keys,
+      product<true>(tile.queries, scores_, kQueries, keys,
                     value.data + range.begin * value.stride, value.stride,
                     static_cast<int>(p_.value_dim / T::kLanes), output, call_.output.row, false);
       if (keys_.has_non_finite())
         keys_.add_non_finite({tile.first, tile.queries, range.begin, keys}, allowed_, rules,
-                             scratch_.scores, output, {1, call_.output.row});
+                             scores_, output, {1, call_.output.row});
     }
   }
 
@@ -286,11 +349,13 @@ class Forward {
     const Tile kind = rules.classify(r, scratch_.allowed);
     allowed_ = kind == Tile::kMixed ? scratch_.allowed : nullptr;
     if (kind == Tile::kSkip) return kind;
+    scores_ = tile.kept ? tile.kept->probabilities + begin * kQueries : scratch_.scores;
+    const bool in_place = T::kChunksInPlace || tile.kept;
     const int vectors = tile.vectors();
     for (int at = 0; at < r.keys; at += T::kChunkKeys) {
       const Rectangle chunk{r.first_query, r.queries, begin + at,
                             smaller(T::kChunkKeys, r.keys - at)};
-      C* scores = scratch_.scores + (T::kChunksInPlace ? at * kQueries : 0);
+      C* scores = scores_ + (in_place ? at * kQueries : 0);
       const int first = rules.first_query(chunk) / (2 * T::kLanes) * 2;  // in vectors
       T::scores(keys_.key(), chunk.first_key, chunk.keys, p_.dim, tile.right, first, vectors,
                 scores);
@@ -300,15 +365,16 @@ class Forward {
       if (p_.dropout.probability > 0)
         keep = keep_bits(p_.dropout, static_cast<uint32_t>(b_ * p_.heads + head), chunk.first_query,
                          chunk.queries, chunk.first_key, chunk.keys, scratch_.keep);
-      if (softmax_chunk<T>(scores, chunk.keys, rules.factors(), keep, first, tile,
-                           probabilities(at), scratch_.correction))
+      if (softmax_chunk<T>(scores, chunk.keys, rules.factors(), keep, first, tile.kept != nullptr,
+                           tile, probabilities(at), scratch_.correction))
         correct(at);
+      if (tile.kept) tile.kept->add(chunk.first_key, chunk.keys, tile.maximum);
     }
     return kind;
   }
 
   typename T::Probability* probabilities(int key) const {
-    return T::probabilities(scratch_.scores, scratch_.probabilities) + key * kQueries;
+    return T::probabilities(scores_, scratch_.probabilities) + key * kQueries;
   }
 
   void correct(QueryTile<T>& tile) {
@@ -358,7 +424,9 @@ class Forward {
       }
       const typename V::raw zero = {};
       const V inverse = scale / (sum * V(kept > 0 ? kept : C(1)));
-      store(tile.sum + column, V(typename V::raw(sum.v == zero ? zero : inverse.v)));
+      const V factor(typename V::raw(sum.v == zero ? zero : inverse.v));
+      if (tile.kept) tile.kept->scale(column, maximum, factor);
+      store(tile.sum + column, factor);
       const V lse = natural + log_(sum);
       store(tile.maximum + column, V(typename V::raw(sum.v == zero ? V(-kInfinity<C>).v : lse.v)));
     }
@@ -386,6 +454,7 @@ class Forward {
   const Place& place_;
   ForwardScratch<T> scratch_;
   ForwardKeys<T> keys_;
+  C* scores_;                          // of the tile of keys at work
   const uint64_t* allowed_ = nullptr;  // of the tile of keys at work; null: all
 };
 

@@ -11,7 +11,7 @@
 
 namespace seqkern {
 
-void run_forward(const AttentionArguments& arguments, const ForwardCall& call) {
+void run_forward(const CheckedCall& arguments, const ForwardCall& call) {
   const Problem& p = arguments.problem;
   if (decodes(p)) return decode(call, arguments.storage);
   const AttentionKernels& kernels = attention_kernels(arguments.storage);

@@ -7,6 +7,6 @@
 namespace seqkern {
 
 // Fills output and lse.
-void run_forward(const AttentionArguments& arguments, const ForwardCall& call);
+void run_forward(const CheckedCall& arguments, const ForwardCall& call);
 
 }  // namespace seqkern

@@ -42,6 +42,17 @@ struct ForwardCall {
   int64_t lse_batch, lse_head;
 };
 
+// A forward whose weights are wanted, too. A piece of work is a block of queries of a sequence with
+// a group of heads: piece (b, block, group) is number (b * blocks + block) * groups + group.
+struct WeightsCall {
+  ForwardCall forward;
+  void* weights;  // storage; (batch, queries, keys) if mean, else (batch, heads, queries, keys)
+  bool mean;      // over the heads
+  int64_t tiles;  // of queries in a block
+  int64_t blocks, groups;
+  void* sums;  // compute (pieces, tiles, keys, 64), where a mean has more groups than one
+};
+
 struct BackwardCall {
   Problem problem;
   // storage. Output and lse may be null where a sequence is small (kSmallSequence): then the softmax
@@ -63,6 +74,11 @@ struct AttentionKernels {
   int64_t (*forward_shared)(const Problem&, int members);
   int64_t (*forward_own)(const Problem&);
   void (*forward)(const ForwardCall&, int64_t unit, Place);
+
+  // The pieces of a WeightsCall; where a mean has more groups than one, then its blocks.
+  int64_t (*weights_own)(const WeightsCall&);
+  void (*weights)(const WeightsCall&, int64_t piece, Place);
+  void (*combine_weights)(const WeightsCall&, int64_t block, Place);
 
   int64_t (*backward_shared)(const Problem&, int members);
   int64_t (*backward_own)(const Problem&);

@@ -33,7 +33,8 @@ struct Problem {
   const int64_t* query_starts;  // (batch + 1), first rows of packed sequences; null: dense
   const int64_t* key_starts;
   Rows query, key, value;  // storage
-  Scores mask;             // bytes, nonzero: take part
+  Scores mask;             // bytes, nonzero: take part, or with mask_excludes: do not
+  bool mask_excludes;
   Scores bias;             // storage, or float if bias_is_float
   bool bias_is_float;
   const void* slopes;  // ALiBi, compute; element (b, h) at b * slopes_batch + h. Null: none

@@ -90,6 +90,7 @@ class Rules {
         bias_(at(problem.bias, b, head,
                  problem.bias_is_float ? sizeof(float) : static_cast<int64_t>(sizeof(S)))),
         bias_is_float_(problem.bias_is_float),
+        mask_excludes_(problem.mask_excludes),
         scale_(static_cast<C>(problem.scale)),
         softcap_(static_cast<C>(problem.softcap)),
         slope_(problem.slopes
@@ -99,8 +100,8 @@ class Rules {
         keys_{0, extent.keys} {
     if (mask_.data && mask_.query == 0) {  // padding: the same keys for every query
       const uint8_t* m = static_cast<const uint8_t*>(mask_.data);
-      while (keys_.end > 0 && !m[(keys_.end - 1) * mask_.key]) --keys_.end;
-      while (keys_.begin < keys_.end && !m[keys_.begin * mask_.key]) ++keys_.begin;
+      while (keys_.end > 0 && !takes_part(m[(keys_.end - 1) * mask_.key])) --keys_.end;
+      while (keys_.begin < keys_.end && !takes_part(m[keys_.begin * mask_.key])) ++keys_.begin;
     }
   }
 
@@ -221,20 +222,22 @@ class Rules {
   static uint64_t bits_below(int64_t n) { return n >= 64 ? ~uint64_t(0) : (uint64_t(1) << n) - 1; }
   static int64_t clamp_to(int64_t x, int64_t most) { return x < 0 ? 0 : x > most ? most : x; }
 
+  bool takes_part(uint8_t flag) const { return (flag != 0) != mask_excludes_; }
+
   void read_mask(const Rectangle& r, uint64_t everyone, uint64_t* allowed) const {
     const uint8_t* m = static_cast<const uint8_t*>(mask_.data) + r.first_query * mask_.query +
                        r.first_key * mask_.key;
     if (mask_.query == 0) {
-      for (int j = 0; j < r.keys; ++j) allowed[j] = m[j * mask_.key] ? everyone : 0;
+      for (int j = 0; j < r.keys; ++j) allowed[j] = takes_part(m[j * mask_.key]) ? everyone : 0;
       return;
     }
     for (int j = 0; j < r.keys; ++j) allowed[j] = 0;
     for (int q = 0; q < r.queries; ++q, m += mask_.query) {
       if (mask_.key == 1)  // the common case, in a form that the compiler vectorises
-        for (int j = 0; j < r.keys; ++j) allowed[j] |= static_cast<uint64_t>(m[j] != 0) << q;
+        for (int j = 0; j < r.keys; ++j) allowed[j] |= static_cast<uint64_t>(takes_part(m[j])) << q;
       else
         for (int j = 0; j < r.keys; ++j)
-          allowed[j] |= static_cast<uint64_t>(m[j * mask_.key] != 0) << q;
+          allowed[j] |= static_cast<uint64_t>(takes_part(m[j * mask_.key])) << q;
     }
   }
 
@@ -288,7 +291,7 @@ class Rules {
   Extent extent_;
   Band band_;
   Scores mask_, bias_;
-  bool bias_is_float_;
+  bool bias_is_float_, mask_excludes_;
   C scale_, softcap_, slope_;
   bool has_slope_;
   Range keys_;  // what padding leaves

@@ -152,4 +152,22 @@ void run_units(void (*kernel)(const Call&, int64_t, Place), const Call& call, in
   });
 }
 
+// Runs `piece(index, place)` for pieces that one thread each works on.
+template <class Piece>
+void run_pieces(int threads, int64_t pieces, int64_t own, int64_t shared, const Piece& piece) {
+  threads = static_cast<int>(std::min<int64_t>(threads, pieces));
+  if (threads == 0) return;
+  const Scratch scratch(threads * (own + shared));
+  std::atomic<int64_t> next{0};
+  const auto work = [&](int64_t begin, int64_t) {
+    char* const mine = scratch.data() + begin * (own + shared);
+    Team team(1);
+    for (int64_t i; (i = next.fetch_add(1)) < pieces;) piece(i, Place{team, {0, 1}, mine + own, mine});
+  };
+  if (threads == 1)
+    work(0, 1);
+  else
+    torch::stable::parallel_for(0, threads, 1, work);
+}
+
 }  // namespace seqkern
