@@ -16,10 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqkern.attention import choice, masks
+from seqkern.attention import choice, inference, masks
 from seqkern.attention.modules import MultiheadAttention
 from seqkern.attention.packing import packed
 from seqkern.core.fx_leaf import leaf, record_call
+
+
+_ENCODER_BLOCKS = ("_sa_block", "_ff_block")
+_DECODER_BLOCKS = ("_sa_block", "_mha_block", "_ff_block")
 
 
 def _adopting(layer: type[torch.nn.Module]) -> Any:
@@ -78,6 +82,8 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
             return self._sa_block(x, src_mask, src_key_padding_mask, is_causal=is_causal)
 
         if not src.is_nested:
+            if inference.may_work_in_place(self, _ENCODER_BLOCKS, torch.nn.TransformerEncoderLayer):
+                return self._infer(src, src_mask, src_key_padding_mask, is_causal)
             return self._blocks(src, attend)
         sequences = packed(src, "src")  # all but the attention works position by position
         values = self._blocks(
@@ -92,6 +98,21 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
             return x + self._ff_block(self.norm2(x))
         x = self.norm1(x + attend(x))
         return self.norm2(x + self._ff_block(x))
+
+    def _infer(
+        self, x: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool
+    ) -> Tensor:
+        """`_blocks` in place; see `seqkern.attention.inference`."""
+
+        def attend(y: Tensor) -> Tensor:
+            attention: Any = self.self_attn
+            return attention(y, y, y, padding, False, mask, is_causal=is_causal)[0]  # type: ignore
+
+        if self.norm_first:
+            x = inference.added(attend(self.norm1(x)), x)
+            return inference.added(inference.feed_forward(self, self.norm2(x)), x)
+        x = self.norm1(inference.added(attend(x), x))
+        return self.norm2(inference.added(inference.feed_forward(self, x), x))
 
     def _forward_packed(self, x: Tensor, offsets: Tensor) -> Tensor:
         """`forward` of concatenated sequences, (total, d_model)."""
@@ -137,7 +158,52 @@ class TransformerDecoderLayer(torch.nn.TransformerDecoderLayer):
     """
 
     __init__ = _adopting(torch.nn.TransformerDecoderLayer)
-    forward = leaf(torch.nn.TransformerDecoderLayer.forward)
+
+    @leaf
+    def forward(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        tgt_key_padding_mask: Tensor | None = None,
+        memory_key_padding_mask: Tensor | None = None,
+        tgt_is_causal: bool = False,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        if not inference.may_work_in_place(self, _DECODER_BLOCKS, torch.nn.TransformerDecoderLayer):
+            return super().forward(
+                tgt,
+                memory,
+                tgt_mask,
+                memory_mask,
+                tgt_key_padding_mask,
+                memory_key_padding_mask,
+                tgt_is_causal,
+                memory_is_causal,
+            )
+
+        def attend(y: Tensor) -> Tensor:
+            attention: Any = self.self_attn
+            return attention(  # type: ignore[no-any-return]
+                y, y, y, tgt_key_padding_mask, False, tgt_mask, is_causal=tgt_is_causal
+            )[0]
+
+        def attend_to_memory(y: Tensor) -> Tensor:
+            attention: Any = self.multihead_attn
+            return attention(  # type: ignore[no-any-return]
+                y, memory, memory, memory_key_padding_mask, False, memory_mask,
+                is_causal=memory_is_causal,
+            )[0]  # fmt: skip
+
+        x = tgt
+        if self.norm_first:
+            x = inference.added(attend(self.norm1(x)), x)
+            x = inference.added(attend_to_memory(self.norm2(x)), x)
+            return inference.added(inference.feed_forward(self, self.norm3(x)), x)
+        x = self.norm1(inference.added(attend(x), x))
+        x = self.norm2(inference.added(attend_to_memory(x), x))
+        return self.norm3(inference.added(inference.feed_forward(self, x), x))
 
 
 class TransformerEncoder(torch.nn.TransformerEncoder):
