@@ -120,7 +120,8 @@ def _ratios(records: list[Record]) -> str:
     """One row per kind of call: its ratio at each shape, the mean, and the target."""
     shapes = _distinct(record["shape"] for record in records)
     singly = any(record["target"] and record["target"]["one"] for record in records)
-    head = ["", *shapes, "mean", *(["batch 1"] if singly else []), "worst", "target", "met"]
+    head = ["", *shapes, "mean", *(["batch 1"] if singly else []), "worst"]
+    head += ["of the limit", "target", "met"]
     rows = []
     for name in _distinct(record["row"] for record in records):
         by_shape = {record["shape"]: record for record in records if record["row"] == name}
@@ -136,6 +137,7 @@ def _ratios(records: list[Record]) -> str:
                 f"**{mean:.2f}**",
                 *(["" if one is None else f"{one:.2f}"] if singly else []),
                 f"{min(ratios):.2f}",
+                _ratio_of_limits(by_shape.values()),
                 target,
                 met,
             ]
@@ -184,6 +186,26 @@ def _ratio(record: Record | None) -> str:
         "‡" if record.get("checked_against") == "stand-in" else "",
     ]
     return f"{record['ratio']:.2f}{''.join(marks)}"
+
+
+def of_limit(record: Record) -> float | None:
+    """The part of the machine's own limit that ours reaches: of its best matrix product, or of its
+    fastest read where that is nearer, so that it is the limit which binds."""
+    parts = [
+        record[work] / record["ours_min"] / 1e9 / record[peak]
+        for work, peak in (("flops", "peak_gflops"), ("bytes", "peak_gbs"))
+        if record.get(work) and record.get(peak)
+    ]
+    return max(parts, default=None)
+
+
+def _ratio_of_limits(records: Iterable[Record]) -> str:
+    """Their geometric mean and range."""
+    parts = [part for part in map(of_limit, records) if part is not None]
+    if not parts:
+        return ""
+    span = f" ({min(parts):.2f} to {max(parts):.2f})" if len(parts) > 1 else ""
+    return f"{geometric_mean(parts):.2f}{span}"
 
 
 def _judge(

@@ -75,8 +75,6 @@ def feed_forward(layer: Any, x: Tensor) -> Tensor:
     hidden = layer.linear1(x)
     activation: Callable[[Tensor], Tensor] = layer.activation
     kind = type(activation) if isinstance(activation, torch.nn.Module) else activation
-    if kind in _RELUS and type(hidden) is Tensor:
-        hidden = hidden.relu_()
-    else:
-        hidden = activation(hidden)
+    in_place = kind in _RELUS and type(hidden) is Tensor
+    hidden = hidden.relu_() if in_place else activation(hidden)
     return layer.linear2(hidden)  # type: ignore[no-any-return]

@@ -74,11 +74,12 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     otherwise (N, B, ...); without a batch (N, ...). key_padding_mask (B, M) and attn_mask (N, M) or
     (B * num_heads, N, M) are boolean, True to leave a key out, or floating, to add. weights are
     (B, N, M), or (B, num_heads, N, M) if not averaged. Dtypes as in
-    `seqkern.nn.functional.scaled_dot_product_attention`. Asking for the
-    weights leaves the output on its fast path and costs one more product and B x H x N x M
-    exponentials; `need_weights=False` saves that. With `is_causal=True` attn_mask has to be the
-    causal mask: where no weights are requested the hint is trusted, as in PyTorch. attn_mask may
-    also be a causal mask of `torch.nn.attention.bias` for (N, M), whose variant says what it is.
+    `seqkern.nn.functional.scaled_dot_product_attention`. On the CPU the weights are the
+    probabilities that the output is made of; elsewhere, for nested tensors and for gradients
+    through them they cost one more product and B x H x N x M exponentials. With `is_causal=True`
+    attn_mask has to be the causal mask: where no weights are requested the hint is trusted, as in
+    PyTorch. attn_mask may also be a causal mask of `torch.nn.attention.bias` for (N, M), whose
+    variant says what it is.
 
     Raises:
         AssertionError, RuntimeError, ValueError: as torch.nn.MultiheadAttention.

@@ -168,9 +168,7 @@ class _Composed:
             causal = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril_()
             mask = causal[None, None] if mask is None else mask & causal
         average = call.weights == MEAN
-        return result, attention_weights(
-            q, k, lse, mask, bias, call.dropout_p, call.seed, average
-        )
+        return result, attention_weights(q, k, lse, mask, bias, call.dropout_p, call.seed, average)
 
     def _heads_first(self, x: Tensor) -> Tensor:
         """(B, H, L, D) of a projection."""

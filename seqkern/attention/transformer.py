@@ -21,7 +21,6 @@ from seqkern.attention.modules import MultiheadAttention
 from seqkern.attention.packing import packed
 from seqkern.core.fx_leaf import leaf, record_call
 
-
 _ENCODER_BLOCKS = ("_sa_block", "_ff_block")
 _DECODER_BLOCKS = ("_sa_block", "_mha_block", "_ff_block")
 

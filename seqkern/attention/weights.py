@@ -1,4 +1,5 @@
-"""The attention weights that `need_weights=True` returns, beside an output computed without them.
+"""The attention weights that `need_weights=True` returns, beside an output computed without them:
+where `multi_head.attend` does not make both at once, and for gradients through them.
 
 The operator leaves, for each query, the log-sum-exp of its scores. One product of queries and keys
 and one exponential give the weights::

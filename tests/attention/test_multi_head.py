@@ -24,7 +24,9 @@ SIZES = {  # batch, heads, queries, keys, features of a head
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
-def masks(kind: str, sizes: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor | None, bool, Tensor | None]:
+def masks(
+    kind: str, sizes: tuple[int, ...], dtype: torch.dtype
+) -> tuple[Tensor | None, bool, Tensor | None]:
     """mask, mask_excludes and bias."""
     batch, heads, queries, keys, _ = sizes
     if kind == "padding":
@@ -50,9 +52,7 @@ def by_reference(
     result = [output.transpose(1, 2).flatten(2)]
     if call.weights != NO_WEIGHTS:
         average = call.weights == MEAN
-        result.append(
-            attention_weights(q, k, lse, mask, bias, call.dropout_p, call.seed, average)
-        )
+        result.append(attention_weights(q, k, lse, mask, bias, call.dropout_p, call.seed, average))
     return result
 
 
@@ -110,15 +110,20 @@ def test_layouts(layout, packing):
     grad = torch.randn(batch, length, heads * width)
     expected: list[Tensor] = []
     for first in (True, layout == "batch first"):
+        bare = bool(expected) and layout == "no batch"
 
-        def laid_out(x: Tensor, first: bool = first) -> Tensor:
-            if expected and layout == "no batch":
+        def laid_out(x: Tensor, first: bool = first, bare: bool = bare) -> Tensor:
+            if bare:
                 return x[0]
             return x if first else x.transpose(0, 1).contiguous()
 
         leaves = [laid_out(x).requires_grad_() for x in parts]
         q, k, v = leaves
-        packed = {1: (torch.cat(leaves, -1), None, None), 2: (q, torch.cat([k, v], -1), None), 3: (q, k, v)}
+        packed = {
+            1: (torch.cat(leaves, -1), None, None),
+            2: (q, torch.cat([k, v], -1), None),
+            3: (q, k, v),
+        }
         call = Call(heads, first, None, False, None, 0.0, True, OF_EACH_HEAD)
         output, weights = multi_head.attend(*packed[packing if expected else 3], None, call)
         grads = torch.autograd.grad(output, leaves, laid_out(grad))

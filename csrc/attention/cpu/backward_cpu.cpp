@@ -62,7 +62,7 @@ struct SavedAndGradients {
 using Gradients = std::array<OptionalTensor, 5>;  // in the order of Needs
 
 Gradients gradients(const AttentionArguments& arguments, const SavedAndGradients& saved,
-                      const OptionalTensor& bias, int64_t needs) {
+                    const OptionalTensor& bias, int64_t needs) {
   const Problem& p = arguments.problem;
   const Tensor grad = arguments.checked_output("grad_output", saved.grad_output);
   OptionalTensor output, lse, grad_lse;
@@ -121,8 +121,7 @@ FiveTensors attention_backward(const Tensor& grad_output, const OptionalTensor& 
       query, key, value,
       {mask, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, seed, scale, softcap, dropout_p,
        is_causal, window_left, window_right});
-  const Gradients found =
-      gradients(arguments, {grad_output, output, lse, grad_lse}, bias, needs);
+  const Gradients found = gradients(arguments, {grad_output, output, lse, grad_lse}, bias, needs);
   const auto given = [&](int i) { return found[i] ? *found[i] : empty({0}, arguments.dtype); };
   return {given(0), given(1), given(2), given(3), given(4)};
 }

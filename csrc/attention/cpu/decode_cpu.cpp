@@ -112,8 +112,7 @@ class Decoding {
     const int64_t rows = p_.heads / p_.kv_heads * p_.queries;
     own_bytes_ = kernels_.own_bytes(p_, rows);
     partial_bytes_ = kernels_.partial_bytes(p_, rows);
-    slots_ = std::max<int64_t>(
-        1, std::min(threads_worth(bytes_read(p_, keys_, storage)), pieces_));
+    slots_ = std::max<int64_t>(1, std::min(threads_worth(bytes_read(p_, keys_, storage)), pieces_));
   }
 
   void run() {

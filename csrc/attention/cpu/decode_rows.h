@@ -56,7 +56,8 @@ class DecodeRow {
   }
 
   bool excludes(int64_t key) const {
-    return key < keys_.begin || key >= keys_.end || (mask_ && !takes_part(mask_[key * mask_key_])) ||
+    return key < keys_.begin || key >= keys_.end ||
+           (mask_ && !takes_part(mask_[key * mask_key_])) ||
            (bias_ && bias_at(key) == -kInfinity<C>);
   }
 

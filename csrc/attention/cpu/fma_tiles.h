@@ -199,8 +199,8 @@ struct FmaTiles {
       if (!(to[i] - to[i] == C(0))) to[i] = C(0);
   }
 
-  // Query rows as the right operand (depth, kQueries): transposed, and zero from `rows` on to the end
-  // of a vector.
+  // Query rows as the right operand (depth, kQueries): transposed, and zero from `rows` on to the
+  // end of a vector.
   static int64_t right_bytes(int64_t depth) { return depth * kQueries * sizeof(C); }
   static void fill_right(const S* from, int64_t stride, int rows, int64_t depth, void* right) {
     C* to = static_cast<C*>(right);

@@ -68,11 +68,11 @@ template <class T>
 struct QueryTile {
   using C = typename T::C;
 
-  void* right;   // Q^T
-  C* output;     // O^T (value_dim, kQueries), not yet divided by the sum
-  C* maximum;    // of the scores so far, in units of log2
-  C* natural;    // the maximum in natural units, where it is huge
-  C* sum;        // of the probabilities so far
+  void* right;        // Q^T
+  C* output;          // O^T (value_dim, kQueries), not yet divided by the sum
+  C* maximum;         // of the scores so far, in units of log2
+  C* natural;         // the maximum in natural units, where it is huge
+  C* sum;             // of the probabilities so far
   KeptTile<T>* kept;  // null: the weights are not wanted
   bool started;       // whether output holds anything yet
   int64_t first;
@@ -285,8 +285,8 @@ class Forward {
     for (int q = 0; q < kQueries; ++q) tile.maximum[q] = kLeastExponent<C>;
   }
 
-  // Whether one tile holds all keys, and its probabilities can be multiplied with the values as rows:
-  // then nothing has to be transposed back.
+  // Whether one tile holds all keys, and its probabilities can be multiplied with the values as
+  // rows: then nothing has to be transposed back.
   bool in_one_tile() const {
     return T::kInPlace && T::kChunksInPlace && extent_.keys <= T::kTileKeys &&
            p_.value_dim % T::kLanes == 0;
@@ -300,18 +300,17 @@ class Forward {
         for (int j = 0; j < done; ++j)
           multiply_row(scores_ + j * kQueries, scratch_.correction, vectors);
       };
-      const bool nothing =
-          keys <= 0 || make_probabilities(rules, head, tile, range.begin, range.end,
-                                          correct_rows) == Tile::kSkip;
+      const bool nothing = keys <= 0 || make_probabilities(rules, head, tile, range.begin,
+                                                           range.end, correct_rows) == Tile::kSkip;
       finish_sums(tile, head);
       if (tile.kept) tile.kept->is_scaled(range.begin, nothing ? 0 : keys);
       if (nothing) return store_output(tile, head);
       for (int j = 0; j < keys; ++j) multiply_row(scores_ + j * kQueries, tile.sum, vectors);
       const auto value = keys_.value();
       C* const output = output_rows(tile, head);
-      product<true>(tile.queries, scores_, kQueries, keys,
-                    value.data + range.begin * value.stride, value.stride,
-                    static_cast<int>(p_.value_dim / T::kLanes), output, call_.output.row, false);
+      product<true>(tile.queries, scores_, kQueries, keys, value.data + range.begin * value.stride,
+                    value.stride, static_cast<int>(p_.value_dim / T::kLanes), output,
+                    call_.output.row, false);
       if (keys_.has_non_finite())
         keys_.add_non_finite({tile.first, tile.queries, range.begin, keys}, allowed_, rules,
                              scores_, output, {1, call_.output.row});

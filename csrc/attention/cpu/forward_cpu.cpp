@@ -24,9 +24,8 @@ namespace {
 Tensor output_of(const AttentionArguments& arguments, const OptionalTensor& lse) {
   const Problem& p = arguments.problem;
   const Tensor output = arguments.result_like(arguments.query, p.value_dim);
-  run_forward(arguments,
-              {p, arguments.rows(output), lse ? lse->mutable_data_ptr() : nullptr,
-               arguments.lse_batch(), arguments.lse_head()});
+  run_forward(arguments, {p, arguments.rows(output), lse ? lse->mutable_data_ptr() : nullptr,
+                          arguments.lse_batch(), arguments.lse_head()});
   return output;
 }
 
@@ -44,9 +43,11 @@ std::tuple<Tensor, Tensor> attention_forward(
   return {output_of(arguments, lse), lse};
 }
 
-std::tuple<Tensor, OptionalTensor> attention_dense_forward(
-    const Tensor& query, const Tensor& key, const Tensor& value, const OptionalTensor& attn_mask,
-    std::optional<double> scale, bool is_causal) {
+std::tuple<Tensor, OptionalTensor> attention_dense_forward(const Tensor& query, const Tensor& key,
+                                                           const Tensor& value,
+                                                           const OptionalTensor& attn_mask,
+                                                           std::optional<double> scale,
+                                                           bool is_causal) {
   const AttentionArguments arguments(query, key, value,
                                      dense_options(query, attn_mask, scale, is_causal));
   const Problem& p = arguments.problem;

@@ -55,11 +55,11 @@ struct WeightsCall {
 
 struct BackwardCall {
   Problem problem;
-  // storage. Output and lse may be null where a sequence is small (kSmallSequence): then the softmax
-  // and delta come from the backward's own scores.
+  // storage. Output and lse may be null where a sequence is small (kSmallSequence): then the
+  // softmax and delta come from the backward's own scores.
   Rows output, grad_output;
-  const void* lse;           // compute
-  const void* grad_lse;      // compute, or null
+  const void* lse;       // compute
+  const void* grad_lse;  // compute, or null
   int64_t lse_batch, lse_head;
   Rows grad_query, grad_key, grad_value;  // storage; null data: not wanted
   Scores grad_bias;   // compute, zeroed; strides of 0 where bias is broadcast. Null: not wanted

@@ -1,6 +1,6 @@
-// The operators multi_head_attention_forward and multi_head_attention_backward on the CPU: attention
-// between the projections of a multi-head attention module, on tensors as the projections make and
-// take them.
+// The operators multi_head_attention_forward and multi_head_attention_backward on the CPU:
+// attention between the projections of a multi-head attention module, on tensors as the projections
+// make and take them.
 #include <torch/csrc/stable/library.h>
 
 #include <array>
@@ -54,8 +54,8 @@ class MultiHead : public CheckedCall {
     p.batch = batch_of(query);
     p.queries = length_of(query);
     p.keys = length_of(keys);
-    for (const auto& [name, t, parts] : {std::tuple{"key", &key, key_parts_},
-                                         std::tuple{"value", &value, int64_t(1)}}) {
+    for (const auto& [name, t, parts] :
+         {std::tuple{"key", &key, key_parts_}, std::tuple{"value", &value, int64_t(1)}}) {
       if (!*t) continue;
       const Tensor& x = **t;
       check(batch_of(x) == p.batch && length_of(x) == p.keys &&
@@ -114,13 +114,9 @@ class MultiHead : public CheckedCall {
           shape_text(t));
     return with_rows(t);
   }
-  static int64_t features_of(const Tensor& t, int64_t parts) {
-    return t.size(t.dim() - 1) / parts;
-  }
+  static int64_t features_of(const Tensor& t, int64_t parts) { return t.size(t.dim() - 1) / parts; }
   int64_t batch_of(const Tensor& t) const { return batched_ ? t.size(batch_first_ ? 0 : 1) : 1; }
-  int64_t length_of(const Tensor& t) const {
-    return t.size(batched_ && batch_first_ ? 1 : 0);
-  }
+  int64_t length_of(const Tensor& t) const { return t.size(batched_ && batch_first_ ? 1 : 0); }
 
   // A mask (batch, keys) as one of the scores.
   static Tensor padding(const Tensor& mask) {
@@ -236,9 +232,7 @@ std::tuple<Tensor, OptionalTensor, OptionalTensor, OptionalTensor> multi_head_at
   } else {
     check(arguments.small() && !grad_lse, "output and lse may be missing only for small calls");
   }
-  const auto gradient = [&](const Tensor& t) {
-    return arguments.like(t, t.size(t.dim() - 1));
-  };
+  const auto gradient = [&](const Tensor& t) { return arguments.like(t, t.size(t.dim() - 1)); };
   const Tensor grad_query = gradient(arguments.query);
   OptionalTensor grad_key, grad_value, grad_bias;
   if (key) grad_key = gradient(*arguments.key);

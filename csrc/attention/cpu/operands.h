@@ -70,8 +70,8 @@ template <class T, class RulesOf>
 __attribute__((noinline)) void add_non_finite(const Source<typename T::Storage>& source,
                                               const NonFinite& non_finite, const Rectangle& r,
                                               const uint64_t* allowed, const RulesOf& rules,
-                                              const typename T::Probability* p,
-                                              typename T::C* out, OutputStrides stride) {
+                                              const typename T::Probability* p, typename T::C* out,
+                                              OutputStrides stride) {
   for (int j = 0; j < r.keys; ++j) {
     const int64_t key = r.first_key + j;
     if (!non_finite.rows[key]) continue;

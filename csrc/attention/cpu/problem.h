@@ -35,7 +35,7 @@ struct Problem {
   Rows query, key, value;  // storage
   Scores mask;             // bytes, nonzero: take part, or with mask_excludes: do not
   bool mask_excludes;
-  Scores bias;             // storage, or float if bias_is_float
+  Scores bias;  // storage, or float if bias_is_float
   bool bias_is_float;
   const void* slopes;  // ALiBi, compute; element (b, h) at b * slopes_batch + h. Null: none
   int64_t slopes_batch;

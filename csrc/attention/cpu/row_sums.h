@@ -102,8 +102,7 @@ __attribute__((noinline)) void add_row_sums(typename T::C* scores, typename T::C
 // add_row_sums() was applied, and takes it off dP' and the sums. A sink is not among the keys.
 template <class T>
 __attribute__((noinline)) void recenter_row_sums(const typename T::C* powers, typename T::C* grad,
-                                                 int keys, int vectors,
-                                                 typename T::C* references,
+                                                 int keys, int vectors, typename T::C* references,
                                                  const RowSums<typename T::C>& sums) {
   using C = typename T::C;
   using V = Vec<C>;

@@ -50,8 +50,7 @@ class Scratch {
 inline int threads_for(double work) {
   constexpr double kWorthAThread = 1e6;
   if (work < 2 * kWorthAThread) return 1;
-  return static_cast<int>(
-      std::min<double>(torch::stable::get_num_threads(), work / kWorthAThread));
+  return static_cast<int>(std::min<double>(torch::stable::get_num_threads(), work / kWorthAThread));
 }
 
 // In which order the units are worked on, and by how many threads each.
@@ -162,7 +161,8 @@ void run_pieces(int threads, int64_t pieces, int64_t own, int64_t shared, const 
   const auto work = [&](int64_t begin, int64_t) {
     char* const mine = scratch.data() + begin * (own + shared);
     Team team(1);
-    for (int64_t i; (i = next.fetch_add(1)) < pieces;) piece(i, Place{team, {0, 1}, mine + own, mine});
+    for (int64_t i; (i = next.fetch_add(1)) < pieces;)
+      piece(i, Place{team, {0, 1}, mine + own, mine});
   };
   if (threads == 1)
     work(0, 1);

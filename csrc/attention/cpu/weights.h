@@ -1,5 +1,5 @@
-// Attention's forward where the weights are wanted, too: they are the probabilities that it has made
-// anyway, divided by their sums.
+// Attention's forward where the weights are wanted, too: they are the probabilities that it has
+// made anyway, divided by their sums.
 //
 // A piece of work is a block of queries of one sequence with some of the heads, so that the mean
 // over heads is added up where it is in the cache: as columns, (keys, kQueries) for each tile of
@@ -17,8 +17,7 @@ struct WeightsScratch {
   using C = typename T::C;
   static constexpr int kStrip = 96;  // keys that become rows at a time
 
-  WeightsScratch(const WeightsCall& call, char* memory)
-      : WeightsScratch(call, Carve(memory)) {}
+  WeightsScratch(const WeightsCall& call, char* memory) : WeightsScratch(call, Carve(memory)) {}
   WeightsScratch(const WeightsCall& call, Carve carve)
       : kept{{call.forward.problem, carve},
              {tile(call, 1), carve},
@@ -27,8 +26,8 @@ struct WeightsScratch {
     const Problem& p = call.forward.problem;
     rows = carve.template take<C>(kQueries * kStrip);
     scale = carve.template take<C>(kQueries);
-    sums = carve.template take<C>(call.mean && call.groups == 1
-                                      ? call.tiles * p.keys * kQueries : 0);
+    sums =
+        carve.template take<C>(call.mean && call.groups == 1 ? call.tiles * p.keys * kQueries : 0);
     forward = carve.template take<char>(ForwardScratch<T>(p, nullptr).bytes);
     bytes = carve.taken();
   }
@@ -62,9 +61,9 @@ class Weights {
         queries_(smaller(call.tiles * kQueries, p_.queries - first_)),
         place_(place),
         scratch_(call, place.own),
-        sums_(call.groups == 1 ? scratch_.sums
-                               : static_cast<C*>(call.sums) +
-                                     piece * call.tiles * p_.keys * kQueries) {}
+        sums_(call.groups == 1
+                  ? scratch_.sums
+                  : static_cast<C*>(call.sums) + piece * call.tiles * p_.keys * kQueries) {}
 
   void run(int64_t first_head, int64_t end_head) {
     if (call_.mean) std::memset(sums_, 0, tiles() * p_.keys * kQueries * sizeof(C));
@@ -73,8 +72,7 @@ class Weights {
       const Place place{place_.team, place_.members, place_.shared, scratch_.forward};
       Forward<T>(call_.forward, b_ * p_.kv_heads + kv_head, place)
           .run_kept(head, first_, queries_, scratch_.kept);
-      for (int64_t i = 0; i < tiles(); ++i)
-        call_.mean ? add(i) : write(i, head);
+      for (int64_t i = 0; i < tiles(); ++i) call_.mean ? add(i) : write(i, head);
     }
     if (call_.mean && call_.groups == 1) write_mean();
   }
@@ -102,8 +100,9 @@ class Weights {
       for (int64_t j = kept.segments[s].first, end = j + kept.segments[s].keys; j < end; ++j)
         for (int column = 0; column < vectors * T::kLanes; column += T::kLanes) {
           C* const to = sums + j * kQueries + column;
-          store(to, load(kept.probabilities + j * kQueries + column) *
-                        load(kept.factor(s) + column) + load(to));
+          store(to,
+                load(kept.probabilities + j * kQueries + column) * load(kept.factor(s) + column) +
+                    load(to));
         }
   }
 
@@ -122,9 +121,9 @@ class Weights {
   void write_mean() const {
     for (int q = 0; q < kQueries; ++q) scratch_.scale[q] = C(1) / static_cast<C>(p_.heads);
     for (int64_t i = 0; i < tiles(); ++i)
-      write_rows(sums_ + i * p_.keys * kQueries, scratch_.scale, queries_of(i), 0, p_.keys,
-                 static_cast<S*>(call_.weights) +
-                     (b_ * p_.queries + first_ + i * kQueries) * p_.keys);
+      write_rows(
+          sums_ + i * p_.keys * kQueries, scratch_.scale, queries_of(i), 0, p_.keys,
+          static_cast<S*>(call_.weights) + (b_ * p_.queries + first_ + i * kQueries) * p_.keys);
   }
 
   // Columns of the keys [first, first + keys) as rows of `to` (queries, all keys).

@@ -27,8 +27,7 @@ struct Bags {
           "offsets should be int64 numbers in 1 dimension, one more than bags");
     check(rows.scalar_type() == ScalarType::Int && rows.dim() == 1,
           "rows should be int32 numbers in 1 dimension");
-    check(words.dim() == 1, "words should have 1 dimension, but has the shape ",
-          shape_text(words));
+    check(words.dim() == 1, "words should have 1 dimension, but has the shape ", shape_text(words));
     const int64_t bags = offsets.numel() - 1;
     check_indices("words", words, shape_of(words), bags, 0);
     check(bags > 0 || words.numel() == 0, "there are no bags");

@@ -79,8 +79,7 @@ void add_sums(RowSums sums, const RowGroups& groups, const Tensor& table) {
 
 void check_table(const char* name, const Tensor& table) {
   check(table.dim() == 2, name,
-        " should have 2 dimensions, (rows, features), but it has the shape ",
-        shape_text(table));
+        " should have 2 dimensions, (rows, features), but it has the shape ", shape_text(table));
   check(table.size(1) <= 1 || table.stride(1) == 1, name,
         " should have contiguous rows, but its stride along them is ", table.stride(1));
 }

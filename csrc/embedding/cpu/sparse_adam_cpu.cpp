@@ -16,8 +16,7 @@ void sparse_adam_(const Tensor& weight, const Tensor& exp_avg, const Tensor& exp
       {"weight", weight}, {"exp_avg", exp_avg}, {"exp_avg_sq", exp_avg_sq}};
   for (const auto& [name, table] : tables) {
     check(table.dim() == 2 && table.is_contiguous(), name,
-          " should be contiguous and have 2 dimensions, but it has the shape ",
-          shape_text(table));
+          " should be contiguous and have 2 dimensions, but it has the shape ", shape_text(table));
     check_shape(name, table, shape_of(weight));
     check(table.scalar_type() == weight.scalar_type(), name, " should have the dtype of weight");
   }

@@ -136,8 +136,7 @@ const void* TrainArguments::kept(const char* name, const Tensor& t, ScalarType d
 }
 
 Table TrainArguments::table(const char* name, const Tensor& t) const {
-  check(t.dim() == 2, name, " should have the shape (rows, dim), but its shape is ",
-        shape_text(t));
+  check(t.dim() == 2, name, " should have the shape (rows, dim), but its shape is ", shape_text(t));
   check(t.size(1) <= 1 || t.stride(1) == 1, name, " should have contiguous rows");
   check(t.size(0) <= 1 || t.stride(0) >= t.size(1), name,
         " should have rows that do not overlap, but its stride is ", t.stride(0));
