@@ -77,4 +77,4 @@ def feed_forward(layer: Any, x: Tensor) -> Tensor:
     kind = type(activation) if isinstance(activation, torch.nn.Module) else activation
     in_place = kind in _RELUS and type(hidden) is Tensor
     hidden = hidden.relu_() if in_place else activation(hidden)
-    return layer.linear2(hidden)  # type: ignore[no-any-return]
+    return layer.linear2(hidden)

@@ -148,11 +148,11 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
             and aligned != causal_bias.BOTTOM_RIGHT
             and self._is_plain(query, key, value, key_padding_mask, attn_mask)
         ):
-            weights = multi_head.NO_WEIGHTS
+            wanted = multi_head.NO_WEIGHTS
             if need_weights:
-                weights = multi_head.MEAN if average_attn_weights else multi_head.OF_EACH_HEAD
+                wanted = multi_head.MEAN if average_attn_weights else multi_head.OF_EACH_HEAD
             return self._attend(
-                query, key, value, key_padding_mask, attn_mask, sizes, causal, weights
+                query, key, value, key_padding_mask, attn_mask, sizes, causal, wanted
             )
         q, k, v = (_heads_first(x, sizes) for x in self._projected(query, key, value))
         k, v = self._with_added_keys(k, v)

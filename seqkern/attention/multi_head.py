@@ -86,7 +86,7 @@ def _run(
     query: Tensor, key: Tensor | None, value: Tensor | None, bias: Tensor | None, call: Call
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     heads, batch_first, mask, mask_excludes, seed, dropout_p, is_causal, weights = call
-    return _forward(  # type: ignore[no-any-return]
+    return _forward(
         query, key, value, heads, batch_first, mask, mask_excludes, bias, seed, dropout_p,
         is_causal, weights,
     )  # fmt: skip

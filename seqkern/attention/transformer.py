@@ -105,7 +105,7 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
 
         def attend(y: Tensor) -> Tensor:
             attention: Any = self.self_attn
-            return attention(y, y, y, padding, False, mask, is_causal=is_causal)[0]  # type: ignore
+            return attention(y, y, y, padding, False, mask, is_causal=is_causal)[0]
 
         if self.norm_first:
             x = inference.added(attend(self.norm1(x)), x)
@@ -184,13 +184,13 @@ class TransformerDecoderLayer(torch.nn.TransformerDecoderLayer):
 
         def attend(y: Tensor) -> Tensor:
             attention: Any = self.self_attn
-            return attention(  # type: ignore[no-any-return]
+            return attention(
                 y, y, y, tgt_key_padding_mask, False, tgt_mask, is_causal=tgt_is_causal
             )[0]
 
         def attend_to_memory(y: Tensor) -> Tensor:
             attention: Any = self.multihead_attn
-            return attention(  # type: ignore[no-any-return]
+            return attention(
                 y, memory, memory, memory_key_padding_mask, False, memory_mask,
                 is_causal=memory_is_causal,
             )[0]  # fmt: skip
