@@ -195,21 +195,28 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
             weights = weights.squeeze(0)
         return self._projected_out(_heads_merged(output, sizes)), weights
 
-    def _is_plain(self, *tensors: Tensor | None) -> bool:
+    def _is_plain(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None,
+        attn_mask: Tensor | None,
+    ) -> bool:
         """Whether `_attend` takes the call: outside a compiler, with nobody between the projections
         and the attention."""
-        parameters = self._parameters
+        plain = overrides.PLAIN_TYPES
+        weight = "in_proj_weight" if self._qkv_same_embed_dim else "q_proj_weight"
         return (
-            not _compiling()
+            type(query) in plain
+            and type(key) in plain
+            and type(value) in plain
+            and (key_padding_mask is None or type(key_padding_mask) in plain)
+            and (attn_mask is None or type(attn_mask) in plain)
+            and type(self._parameter(weight)) in plain
+            and not self._adds_keys()
             and not _modes()
-            and parameters.get("bias_k") is None
-            and not self.add_zero_attn
-            and self.bias_v is None
-            and all(t is None or type(t) in overrides.PLAIN_TYPES for t in tensors)
-            and all(
-                p is None or type(p) in overrides.PLAIN_TYPES
-                for p in (self._parameter("in_proj_weight"), self._parameter("q_proj_weight"))
-            )
+            and not _compiling()
         )
 
     def _attend(

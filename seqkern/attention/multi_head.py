@@ -105,7 +105,10 @@ class _MultiHead(torch.autograd.Function):
         output, lse, weights = _run(query, key, value, bias, call)
         ctx.set_materialize_grads(False)
         saved = None if lse is None else kept(output)  # a small call needs neither
-        ctx.save_for_backward(query, key, value, bias, call.mask, call.seed, saved, lse)
+        mask = call.mask
+        if mask is not None and call.mask_excludes:
+            mask = kept(mask)  # the caller's own, who may change it: PyTorch copies it, too
+        ctx.save_for_backward(query, key, value, bias, mask, call.seed, saved, lse)
         ctx.call = call._replace(mask=None, seed=None)
         return output, weights
 

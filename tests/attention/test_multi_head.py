@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import seqkern
 from seqkern.attention import multi_head, reference
 from seqkern.attention.multi_head import MEAN, NO_WEIGHTS, OF_EACH_HEAD, Call
 from seqkern.attention.seeds import draw_seed
@@ -170,6 +171,21 @@ def test_weights_are_the_probabilities_of_the_output():
     )
     assert weights is not None
     assert torch.equal(output.unflatten(-1, (heads, keys)).transpose(1, 2), weights)
+
+
+def test_a_padding_mask_may_change_before_the_backward():
+    """As with PyTorch's module, which adds a copy of it to the scores."""
+    module = seqkern.nn.MultiheadAttention(8, 2, batch_first=True)
+    x = torch.randn(2, 5, 8, requires_grad=True)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    grads = []
+    for changes in (False, True):
+        mask = padding.clone()
+        output, _ = module(x, x, x, key_padding_mask=mask)
+        if changes:
+            mask.fill_(True)
+        grads += torch.autograd.grad(output.sum(), x)
+    assert torch.equal(*grads)
 
 
 @pytest.mark.parametrize(

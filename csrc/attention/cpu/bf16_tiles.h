@@ -106,6 +106,44 @@ inline void bf16_block(const Bf16Left& left, int64_t row_tile, int64_t depth_til
   asm volatile("" ::: "memory");
 }
 
+// One row of tiles by four columns: tiles 0-3 hold sums, 4 the left operand, which comes from L2
+// and so is read only once, 5-7 the right ones, which stay in L1.
+inline void bf16_row_block(const Bf16Left& left, int64_t row_tile, int64_t depth_tiles,
+                           const Bf16Right& right, int64_t column, float* out, int64_t out_stride,
+                           bool accumulate) {
+  const int64_t out_bytes = out_stride * 4, left_bytes = left.row * 2,
+                right_bytes = right.stride * 2;
+  asm volatile("" ::: "memory");
+  if (accumulate) {
+    _tile_loadd(0, out, out_bytes);
+    _tile_loadd(1, out + 16, out_bytes);
+    _tile_loadd(2, out + 32, out_bytes);
+    _tile_loadd(3, out + 48, out_bytes);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  const bfloat16* columns = right.data + 2 * column;
+  for (int64_t k = 0; k < depth_tiles; ++k, columns += kTileRows * right.stride) {
+    _tile_loadd(4, left.tile(row_tile, k), left_bytes);
+    _tile_loadd(5, columns, right_bytes);
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_loadd(6, columns + 2 * 16, right_bytes);
+    _tile_dpbf16ps(1, 4, 6);
+    _tile_loadd(7, columns + 4 * 16, right_bytes);
+    _tile_dpbf16ps(2, 4, 7);
+    _tile_loadd(5, columns + 6 * 16, right_bytes);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+  _tile_stored(0, out, out_bytes);
+  _tile_stored(1, out + 16, out_bytes);
+  _tile_stored(2, out + 32, out_bytes);
+  _tile_stored(3, out + 48, out_bytes);
+  asm volatile("" ::: "memory");
+}
+
 // Tiles have 16 rows of 64 bytes; the configuration belongs to the thread.
 inline void bf16_begin() {
   struct alignas(64) Configuration {
@@ -185,6 +223,12 @@ __attribute__((noinline)) inline void bf16_product(const Bf16Left& left, int64_t
                                                    int64_t vectors, float* out, int64_t out_stride,
                                                    bool accumulate) {
   int64_t v = 0;
+#ifdef __AMX_BF16__
+  for (; v + 4 <= vectors; v += 4)
+    for (int64_t r = 0; r < row_tiles; ++r)
+      bf16_row_block(left, r, depth_tiles, right, 16 * v, out + r * kTileRows * out_stride + 16 * v,
+                     out_stride, accumulate);
+#endif
   for (; v + kWidestBlock <= vectors; v += kWidestBlock)
     bf16_columns<kWidestBlock>(left, row_tiles, depth_tiles, right, 16 * v, out, out_stride,
                                accumulate);
