@@ -69,14 +69,20 @@ def cell(kind: Kind, x: Tensor, state: State, weights: Weights) -> None:
             f"input has inconsistent input_size: got {x.shape[1]} expected {w_ih.shape[1]}"
         )
     for index, h in enumerate(state):
-        if h is not None and h.shape[0] != x.shape[0]:
+        if h is None:
+            continue
+        if h.dim() != 2:  # torch 2.15's words; before, PyTorch took h.shape[0] for a batch size
+            raise RuntimeError(
+                f"Expected 2D hidden{index} (batch x hidden_size), but got {h.dim()}D tensor"
+            )
+        if h.shape[0] != x.shape[0]:
             raise RuntimeError(
                 f"Input batch size {x.shape[0]} doesn't match hidden{index} batch size {h.shape[0]}"
             )
-        if h is not None and (h.dim() != 2 or h.shape[1] != w_hh.shape[1]):
-            width = h.shape[1] if h.dim() > 1 else h.shape[0]
+        if h.shape[1] != w_hh.shape[1]:
             raise RuntimeError(
-                f"hidden{index} has inconsistent hidden_size: got {width}, expected {w_hh.shape[1]}"
+                f"hidden{index} has inconsistent hidden_size: got {h.shape[1]}, "
+                f"expected {w_hh.shape[1]}"
             )
     layer(kind, x, state, weights, None)
 

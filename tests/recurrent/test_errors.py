@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.torch_version import TorchVersion
 
 import seqkern
 from seqkern.nn import functional
@@ -116,8 +117,6 @@ def test_cells(name):
         (torch.randn(3, 4),),
         (torch.randn(3, 5), hx(torch.zeros(3, 7))),
         (torch.randn(3, 5), hx(torch.zeros(4, 6))),
-        (torch.randn(3, 5), hx(torch.zeros(6))),
-        (torch.randn(5), hx(torch.zeros(1, 6))),
         (torch.randn(3, 5, 5),),
         (torch.randn(3, 5), hx(torch.zeros(1, 3, 6))),
     ]
@@ -134,6 +133,37 @@ def test_cells(name):
         found = error_of(getattr(seqkern.nn, name)(5, 6), *args)
         assert type(found) is type(expected)
         assert "mat1 and mat2 must have the same dtype" in str(found)
+
+
+@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell", "RNNCell"])
+def test_states_of_a_cell_that_are_no_matrix(name):
+    """In the words of torch 2.15; until 2.14 PyTorch took the first dimension for a batch."""
+    hx = (lambda h: (h, h)) if name == "LSTMCell" else (lambda h: h)
+    for args, rank in [
+        ((torch.randn(3, 5), hx(torch.zeros(6))), 1),
+        ((torch.randn(3, 5), hx(torch.zeros(3))), 1),
+        ((torch.randn(5), hx(torch.zeros(1, 6))), 3),  # both get a dimension more
+    ]:
+        words = f"Expected 2D hidden0 (batch x hidden_size), but got {rank}D tensor"
+        found = error_of(getattr(seqkern.nn, name)(5, 6), *args)
+        assert type(found) is RuntimeError
+        assert str(found) == words
+        if TorchVersion(torch.__version__) >= "2.15":
+            expected = error_of(getattr(torch.nn, name)(5, 6), *args)
+            assert type(expected) is RuntimeError
+            assert str(expected) == words
+
+
+def test_second_states_that_are_no_matrix():
+    words = re.escape("Expected 2D hidden1 (batch x hidden_size), but got 0D tensor")
+    for backend in ("auto", "reference"):
+        with seqkern.use_backend(backend), pytest.raises(RuntimeError, match=words):
+            functional.lstm_cell(
+                torch.randn(3, 5),
+                (torch.zeros(3, 6), torch.zeros(())),
+                torch.randn(24, 5),
+                torch.randn(24, 6),
+            )
 
 
 @pytest.mark.parametrize("name", LAYERS)
