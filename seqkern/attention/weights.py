@@ -97,13 +97,17 @@ def _exponentials(
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
     with without_autocast(query.device.type):
-        scores = torch.baddbmm(
-            lse.reshape(batch * heads, queries, 1),
-            query.reshape(batch * heads, queries, width),
-            key.reshape(batch * heads, keys, width).transpose(1, 2),
-            beta=-1,
-            alpha=width**-0.5,
-        ).view(batch, heads, queries, keys)
+        if torch.compiler.is_exporting():
+            # To merge batch and heads makes torch.export, until 2.12, refuse dynamic lengths.
+            scores = torch.matmul(query * width**-0.5, key.transpose(2, 3)) - lse[..., None]
+        else:
+            scores = torch.baddbmm(
+                lse.reshape(batch * heads, queries, 1),
+                query.reshape(batch * heads, queries, width),
+                key.reshape(batch * heads, keys, width).transpose(1, 2),
+                beta=-1,
+                alpha=width**-0.5,
+            ).view(batch, heads, queries, keys)
     for tensor in added:
         scores = scores.add_(tensor)
     if mask is not None:
