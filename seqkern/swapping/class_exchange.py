@@ -56,6 +56,17 @@ class NoCounterpart(Exception):
     """A module whose class cannot be exchanged; says why."""
 
 
+def give_class(module: torch.nn.Module, cls: Class) -> None:
+    """Assigns ``module.__class__`` so that what torch.compile has compiled of the module notices.
+
+    torch 2.11 looks at a module's class again only when its attributes have changed.
+    """
+    module.__class__ = cls
+    attributes = vars(module)
+    attributes["_seqkern_class_changed"] = True
+    del attributes["_seqkern_class_changed"]
+
+
 def base_of(cls: type) -> Class | None:
     """The class of `SWAPS` that `cls` is or derives from."""
     return next((base for base in cls.__mro__ if base in SWAPS), None)

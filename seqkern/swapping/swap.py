@@ -19,6 +19,7 @@ from seqkern.swapping.class_exchange import (
     NoCounterpart,
     base_of,
     counterpart,
+    give_class,
     name_of,
     original,
 )
@@ -148,11 +149,11 @@ def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
 
     def exchange() -> None:
         for entry in report.swapped:
-            modules[entry.path].__class__ = entry.new
+            give_class(modules[entry.path], entry.new)
 
     def restore() -> None:
         for entry in report.swapped:
-            modules[entry.path].__class__ = entry.old
+            give_class(modules[entry.path], entry.old)
 
     if verify is None:
         exchange()
@@ -200,7 +201,7 @@ def unswap(model: torch.nn.Module) -> SwapReport:
         new = original(type(module))
         if new is not None:
             report.swapped.append(Swapped(path, type(module), new))
-            module.__class__ = new
+            give_class(module, new)
     return report
 
 

@@ -259,5 +259,8 @@ def test_compiled_model_notices() -> None:
     compiled(x)
     seqkern.swap(compiled)
     torch.testing.assert_close(call(model), expected)
-    with seqkern.use_backend("cuda"), pytest.raises(RuntimeError, match="cuda"):
+    with seqkern.use_backend("cuda"):
+        with pytest.raises(RuntimeError, match="cuda"):
+            compiled(x)
+        seqkern.unswap(compiled)
         compiled(x)
