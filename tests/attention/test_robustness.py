@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 import seqkern
 from seqkern.nn.functional import scaled_dot_product_attention as sdpa
 from tests.attention.cases import KERNEL_DTYPES, Case, check
-from tests.limits import HANGS
+from tests.forks import results_around_a_fork
 
 BACKENDS = ("cpu", "reference")
 M_PERTURB = -6  # mallopt's name for "fill memory on allocation and release"; glibc only
@@ -282,27 +281,15 @@ def test_several_python_threads_at_once():
             assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def in_child(queue) -> None:
-    torch.set_num_threads(1)  # as a DataLoader does in its workers: OpenMP does not survive a fork
-    queue.put(run_once(1).sum().item())
+def summed() -> float:
+    return run_once(1).sum().item()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_process_forked_after_use():
-    torch.set_num_threads(2)
-    expected = run_once(1).sum().item()
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=in_child, args=(queue,))
-    child.start()
-    try:
-        child.join(HANGS)
-        assert child.exitcode == 0
-        assert queue.get() == pytest.approx(expected, rel=1e-4)
-    finally:
-        child.kill()
-    assert run_once(1).sum().item() == expected
+    before, in_child, after = results_around_a_fork(summed)
+    assert in_child == pytest.approx(before, rel=1e-4)
+    assert after == before
 
 
 @st.composite

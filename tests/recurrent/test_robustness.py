@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import seqkern
+from tests.forks import results_around_a_fork
 from tests.limits import HANGS
 from tests.recurrent.cases import KERNEL_DTYPES, LAYERS, Case, check, fits, make
 
@@ -182,28 +182,16 @@ def test_each_thread_has_its_own_backend():
             run_once("GRU", 0)
 
 
-def in_child(queue, kind: str) -> None:
-    torch.set_num_threads(1)  # as a DataLoader does in its workers: OpenMP does not survive a fork
-    queue.put(run_once(kind, 1).sum().item())
+def summed(kind: str) -> float:
+    return run_once(kind, 1).sum().item()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_a_process_forked_after_use(kind):
-    torch.set_num_threads(2)
-    expected = run_once(kind, 1).sum().item()
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=in_child, args=(queue, kind))
-    child.start()
-    try:
-        child.join(HANGS)
-        assert child.exitcode == 0
-        assert queue.get() == pytest.approx(expected, rel=1e-6)
-    finally:
-        child.kill()
-    assert run_once(kind, 1).sum().item() == expected
+    before, in_child, after = results_around_a_fork(summed, kind)
+    assert in_child == pytest.approx(before, rel=1e-6)
+    assert after == before
 
 
 class Features(torch.utils.data.Dataset):
