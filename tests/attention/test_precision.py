@@ -141,6 +141,15 @@ def test_few_queries_by_teams_of_threads(dtype, threads):
         check(case, dtype)
 
 
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "case", [Case(1, 1, 20, 20000, 16), Case(1, 1, 20000, 20, 16)], ids=["keys", "queries"]
+)
+def test_sums_of_very_many(isa, case, dtype):
+    """Outputs are sums over keys, and gradients of keys and values sums over queries."""
+    check(case, dtype)
+
+
 def packed_sequences(dtype: torch.dtype) -> None:
     """Some of the sequences are short and some are not: each is as exact as by itself."""
     queries, keys = [1, 8, 30, 0, 3, 2], [300, 200, 200, 4, 0, 5]

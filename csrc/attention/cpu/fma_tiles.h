@@ -37,15 +37,8 @@ inline void product_block(const C* left, int64_t left_stride, int64_t depth, con
                           int64_t right_stride, C* out, int64_t out_stride, bool accumulate) {
   using V = Vec<C>;
   V sums[kRows][kVectors];
-  if (!accumulate) {
 #pragma GCC unroll 64
-    for (int i = 0; i < kRows * kVectors; ++i) (&sums[0][0])[i] = V(C(0));
-  } else {
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sums[r][v] = load(out + r * out_stride + v * V::kLanes);
-  }
+  for (int i = 0; i < kRows * kVectors; ++i) (&sums[0][0])[i] = V(C(0));
   for (int64_t k = 0; k < depth; ++k) {
     V columns[kVectors];
 #pragma GCC unroll 8
@@ -56,6 +49,14 @@ inline void product_block(const C* left, int64_t left_stride, int64_t depth, con
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) sums[r][v] += value * columns[v];
     }
+  }
+  // The tile's sum by itself, then one addition: of thousands of keys, one by one, each would round
+  // at the size of all before it.
+  if (accumulate) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sums[r][v] += load(out + r * out_stride + v * V::kLanes);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
