@@ -157,15 +157,21 @@ VALID = {
 }
 
 
+def with_a_feature_of_zeros(query, key, value):
+    return F.scaled_dot_product_attention(F.pad(query, (0, 1)), F.pad(key, (0, 1)), value)
+
+
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("name", VALID)
 def test_every_valid_call_gives_what_pytorch_gives(name, backend):
     """The output and every gradient."""
     if name == "no heads" and torch.__version__.startswith("2.11"):
         pytest.skip("PyTorch 2.11 divides by zero, which ends the process")
-    call = VALID[name]
-    expected = results(F.scaled_dot_product_attention, *call)
-    reference = results(F.scaled_dot_product_attention, *call, exact=True)
+    call, theirs = VALID[name], F.scaled_dot_product_attention
+    if name == "no features" and torch.__version__.startswith("2.12"):
+        theirs = with_a_feature_of_zeros  # PyTorch 2.12 gives zeros in place of the values' mean
+    expected = results(theirs, *call)
+    reference = results(theirs, *call, exact=True)
     with seqkern.use_backend(backend):
         found = results(sdpa, *call)
     assert_near(found, expected, reference)
