@@ -103,10 +103,9 @@ def test_an_operator_imports_its_kernels_when_it_first_runs():
         "assert torch.equal(compiled(x), 2 * x)"
     )
     late = (
-        "import importlib\n"
+        "from importlib.machinery import ModuleSpec\n"
         "class Finder:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        from importlib.machinery import ModuleSpec\n"
         "        return ModuleSpec(name, self) if name == 'late' else None\n"
         "    def create_module(self, spec): return None\n"
         "    def exec_module(self, module): module.double = lambda x, much: 2 * x\n"
