@@ -35,7 +35,6 @@ struct BackwardScratch {
     gradients = carve.template take<char>(T::gradient_bytes());
     rows = carve.template take<C>(kQueries * larger(p.dim, p.value_dim));
     row_sums = carve.template take<C>(RowSums<C>::kCount);
-    grad_query = carve.template take<C>(T::padded_features(p.dim) * kQueries);
     if constexpr (__is_same(typename T::Storage, float))
       wide = carve.template take<double>(wide_scores_count(larger(p.dim, p.value_dim)));
     allowed = carve.template take<uint64_t>(T::kGradientKeys);
@@ -44,7 +43,7 @@ struct BackwardScratch {
   }
 
   KeyTileMemory<T> keys;
-  C *scores, *grad, *slope, *bias, *rows, *row_sums, *grad_query;
+  C *scores, *grad, *slope, *bias, *rows, *row_sums;
   double* wide = nullptr;
   char* gradients;
   uint64_t *allowed, *keep;
@@ -289,26 +288,12 @@ class Backward {
       T::add_ds(gradients, keys, tile.queries, tile.query_rows, p_.dim, operands_.grad_key(begin),
                 operands_.grad_key_stride());
     if (call_.grad_query.data) {
-      add_grad_query(key_tile.key_transposed, in_tile, keys, T::ds_probability(gradients), vectors,
-                     tile.grad_query);
+      T::accumulate(key_tile.key_transposed, in_tile, keys, p_.dim, T::ds_probability(gradients),
+                    vectors, tile.grad_query, true);
       if (operands_.has_non_finite())
         operands_.add_non_finite(r, kind == Tile::kMixed ? scratch_.allowed : nullptr, rules,
                                  T::ds_probability(gradients), tile.grad_query);
     }
-  }
-
-  // Of few queries each tile of keys gets a sum of its own: one chain of additions over all keys
-  // would lose more than PyTorch's product of a vector does.
-  void add_grad_query(const typename T::Transposed& keys_transposed, int first, int keys,
-                      const typename T::Probability* ds, int vectors, C* grad_query) {
-    if (!are_few(extent_))
-      return T::accumulate(keys_transposed, first, keys, p_.dim, ds, vectors, grad_query, true);
-    T::accumulate(keys_transposed, first, keys, p_.dim, ds, vectors, scratch_.grad_query, false);
-    for (int64_t f = 0; f < p_.dim; ++f)
-      for (int column = 0; column < vectors * T::kLanes; column += T::kLanes) {
-        C* to = grad_query + f * kQueries + column;
-        store(to, load(to) + load(scratch_.grad_query + f * kQueries + column));
-      }
   }
 
   // Scores, or the exponentials that add_row_sums() left, to P, and grad P to dS. excludes: a score

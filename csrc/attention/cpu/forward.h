@@ -156,12 +156,6 @@ bool softmax_chunk(typename T::C* scores, int keys, const Factors<typename T::C>
   return corrects;
 }
 
-// Whether each tile of keys gets a sum of its own: one chain of additions over all keys would lose
-// more than PyTorch's product of few rows does.
-inline bool sums_apart(const Problem& p) {
-  return p.queries <= kMostDecodedQueries;
-}
-
 // What one callback works with.
 template <class T>
 struct ForwardScratch {
@@ -183,14 +177,13 @@ struct ForwardScratch {
     probabilities = carve.template take<char>(T::probability_bytes());
     correction = carve.template take<C>(kQueries);
     rows = carve.template take<C>(kQueries * p.value_dim);
-    part = carve.template take<C>(sums_apart(p) ? T::padded_features(p.value_dim) * kQueries : 0);
     allowed = carve.template take<uint64_t>(T::kTileKeys);
     keep = carve.template take<uint64_t>(T::kChunkKeys + 3);
     bytes = carve.taken();
   }
 
   QueryTile<T> tiles[kTiles];
-  C *scores, *bias, *correction, *rows, *part;
+  C *scores, *bias, *correction, *rows;
   char* probabilities;
   uint64_t *allowed, *keep;
   int64_t bytes;
@@ -317,10 +310,6 @@ class Forward {
     }
   }
 
-  static void add_row(C* row, const C* more, int vectors) {
-    for (int v = 0; v < vectors; ++v)
-      store(row + v * T::kLanes, load(row + v * T::kLanes) + load(more + v * T::kLanes));
-  }
   static void multiply_row(C* row, const C* by, int vectors) {
     for (int v = 0; v < vectors; ++v)
       store(row + v * T::kLanes, load(row + v * T::kLanes) * load(by + v * T::kLanes));
@@ -389,17 +378,8 @@ class Forward {
   void accumulate(const Rules<S>& rules, const Rectangle& r, int from, int to, QueryTile<T>& tile) {
     if (from == to) return;
     const Rectangle part{r.first_query, r.queries, r.first_key + from, to - from};
-    const auto multiply = [&](C* out, bool add) {
-      T::accumulate(keys_.value(), part.first_key, part.keys, p_.value_dim, probabilities(from),
-                    tile.vectors(), out, add);
-    };
-    if (tile.started && sums_apart(p_)) {
-      multiply(scratch_.part, false);
-      for (int64_t f = 0; f < p_.value_dim; ++f)
-        add_row(tile.output + f * kQueries, scratch_.part + f * kQueries, tile.vectors());
-    } else {
-      multiply(tile.output, tile.started);
-    }
+    T::accumulate(keys_.value(), part.first_key, part.keys, p_.value_dim, probabilities(from),
+                  tile.vectors(), tile.output, tile.started);
     tile.started = true;
     if (keys_.has_non_finite())
       keys_.add_non_finite(part, allowed_ ? allowed_ + from : nullptr, rules, probabilities(from),
