@@ -68,7 +68,9 @@ class Backward {
         place_(place),
         scratch_(p_, place.own),
         sums_(call.lse ? sums_of(extent_) : Sums::kTile),
-        operands_(call, b, kv_head, extent_, sums_ != Sums::kForward, place) {}
+        writes_grad_query_(T::kInPlace && extent_.keys <= T::kGradientKeys &&
+                           p_.dim % T::kLanes == 0),
+        operands_(call, b, kv_head, extent_, sums_ != Sums::kForward, writes_grad_query_, place) {}
 
   void run() {
     Barrier& barrier = place_.team.barrier;
@@ -84,7 +86,7 @@ class Backward {
           run_round(m, first, end, (m + round) % members);
         barrier.wait(place_.members.count());
       }
-      if (call_.grad_query.data) write_grad_query(first, end);
+      if (call_.grad_query.data && !writes_grad_query_) write_grad_query(first, end);
       barrier.wait(place_.members.count());
     }
     write_grad_key_and_value();
@@ -287,12 +289,14 @@ class Backward {
     if (call_.grad_key.data)
       T::add_ds(gradients, keys, tile.queries, tile.query_rows, p_.dim, operands_.grad_key(begin),
                 operands_.grad_key_stride());
-    if (call_.grad_query.data) {
+    if (call_.grad_query.data && writes_grad_query_) {
+      write_grad_query_rows(rules, tile, key_tile, pairs, T::ds_probability(gradients));
+    } else if (call_.grad_query.data) {
       T::accumulate(key_tile.key_transposed, in_tile, keys, p_.dim, T::ds_probability(gradients),
                     vectors, tile.grad_query, true);
       if (operands_.has_non_finite())
         operands_.add_non_finite(r, kind == Tile::kMixed ? scratch_.allowed : nullptr, rules,
-                                 T::ds_probability(gradients), tile.grad_query);
+                                 T::ds_probability(gradients), tile.grad_query, kColumns);
     }
   }
 
@@ -425,6 +429,25 @@ class Backward {
     return total;
   }
 
+  // dQ = dS K as rows, where one tile holds all keys: nothing has to be transposed back.
+  void write_grad_query_rows(const Rules<S>& rules, const GradientTile<T>& tile,
+                             const KeyTile<T>& key_tile, const Pairs& pairs,
+                             const typename T::Probability* ds) {
+    if constexpr (T::kInPlace) {
+      const Rectangle& r = pairs.r;
+      const auto& keys = key_tile.key_transposed;
+      const int64_t stride = call_.grad_query.row;
+      S* const rows = rows_of<S>(call_.grad_query, b_, tile.head, extent_.first_query + tile.first);
+      product<true>(tile.queries, ds, kQueries, r.keys,
+                    keys.data + pairs.first_in_tile * keys.stride, keys.stride,
+                    static_cast<int>(p_.dim / T::kLanes), rows, stride, false);
+      if (operands_.has_non_finite())
+        operands_.add_non_finite(r, pairs.kind == Tile::kMixed ? scratch_.allowed : nullptr, rules,
+                                 ds, rows, {1, stride});
+      write_rows(rows, stride, tile.queries, p_.dim, static_cast<C>(p_.scale), rows, stride);
+    }
+  }
+
   // Of the tiles [first, end).
   void write_grad_query(int64_t first, int64_t end) {
     C scale[kQueries];
@@ -479,6 +502,7 @@ class Backward {
   const Place& place_;
   BackwardScratch<T> scratch_;
   Sums sums_;
+  bool writes_grad_query_;  // as rows, at once
   Operands operands_;
 };
 

@@ -53,9 +53,10 @@ class BackwardOperands {
   using S = typename T::Storage;
   using C = typename T::C;
 
-  // sums_rows: softmax and delta come from sum_rows() and not from the forward.
+  // sums_rows: softmax and delta come from sum_rows() and not from the forward. rows_at_once: the
+  // gradient of the queries is written as rows, and not added up in tiles.
   BackwardOperands(const BackwardCall& call, int64_t b, int64_t kv_head, const Extent& extent,
-                   bool sums_rows, const Place& place)
+                   bool sums_rows, bool rows_at_once, const Place& place)
       : call_(call),
         p_(call.problem),
         b_(b),
@@ -63,6 +64,7 @@ class BackwardOperands {
         tiles_of_head_(ceil_div(extent.queries, kQueries)),
         extent_(extent),
         sums_rows_(sums_rows),
+        rows_at_once_(rows_at_once),
         place_(place),
         memory_(p_, place.team.members, place.shared),
         keys_{rows_of<S>(p_.key, b, kv_head, extent.first_key), p_.key.row, extent.keys, p_.dim},
@@ -192,9 +194,10 @@ class BackwardOperands {
 
   bool has_non_finite() const { return has_non_finite_; }
   void add_non_finite(const Rectangle& r, const uint64_t* allowed, const Rules<S>& rules,
-                      const typename T::Probability* ds, C* grad_query) const {
+                      const typename T::Probability* ds, C* grad_query,
+                      OutputStrides stride) const {
     seqkern::SEQKERN_ISA::add_non_finite<T>(keys_, non_finite_, r, allowed, rules, ds, grad_query,
-                                            kColumns);
+                                            stride);
   }
 
  private:
@@ -260,8 +263,12 @@ class BackwardOperands {
                  memory_.query_rows + at * memory_.query_rows_bytes);
     T::fill_rows(grad, call_.grad_output.row, t.queries, p_.value_dim,
                  memory_.grad_output_rows + at * memory_.grad_output_rows_bytes);
-    zero_vectors(t.grad_query, T::padded_features(p_.dim), 0,
-                 static_cast<int>(ceil_div(t.queries, T::kLanes)));
+    if (rows_at_once_ && call_.grad_query.data)  // of queries that attend to no key
+      for (int q = 0; q < t.queries; ++q)
+        std::memset(rows_of<S>(call_.grad_query, b_, t.head, row + q), 0, p_.dim * sizeof(S));
+    else
+      zero_vectors(t.grad_query, T::padded_features(p_.dim), 0,
+                   static_cast<int>(ceil_div(t.queries, T::kLanes)));
 
     for (int q = 0; q < kQueries; ++q) t.delta[q] = t.reference[q] = C(0);
     if (!call_.lse) return;
@@ -294,7 +301,7 @@ class BackwardOperands {
   const Problem& p_;
   int64_t b_, kv_head_, tiles_of_head_;
   Extent extent_;
-  bool sums_rows_;
+  bool sums_rows_, rows_at_once_;
   const Place& place_;
   Memory memory_;
   int64_t first_tile_ = 0;  // of the block
