@@ -26,8 +26,9 @@ struct StepShape {
 
 // ---- the cells ----
 // rows() takes `count` rows of kProducts vectors of pre-activations (of the units from `unit` on,
-// `n` of them) without biases. kProducts exceeds kGates where the last gate keeps the products of
-// the input and of the state apart.
+// `n` of them) without biases; past `n` there may be anything, and arithmetic with that could take
+// a hundred times as long (denormals), so it is not read. kProducts exceeds kGates where the last
+// gate keeps the products of the input and of the state apart.
 
 template <class S>
 struct LstmStep : StepShape<S, 4, 4> {
@@ -44,7 +45,7 @@ struct LstmStep : StepShape<S, 4, 4> {
                 load_or_zero<S>(args.b_hh, k * hidden + unit, n);
     for (int64_t r = row; r < row + count; ++r, pre += 4 * V::kLanes) {
       V gate[4];
-      for (int k = 0; k < 4; ++k) gate[k] = load(pre + k * V::kLanes) + bias[k];
+      for (int k = 0; k < 4; ++k) gate[k] = load_first(pre + k * V::kLanes, n) + bias[k];
       const int64_t at = r * hidden + unit;
       V c = load_or_zero<S>(args.c0, at, n);
       const V h = lstm_cell(gate[0], gate[1], gate[2], gate[3], c);
@@ -74,7 +75,7 @@ struct GruStep : StepShape<S, 3, 4> {
     bias[3] = load_or_zero<S>(args.b_hh, 2 * hidden + unit, n);
     for (int64_t i = row; i < row + count; ++i, pre += 4 * V::kLanes) {
       V gate[4];  // r, z, n and q
-      for (int k = 0; k < 4; ++k) gate[k] = load(pre + k * V::kLanes) + bias[k];
+      for (int k = 0; k < 4; ++k) gate[k] = load_first(pre + k * V::kLanes, n) + bias[k];
       const int64_t at = i * hidden + unit;
       const V h = gru_cell(gate[0], gate[1], gate[2], gate[3], load_or_zero<S>(args.h0, at, n));
       store_first(static_cast<S*>(args.h) + at, h, n);
@@ -96,7 +97,7 @@ struct RnnStep : StepShape<S, 1, 1> {
     const V bias = load_or_zero<S>(args.b_ih, unit, n) + load_or_zero<S>(args.b_hh, unit, n);
     for (int64_t r = row; r < row + count; ++r, pre += V::kLanes)
       store_first(static_cast<S*>(args.h) + r * args.sizes.hidden + unit,
-                  rnn_cell<kRelu>(load(pre) + bias), n);
+                  rnn_cell<kRelu>(load_first(pre, n) + bias), n);
   }
 };
 

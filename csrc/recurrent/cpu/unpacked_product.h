@@ -67,6 +67,9 @@ struct Unpacked {
       // Rows of W are outputs: dot products along contiguous k, all gates of a unit at a time.
       constexpr int64_t kRow = kVectors * kLanes;
       constexpr int kTileRows = 4;
+      // What stands past the last unit goes through the cell's arithmetic, which could take a
+      // hundred times as long with whatever lies there (denormals).
+      if (units < kUnits) std::memset(out, 0, rows * kRow * sizeof(C));
       for (int64_t row = 0; row < rows; row += kTileRows) {
         const int64_t height = smaller<int64_t>(kTileRows, rows - row);
         for (int unit = 0; unit < units; ++unit)
