@@ -115,6 +115,13 @@ class Step {
     return {static_cast<int>(std::min<int64_t>(torch::stable::get_num_threads(), worth)), false};
   }
 
+  // Null where the layers' forward is better.
+  const StepForward* forward() const {
+    for (const StepForward& kernel : kernels.forward)
+      if (kernel.run && (sizes.hidden == 0 || kernel.takes(sizes))) return &kernel;
+    return nullptr;
+  }
+
   Tensor states() const { return empty_matrix(sizes.batch, sizes.hidden, dtype); }
 
   const Cell cell;
@@ -138,7 +145,8 @@ Stepped step_forward(const Step& step, const OptionalTensor& b_ih_, const Option
   const bool lstm = step.cell == Cell::kLstm, gated = lstm || step.cell == Cell::kGru;
   check(b_ih_.has_value() == b_hh_.has_value(),
         "b_ih and b_hh should both be given or both be missing");
-  if (sizes.hidden > 0 && sizes.batch > step.kernels.forward_rows(sizes)) {
+  const StepForward* kernel = step.forward();
+  if (!kernel) {
     const Layer layer(
         {step.cell, step.input, step.h0, step.w_ih, step.w_hh, std::nullopt, std::nullopt, false});
     const ForwardResult r = forward(layer, {step.c0, b_ih_, b_hh_, std::nullopt, save && gated});
@@ -153,7 +161,7 @@ Stepped step_forward(const Step& step, const OptionalTensor& b_ih_, const Option
 
   StepForwardArgs args{};
   args.sizes = sizes;
-  args.split = step.split(sizes.batch * step.rows * (sizes.inputs + sizes.hidden));
+  args.split = step.split(kernel->work(sizes));
   args.input = step.input.const_data_ptr();
   args.h0 = data(step.h0);
   args.c0 = data(step.c0);
@@ -164,9 +172,9 @@ Stepped step_forward(const Step& step, const OptionalTensor& b_ih_, const Option
   args.h = result.h.mutable_data_ptr();
   args.c = result.c ? result.c->mutable_data_ptr() : nullptr;
   args.gates = result.gates ? result.gates->mutable_data_ptr() : nullptr;
-  Scratch operand(step.kernels.operand_bytes(sizes));
+  Scratch operand(kernel->operand_bytes(sizes));
   args.operand = operand.data();
-  if (sizes.batch > 0 && sizes.hidden > 0) run_step(step.kernels.forward, args);
+  if (sizes.batch > 0 && sizes.hidden > 0) run_step(kernel->run, args);
   return result;
 }
 

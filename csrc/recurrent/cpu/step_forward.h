@@ -390,9 +390,15 @@ void for_operands(const StepSizes& sizes, const Body& body) {
 
 // Past so many rows the products of a library are better: they read the weights less often.
 template <class Shape>
-int64_t step_forward_rows(StepSizes sizes) {
-  if (kSideBySide<Shape>) return 64;
-  return sizes.hidden >= 128 ? 32 : 4;  // short dot products cost more than packing
+bool step_forward_takes(StepSizes sizes) {
+  if (kSideBySide<Shape>) return sizes.batch <= 64;
+  return sizes.batch <=
+         (sizes.hidden >= 128 ? 32 : 4);  // short dot products cost more than packing
+}
+
+template <class Shape>
+int64_t step_forward_work(StepSizes sizes) {
+  return sizes.batch * Shape::kGates * sizes.hidden * (sizes.inputs + sizes.hidden);
 }
 
 template <class Shape>

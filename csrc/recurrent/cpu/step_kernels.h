@@ -60,12 +60,19 @@ struct StepBackwardArgs {
   void* grad_b_hh;
 };
 
-struct StepKernels {
-  // The most rows that forward is for, and for which backward takes its products.
-  int64_t (*forward_rows)(StepSizes);
-  int64_t product_rows;
+// A way to do the forward.
+struct StepForward {
+  bool (*takes)(StepSizes);  // whether it is for a call of these sizes
   int64_t (*operand_bytes)(StepSizes);
-  void (*forward)(const StepForwardArgs&, Slots, Barrier&);
+  int64_t (*work)(StepSizes);  // in multiply-adds of float32
+  void (*run)(const StepForwardArgs&, Slots, Barrier&);
+};
+
+struct StepKernels {
+  // The first that takes a call does it; where none does, the products of a library are better.
+  // Without functions: the level has none.
+  StepForward forward[2];
+  int64_t product_rows;  // the most rows for which backward takes its products
   void (*backward)(const StepBackwardArgs&, Slots, Barrier&);
 };
 
