@@ -126,6 +126,21 @@ __attribute__((always_inline)) inline void for_parts(const StepPart<S> (&parts)[
   }
 }
 
+// Cuts a block's units [unit, unit + n) into tiles of kUnits, at most a block: calls tile(place),
+// and one(place) for single units. The last tile begins early where that makes it whole, because a
+// tile of few sums waits for each of them: so place may be negative, by less than kUnits, where the
+// units before are there. What such a tile writes of them is not used: it goes to the places before
+// the block's, which are those past the n of what lies before it.
+template <int kUnits, class Tile, class One>
+__attribute__((always_inline)) inline void for_units(int64_t unit, int n, const Tile& tile,
+                                                     const One& one) {
+  int place = 0;
+  for (; place + kUnits <= n; place += kUnits) tile(place);
+  if (place == n) return;
+  if (unit + n >= kUnits) return tile(n - kUnits);
+  for (; place < n; ++place) one(place);
+}
+
 // ---- dot products ----
 
 constexpr int kDotSums = kVectorRegisters == 32 ? 16 : 8;  // as many as the registers hold
@@ -206,6 +221,7 @@ void dot_tile(const StepForwardArgs& args, int64_t row, int64_t unit, int place,
   if constexpr (kApart) keep(kGates - 1, kGates, kGates);
 }
 
+// To pre[row][product][unit], units [unit, unit + n).
 template <class Shape, int kRows = kDotRows<Shape>>
 void dot_rows(const StepForwardArgs& args, int64_t count, int64_t row, int64_t unit, int n,
               typename Shape::C* pre) {
@@ -214,12 +230,15 @@ void dot_rows(const StepForwardArgs& args, int64_t count, int64_t row, int64_t u
     return;
   }
   constexpr int kFit = kDotSums / (kRows * Shape::kGates);
-  constexpr int kUnits = kFit >= 16 ? 16 : kFit >= 8 ? 8 : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
-  int place = 0;
-  for (; place + kUnits <= n; place += kUnits)
-    dot_tile<Shape, kRows, kUnits>(args, row, unit + place, place, pre);
-  if constexpr (kUnits > 1)
-    for (; place < n; ++place) dot_tile<Shape, kRows, 1>(args, row, unit + place, place, pre);
+  constexpr int kUnits = smaller(Shape::V::kLanes, kFit >= 16  ? 16
+                                                   : kFit >= 8 ? 8
+                                                   : kFit >= 4 ? 4
+                                                   : kFit >= 2 ? 2
+                                                               : 1);
+  for_units<kUnits>(
+      unit, n,
+      [&](int place) { dot_tile<Shape, kRows, kUnits>(args, row, unit + place, place, pre); },
+      [&](int place) { dot_tile<Shape, kRows, 1>(args, row, unit + place, place, pre); });
 }
 
 // ---- rows of the batch side by side ----
@@ -228,24 +247,27 @@ void dot_rows(const StepForwardArgs& args, int64_t count, int64_t row, int64_t u
 template <class Shape>
 constexpr int64_t kFewestSideBySide = Shape::V::kLanes / 2 + 1;
 
-// Rows [row, row + count) of a (rows x depth) to to[k][r]; r past the last row are zero. Without a
-// all are zero.
+// The slots' share of the depth of rows [row, row + count) of a (rows x depth) to to[k][r]; r past
+// the last row are zero. Without a all are zero.
 template <class C>
-void side_by_side(const C* a, int64_t row, int64_t count, int64_t depth, C* to, int64_t width) {
-  if (!a || count < width) std::memset(to, 0, depth * width * sizeof(C));
+void side_by_side(const C* a, int64_t row, int64_t count, int64_t depth, C* to, int64_t width,
+                  Slots slots) {
+  const int64_t quads = ceil_div(depth, 4), begin = 4 * share_begin(quads, slots),
+                end = smaller(4 * share_end(quads, slots), depth);
+  if (!a || count < width) std::memset(to + begin * width, 0, (end - begin) * width * sizeof(C));
   if (!a) return;
   a += row * depth;
   int64_t first = 0;
   if constexpr (sizeof(C) == 4)
     for (; first + 4 <= count; first += 4) {
-      int64_t k = 0;
-      for (; k + 4 <= depth; k += 4)
+      int64_t k = begin;
+      for (; k + 4 <= end; k += 4)
         transpose_4x4(a + first * depth + k, depth, to + k * width + first, width);
-      for (; k < depth; ++k)
+      for (; k < end; ++k)
         for (int64_t r = first; r < first + 4; ++r) to[k * width + r] = a[r * depth + k];
     }
   for (; first < count; ++first)
-    for (int64_t k = 0; k < depth; ++k) to[k * width + first] = a[first * depth + k];
+    for (int64_t k = begin; k < end; ++k) to[k * width + first] = a[first * depth + k];
 }
 
 template <int kGates, int kUnits, int kWide, class C>
@@ -341,16 +363,22 @@ void side_by_side_block(const StepForwardArgs& args, typename Shape::RowsFunctio
   using C = typename Shape::C;
   constexpr int kLanes = Shape::V::kLanes, kProducts = Shape::kProducts;
   constexpr int kFit = (kVectorRegisters == 32 ? 24 : 12) / (Shape::kGates * kWide);
-  constexpr int kUnits = kFit >= 16 ? 16 : kFit >= 8 ? 8 : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
+  constexpr int kUnits = smaller(Shape::V::kLanes, kFit >= 16  ? 16
+                                                   : kFit >= 8 ? 8
+                                                   : kFit >= 4 ? 4
+                                                   : kFit >= 2 ? 2
+                                                               : 1);
   constexpr int64_t kWidth = kWide * kLanes;
-  alignas(64) C products[kProducts * kLanes * kWidth];
+  alignas(64) C room[(kProducts + 1) * kLanes * kWidth];
+  C* products = room + kLanes * kWidth;  // see for_units
   alignas(64) C pre[kWidth * kProducts * kLanes];
-  int place = 0;
-  for (; place + kUnits <= n; place += kUnits)
+  const auto tile = [&](int place) {
     side_by_side_tile<Shape, kUnits, kWide>(args, operand, unit + place, place, products);
-  if constexpr (kUnits > 1)
-    for (; place < n; ++place)
-      side_by_side_tile<Shape, 1, kWide>(args, operand, unit + place, place, products);
+  };
+  const auto one = [&](int place) {
+    side_by_side_tile<Shape, 1, kWide>(args, operand, unit + place, place, products);
+  };
+  for_units<kUnits>(unit, n, tile, one);
   // products[p][u][r] to pre[r][p][u]
   constexpr int64_t kRow = kProducts * kLanes;
   for (int p = 0; p < kProducts; ++p) {
@@ -391,9 +419,13 @@ void for_operands(const StepSizes& sizes, const Body& body) {
 // Past so many rows the products of a library are better: they read the weights less often.
 template <class Shape>
 bool step_forward_takes(StepSizes sizes) {
-  if (kSideBySide<Shape>) return sizes.batch <= 64;
-  return sizes.batch <=
-         (sizes.hidden >= 128 ? 32 : 4);  // short dot products cost more than packing
+  if (!kSideBySide<Shape>)
+    return sizes.batch <=
+           (sizes.hidden >= 128 ? 32 : 4);  // short dot products cost more than packing
+  if (kVectorRegisters < 32) return sizes.batch <= 64;
+  if (Shape::kGates > 1) return sizes.batch <= 512;
+  // A transposed row should serve enough units.
+  return sizes.batch <= (sizes.inputs <= 3 * sizes.hidden ? 128 : 64);
 }
 
 template <class Shape>
@@ -428,13 +460,12 @@ void step_forward_of(const StepForwardArgs& args, typename Shape::RowsFunction r
   if constexpr (kSideBySide<Shape>) {
     if (sizes.batch >= kFewestSideBySide<Shape>) {
       C* operand = static_cast<C*>(args.operand);
-      if (slots.begin == 0)
-        for_operands<Shape>(sizes, [&](int64_t row, int64_t count, int64_t width, int64_t offset) {
-          C* to = operand + offset;
-          side_by_side(static_cast<const C*>(args.input), row, count, sizes.inputs, to, width);
-          side_by_side(static_cast<const C*>(args.h0), row, count, sizes.hidden,
-                       to + sizes.inputs * width, width);
-        });
+      for_operands<Shape>(sizes, [&](int64_t row, int64_t count, int64_t width, int64_t offset) {
+        C* to = operand + offset;
+        side_by_side(static_cast<const C*>(args.input), row, count, sizes.inputs, to, width, slots);
+        side_by_side(static_cast<const C*>(args.h0), row, count, sizes.hidden,
+                     to + sizes.inputs * width, width, slots);
+      });
       barrier.wait(slots.end - slots.begin);
       for (int64_t unit = begin * kLanes; unit < smaller(end * kLanes, sizes.hidden);
            unit += kLanes)
@@ -454,7 +485,8 @@ void step_forward_of(const StepForwardArgs& args, typename Shape::RowsFunction r
     barrier.wait(slots.end - slots.begin);
   }
   constexpr int64_t kRows = kDotRows<Shape>;
-  alignas(64) C pre[kRows * Shape::kProducts * kLanes];
+  alignas(64) C room[(kRows * Shape::kProducts + 1) * kLanes];
+  C* pre = room + kLanes;  // see for_units
   for (int64_t unit = begin * kLanes; unit < smaller(end * kLanes, sizes.hidden); unit += kLanes)
     for (int64_t row = 0; row < sizes.batch; row += kRows) {
       const int64_t count = smaller(kRows, sizes.batch - row);
