@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -139,12 +140,14 @@ def check(kind: str, sizes: Sizes, dtype: torch.dtype, without: Sequence[str] = 
 
 
 # On either side of: the products of the backward (4 rows), rows side by side in a vector, in one
-# vector or two, a library's products (32 or 64 rows); and vectors that are not full.
+# vector or two, one tile of rows or two or more (16, 32), a library's products (32, 64, 128 or 512
+# rows); and vectors that are not full, of fewer units than there are in a tile, too.
 SIZES = [
     Sizes(*sizes)
     for sizes in (
         (1, 130, 40), (2, 7, 17), (4, 33, 20), (5, 20, 33), (8, 12, 16), (9, 5, 50), (16, 64, 64),
         (17, 30, 20), (32, 9, 129), (33, 16, 131), (64, 6, 10), (65, 6, 10), (3, 1, 1),
+        (40, 70, 37), (66, 40, 10), (100, 31, 85), (130, 6, 10), (513, 3, 5),
     )
 ]  # fmt: skip
 
@@ -154,6 +157,24 @@ SIZES = [
 def test_every_way_through_the_kernels(isa, kind, dtype):
     for sizes in SIZES:
         check(kind, sizes, dtype)
+
+
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_infinite_weight_reaches_its_own_unit_only(isa, kind, dtype):
+    # Products read whole vectors and tiles, past the end of a row and of a block.
+    for sizes in (Sizes(2, 5, 19), Sizes(9, 33, 18), Sizes(40, 31, 7)):
+        t = tensors(kind, sizes, dtype)
+        for name in ("w_ih", "w_hh"):
+            t[name][3, 0] = math.inf
+        results, _ = forward(kind, t)
+        for mine in results:
+            finite = torch.isfinite(mine)
+            assert finite[:, :3].all() and finite[:, 4:].all()
+        t["w_ih"][3, 0] = math.nan
+        for mine in forward(kind, t)[0]:
+            finite = torch.isfinite(mine)
+            assert finite[:, :3].all() and finite[:, 4:].all() and not finite[:, 3].any()
 
 
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
