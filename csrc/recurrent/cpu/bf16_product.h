@@ -96,6 +96,7 @@ struct Bf16Layout {
 // Multiplies by vdpbf16ps: each lane adds a pair of products to a float sum.
 struct PackedBf16 : Bf16Layout {
   static constexpr int kChunkRows = 48;
+  static constexpr bool kEvenChunks = false;
   static void begin() {}
   static void end() {}
 
@@ -160,6 +161,7 @@ struct PackedBf16 : Bf16Layout {
 // Multiplies by AMX: tiles of 16 x 16 float sums.
 struct PackedBf16 : Bf16Layout {
   static constexpr int kChunkRows = 32;
+  static constexpr bool kEvenChunks = true;  // another number of rows is another configuration
 
   static void begin() { configured_rows() = -1; }
   static void end() { _tile_release(); }

@@ -55,6 +55,7 @@ struct PackedFma {
   static constexpr int kColumnVectors =
       2;  // of a block of the backward product and of the projections
   static constexpr int kChunkRows = 48;  // rows whose block product stays in L1
+  static constexpr bool kEvenChunks = false;
 
   // bfloat16 rows are widened once per step instead of once per block.
   static constexpr bool copies_operand(int64_t) { return !__is_same(S, C); }

@@ -131,20 +131,32 @@ class Weights {
       const int64_t block = backwards ? blocks.begin + blocks.end - 1 - i : i;
       const int64_t next = i + 1 == blocks.end ? block : backwards ? block - 1 : block + 1;
       for (int64_t r = rows.begin; r < rows.end;) {
-        const int64_t count =
-            smaller<int64_t>(Product::kChunkRows, (a ? a->run_end(r, rows.end) : rows.end) - r);
-        prepare(block, r, count);
-        if (a)
-          form_.multiply(a->row(r), a->stride, count, view_, packed_, block, next, product);
-        else
-          std::memset(product, 0, count * form_.vectors * Product::kLanes * sizeof(C));
-        body(block, r, count, product);
-        r += count;
+        const int64_t end = a ? a->run_end(r, rows.end) : rows.end;
+        const int64_t height = chunk_rows(end - r);
+        while (r < end) {
+          const int64_t count = smaller(height, end - r);
+          // Of chunks of one height the last begins early; what it repeats is not used.
+          const int64_t early = Product::kEvenChunks ? height - count : 0;
+          prepare(block, r, count);
+          if (a)
+            form_.multiply(a->row(r - early), a->stride, count + early, view_, packed_, block, next,
+                           product);
+          else
+            std::memset(product, 0, (count + early) * form_.vectors * Product::kLanes * sizeof(C));
+          body(block, r, count, product + early * form_.vectors * Product::kLanes);
+          r += count;
+        }
       }
     }
   }
 
  private:
+  // The most rows at a time, of so many that follow one another.
+  static int64_t chunk_rows(int64_t rows) {
+    if (!Product::kEvenChunks) return Product::kChunkRows;
+    return ceil_div(rows, ceil_div<int64_t>(rows, Product::kChunkRows));
+  }
+
   BlockForm<Product> form_;
   WeightView<S> view_;
   typename Product::Weight* packed_;

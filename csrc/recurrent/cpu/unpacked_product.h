@@ -47,6 +47,7 @@ struct Unpacked {
   // the weights.
   static constexpr int kColumnVectors = 8;
   static constexpr int kChunkRows = 32;
+  static constexpr bool kEvenChunks = false;
   static constexpr bool copies_operand(int64_t depth) {
     return PackedFma<S>::copies_operand(depth);
   }
