@@ -59,7 +59,7 @@ gpu-test: build ## run the tests of the GPU kernels on the GPU
 gpu-bench: build ## measure the GPU kernels against PyTorch and write OUT=FILE.json (default build/bench-gpu.json)
 	$(PY) -m bench.gpu $(OUT) $(ARGS)
 
-resources: $(INSTALLED) ## write tests/triton_resources.json anew, after a change to a Triton kernel that is meant
+resources: $(INSTALLED) ## write the installed Triton's tests/triton_resources*.json anew, after a change to a Triton kernel that is meant
 	$(PY) -m tests.triton_resources $(ARGS)
 
 bench: build ## measure against PyTorch, print the table and draw the plots (minutes)

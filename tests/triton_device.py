@@ -20,7 +20,7 @@ What a domain adds with its kernels:
   graphs, streams, several devices, torch.compile and autocast;
 - `tests/<domain>/triton_calls.py`: a call for every shipped configuration. `test_triton_resources`
   compiles what these calls launch for each architecture, without a GPU, and holds registers, spills
-  and shared memory to `triton_resources.json`; `make resources` writes that anew.
+  and shared memory to `triton_resources*.json`; `make resources` writes that anew.
 """
 
 from __future__ import annotations
