@@ -1,8 +1,9 @@
 """Registers, spills and shared memory of every Triton kernel in every shipped configuration.
 
 triton_resources.json holds what they are with the release of Triton that make installs, for which
-the configurations are chosen; triton_resources-3.8.0.json with that one (nearly every row differs
-between releases). Each names its release, and has one line for each configuration of a kernel::
+the configurations are chosen; triton_resources-3.8.0.json, where there is one, with that (nearly
+every row differs between releases). Each names its release, and has one line for each configuration
+of a kernel::
 
     "NAME OF A CALL": ["ITS LAUNCHES", [REGISTERS, SPILLED BYTES, SHARED BYTES], ...for each GPU]
 
