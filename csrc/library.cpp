@@ -95,10 +95,8 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
       "scale, bool is_causal) -> (Tensor output, Tensor? lse)");
   m.def(
       "attention_dense_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, "
-      "Tensor? "
-      "output, Tensor? lse, Tensor? attn_mask, float? scale, bool is_causal, int needs) -> "
-      "(Tensor? "
-      "grad_query, Tensor? grad_key, Tensor? grad_value, Tensor? grad_mask)");
+      "Tensor? output, Tensor? lse, Tensor? attn_mask, float? scale, bool is_causal, int needs) -> "
+      "(Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_mask)");
   // between the projections of multi-head attention, which may hold query, key and value in one;
   // weights: 0 none, 1 their mean over the heads, 2 those of each head
   m.def(
@@ -109,8 +107,7 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
       "multi_head_attention_backward(Tensor grad_output, Tensor? grad_lse, Tensor query, Tensor? "
       "key, Tensor? value, Tensor? output, Tensor? lse, int heads, bool batch_first, Tensor? mask, "
       "bool mask_excludes, Tensor? bias, Tensor? seed, float dropout_p, bool is_causal, bool "
-      "needs_bias) -> (Tensor grad_query, Tensor? grad_key, Tensor? grad_value, Tensor? "
-      "grad_bias)");
+      "needs_bias) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias)");
   m.def(
       "attention_dropout_mask(Tensor seed, float dropout_p, int batch, int heads, int queries, int "
       "keys) -> Tensor");

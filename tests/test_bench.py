@@ -278,14 +278,19 @@ class TestReport:
         lines = text.splitlines()
         assert "## Layers, training, 2 threads" in lines
         assert "## Layers, inference, 1 thread" in lines
-        assert "|  | 4x1x8x8 | 4x9x8x8 | mean | batch 1 | worst | target | met |" in lines
-        assert "|  | 4x1x8x8 | mean | worst | target | met |" in lines  # no target for batch 1
-        assert "| LSTM | 2.00 | 0.50* | **1.00** | 2.00 | 0.50 | ≥ 1.5 | **no** |" in lines
         assert (
-            "| GRU | 4.50 | 0.90 | **2.01** | 4.50 | 0.90 "
+            "|  | 4x1x8x8 | 4x9x8x8 | mean | batch 1 | worst | of the limit | target | met |"
+        ) in lines
+        assert "|  | 4x1x8x8 | mean | worst | of the limit | target | met |" in lines  # no batch 1
+        limit = "0.40 (0.40 to 0.40)"  # GFLOP/s of 100, at both shapes
+        assert (
+            f"| LSTM | 2.00 | 0.50* | **1.00** | 2.00 | 0.50 | {limit} | ≥ 1.5 | **no** |" in lines
+        )
+        assert (
+            f"| GRU | 4.50 | 0.90 | **2.01** | 4.50 | 0.90 | {limit} "
             "| ≥ 1.1, batch 1 ≥ 4, each ≥ 0.95 | **no** |"
         ) in lines
-        assert "| RNN | 2.00 | **2.00** | 2.00 |  |  |" in lines
+        assert "| RNN | 2.00 | **2.00** | 2.00 | 0.40 |  |  |" in lines
         assert (
             "| LSTM | 4x1x8x8 | cpu | 7 | 100.000 | 50.000 | 110.000 / 60.000 | 2.00 "
             "| 20.0 | 40.0 | 100 | 0.40 |"
@@ -362,7 +367,7 @@ class TestReport:
         assert "## Layers, training, 2 threads" in lines
         assert "## Decoding, inference, 1 thread" in lines
         assert "the machine" in lines and "another machine" in lines
-        assert "| decode | 2.00‡ | **2.00** | 2.00 | ≥ 1.5 | yes |" in lines
+        assert "| decode | 2.00‡ | **2.00** | 2.00 | 0.80 | ≥ 1.5 | yes |" in lines  # of the read
         assert any("A double dagger marks dropout" in line for line in lines)
         assert (
             "| decode | a | cpu | 7 | 100.000 | 50.000 | 110.000 / 60.000 | 2.00 "
@@ -395,7 +400,8 @@ class TestReport:
         again.write_text(json.dumps(run))
         assert report([str(file), str(again)]) == 0
         lines = (tmp_path / "report.md").read_text().splitlines()
-        assert "| LSTM | 8.00 | 0.50* | **2.00** | 8.00 | 0.50 | ≥ 1.5 | yes |" in lines
+        limit = "0.40 (0.40 to 0.40)"
+        assert f"| LSTM | 8.00 | 0.50* | **2.00** | 8.00 | 0.50 | {limit} | ≥ 1.5 | yes |" in lines
         assert "| LSTM | 2.0 / 1.0 | each ≤ PyTorch's | **no** |" in lines
         assert lines.count("the machine") == 1
 

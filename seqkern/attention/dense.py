@@ -31,6 +31,8 @@ _runs_directly = choice.runs_directly
 _kernel = autograd.attention
 _lean = dense_autograd.attention
 _compiling = torch.compiler.is_compiling
+_tracing = torch._C._get_tracing_state  # torch.jit's, which knows no optional results
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 # Checked here before `is_overridden` does: a Python call costs as much as both.
 _overridden = torch.overrides.has_torch_function_variadic
 _modes = torch._C._len_torch_function_stack
@@ -111,20 +113,24 @@ def scaled_dot_product_attention(
     """
     if (
         type(query) is type(key) is type(value) is Tensor
-        and (attn_mask is None or type(attn_mask) is Tensor)
-        and not dropout_p
-        and not enable_gqa
+        and (attn_mask is None or (type(attn_mask) is Tensor and attn_mask.is_cpu))
+        and dropout_p == 0
+        and enable_gqa is False
         and not return_lse
         and causal is window is softcap is alibi_slopes is sinks is None
         and query.dim() == 4
+        and key.is_cpu
+        and value.is_cpu
         and _runs_directly(query)
         and not _modes()
+        and not _dispatch_modes()
         and not _compiling()
+        and not _tracing()
     ):
         try:
             return _lean(query, key, value, attn_mask, scale, is_causal)
-        except RuntimeError:
-            pass  # not what this one takes: the others know what to do, or to say
+        except dense_autograd.DoesNotFit:
+            pass  # the other ways know what to do, or to say
     seen = (query, key, value, attn_mask, alibi_slopes, sinks)
     if (_overridden(*seen) or _modes()) and overrides.is_overridden(*seen):
         options = _given(

@@ -23,6 +23,10 @@ if library.cpu.loaded:
     _backward = torch.ops.seqkern.attention_dense_backward.default._op
 
 
+class DoesNotFit(Exception):
+    """A call that this operator does not take; nothing has happened yet."""
+
+
 def attention(
     query: Tensor,
     key: Tensor,
@@ -38,7 +42,7 @@ def attention(
         attn_mask: as PyTorch's function takes it, of four dimensions at most.
 
     Raises:
-        RuntimeError: the tensors are not what this operator takes. What is wrong with them, if
+        DoesNotFit: the tensors are not what this operator takes. What is wrong with them, if
             anything is, `checks` knows.
     """
     if _grad_enabled() and (
@@ -48,7 +52,14 @@ def attention(
         or (attn_mask is not None and attn_mask.requires_grad)
     ):
         return _apply(query, key, value, attn_mask, scale, is_causal)
-    return _forward(query, key, value, attn_mask, scale, is_causal)[0]
+    return _run(query, key, value, attn_mask, scale, is_causal)[0]
+
+
+def _run(*arguments: Any) -> tuple[Tensor, Tensor | None]:
+    try:
+        return _forward(*arguments)
+    except RuntimeError as error:
+        raise DoesNotFit from error
 
 
 class _DenseAttention(torch.autograd.Function):
@@ -62,7 +73,7 @@ class _DenseAttention(torch.autograd.Function):
         scale: float | None,
         is_causal: bool,
     ) -> Tensor:
-        output, lse = _forward(query, key, value, attn_mask, scale, is_causal)
+        output, lse = _run(query, key, value, attn_mask, scale, is_causal)
         if lse is None:  # a small call, of which the backward needs nothing else
             ctx.save_for_backward(query, key, value, attn_mask)
         else:
@@ -89,9 +100,14 @@ class _DenseAttention(torch.autograd.Function):
         d_query, d_key, d_value, d_mask = _backward(
             grad_output, query, key, value, output, lse, attn_mask, scale, is_causal, needs
         )
-        if d_mask is not None:
-            d_mask = d_mask.view(attn_mask.shape)
-        return d_query, d_key, d_value, d_mask, None, None
+        return (
+            d_query if need[0] else None,
+            d_key if need[1] else None,
+            d_value if need[2] else None,
+            d_mask.view(attn_mask.shape) if need[3] else None,
+            None,
+            None,
+        )
 
 
 _apply = direct(_DenseAttention)

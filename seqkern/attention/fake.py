@@ -82,17 +82,11 @@ def attention_dense_forward(
 
 def attention_dense_backward(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, needs: int
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """`attention_backward` of a dense call, None for what `needs` lacks; the mask's gradient has
-    four dimensions."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`attention_backward` of a dense call; the mask's gradient has four dimensions."""
     if attn_mask is not None:
         attn_mask = attn_mask[(None,) * (4 - attn_mask.dim())]
-    bits = (needed.QUERY, needed.KEY, needed.VALUE, needed.BIAS)
-    found = attention_backward(query, key, value, attn_mask, None, needs)
-    d_query, d_key, d_value, d_mask = (
-        gradient if needs & bit else None for gradient, bit in zip(found, bits, strict=False)
-    )
-    return d_query, d_key, d_value, d_mask
+    return attention_backward(query, key, value, attn_mask, None, needs)[:4]
 
 
 def multi_head_attention_forward(
@@ -125,13 +119,13 @@ def multi_head_attention_forward(
 
 def multi_head_attention_backward(
     query: Tensor, key: Tensor | None, value: Tensor | None, bias: Tensor | None, needs_bias: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of the arguments."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of the arguments, (0,) where there is none."""
 
-    def like(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.new_empty(x.shape)
+    def like(x: Tensor | None) -> Tensor:
+        return query.new_empty(0) if x is None else x.new_empty(x.shape)
 
-    return query.new_empty(query.shape), like(key), like(value), like(bias) if needs_bias else None
+    return like(query), like(key), like(value), like(bias if needs_bias else None)
 
 
 def attention_dropout_mask(seed: Tensor, batch: int, heads: int, queries: int, keys: int) -> Tensor:

@@ -1,14 +1,14 @@
 """Transformer layers without gradients: sums and ReLU in place, and no dropout that does nothing.
 
-What a layer's parts return belongs to the layer, unless a hook has seen it. So where nobody
-differentiates, nothing is hooked and every part is of the class that torch.nn's constructor made or
+What a layer's parts return belongs to the layer, unless a hook or a mode has seen it. So where
+nobody differentiates or watches and every part is of the class that torch.nn's constructor made or
 seqkern's, a residual is added where the block's result lies. Large layers are bound by memory, and
 each tensor less is read and written once less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,41 +21,51 @@ from seqkern.attention.modules import MultiheadAttention
 _grad_enabled = torch.is_grad_enabled
 _compiling = torch.compiler.is_compiling
 _modes = torch._C._len_torch_function_stack
-_PARTS = frozenset(
-    {
-        MultiheadAttention,
-        torch.nn.Linear,
-        torch.nn.LayerNorm,
-        torch.nn.Dropout,
-        torch.nn.ReLU,
-        torch.nn.GELU,
-    }
-)
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_PARTS = {
+    "self_attn": (MultiheadAttention,),
+    "multihead_attn": (MultiheadAttention,),
+    "linear1": (torch.nn.Linear,),
+    "linear2": (torch.nn.Linear,),
+    "activation": (torch.nn.ReLU, torch.nn.GELU),
+    **{f"norm{i}": (torch.nn.LayerNorm,) for i in (1, 2, 3)},
+    **{f"dropout{i}": (torch.nn.Dropout,) for i in ("", 1, 2, 3)},
+}
+"""What each part has to be: all but a dropout return a tensor of their own."""
+_BLOCKS = {
+    torch.nn.TransformerEncoderLayer: ("_sa_block", "_ff_block"),
+    torch.nn.TransformerDecoderLayer: ("_sa_block", "_mha_block", "_ff_block"),
+}
+# As they are now: somebody may replace them in torch.nn's class itself.
+_FUNCTIONS = {of: {name: getattr(of, name) for name in names} for of, names in _BLOCKS.items()}
 _RELUS = frozenset({F.relu, torch.relu, torch.nn.ReLU})
 
 
-def may_work_in_place(layer: Any, blocks: Iterable[str], of: type[torch.nn.Module]) -> bool:
+def may_work_in_place(layer: Any, of: type[torch.nn.Module]) -> bool:
     """Whether a call of the layer is one of those described above.
 
     Args:
-        blocks: the methods that a subclass may override, which are then to be called.
-        of: torch.nn's class, whose methods they are otherwise.
+        of: torch.nn's class of the layer, whose blocks nobody may have replaced.
     """
     return not (
         _grad_enabled()
         or layer.training
         or _compiling()
         or _modes()
+        or _dispatch_modes()
         or torch_module._global_forward_hooks
         or torch_module._global_forward_pre_hooks
-        or any(not _is_plain(part) for part in layer._modules.values())
-        or any(getattr(getattr(layer, b), "__func__", None) is not getattr(of, b) for b in blocks)
+        or any(not _is_plain(name, part) for name, part in layer._modules.items())
+        or any(
+            getattr(getattr(layer, name), "__func__", None) is not function
+            for name, function in _FUNCTIONS[of].items()
+        )
     )
 
 
-def _is_plain(part: torch.nn.Module) -> bool:
+def _is_plain(name: str, part: torch.nn.Module) -> bool:
     return (
-        type(part) in _PARTS
+        type(part) in _PARTS.get(name, ())
         and not part.training
         and not part._forward_hooks
         and not part._forward_pre_hooks

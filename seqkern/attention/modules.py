@@ -7,7 +7,7 @@ evaluation, and torch's `_native_multi_head_attention` is never on it.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from seqkern.core.fx_leaf import record_call
 
 _compiling = torch.compiler.is_compiling
 _modes = torch._C._len_torch_function_stack
+_tracing = torch._C._get_tracing_state  # torch.jit's, which knows no optional results
+_Projections: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class _Sizes(NamedTuple):
@@ -143,18 +145,17 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
             masks.check_padding_shape(key_padding_mask, sizes.batch, sizes.keys, sizes.batched)
 
         causal = aligned == causal_bias.TOP_LEFT or (trusted and attn_mask is None)
+        projections = self._projections(query, key, value)
         if (
             choice.runs_directly(query)
             and aligned != causal_bias.BOTTOM_RIGHT
-            and self._is_plain(query, key, value, key_padding_mask, attn_mask)
+            and self._attends_at_once(*projections, key_padding_mask, attn_mask)
         ):
             wanted = multi_head.NO_WEIGHTS
             if need_weights:
                 wanted = multi_head.MEAN if average_attn_weights else multi_head.OF_EACH_HEAD
-            return self._attend(
-                query, key, value, key_padding_mask, attn_mask, sizes, causal, wanted
-            )
-        q, k, v = (_heads_first(x, sizes) for x in self._projected(query, key, value))
+            return self._attend(projections, key_padding_mask, attn_mask, sizes, causal, wanted)
+        q, k, v = (_heads_first(x, sizes) for x in self._all_heads(projections))
         k, v = self._with_added_keys(k, v)
         mask, bias = masks.for_operator(
             key_padding_mask, attn_mask, sizes.batch, self.num_heads, k.shape[2] - sizes.keys
@@ -195,35 +196,23 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
             weights = weights.squeeze(0)
         return self._projected_out(_heads_merged(output, sizes)), weights
 
-    def _is_plain(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None,
-        attn_mask: Tensor | None,
-    ) -> bool:
-        """Whether `_attend` takes the call: outside a compiler, with nobody between the projections
-        and the attention."""
-        plain = overrides.PLAIN_TYPES
-        weight = "in_proj_weight" if self._qkv_same_embed_dim else "q_proj_weight"
+    def _attends_at_once(self, *tensors: Tensor | None) -> bool:
+        """Whether `_attend` takes a call with these projections and masks: ordinary ones, outside
+        compilers and tracers, with nobody between the projections and the attention."""
         return (
-            type(query) in plain
-            and type(key) in plain
-            and type(value) in plain
-            and (key_padding_mask is None or type(key_padding_mask) in plain)
-            and (attn_mask is None or type(attn_mask) in plain)
-            and type(self._parameter(weight)) in plain
+            all(
+                tensor is None or (type(tensor) in overrides.PLAIN_TYPES and tensor.is_cpu)
+                for tensor in tensors
+            )
             and not self._adds_keys()
             and not _modes()
             and not _compiling()
+            and not _tracing()
         )
 
     def _attend(
         self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
+        projections: _Projections,
         key_padding_mask: Tensor | None,
         attn_mask: Tensor | None,
         sizes: _Sizes,
@@ -241,12 +230,12 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
                 key_padding_mask, attn_mask, sizes.batch, self.num_heads, 0
             )
             if bias is not None:
-                checks.mask_dtype(query, bias)
-        dropout_p, seed = self._dropout(query.device)
+                checks.mask_dtype(projections[0], bias)
+        dropout_p, seed = self._dropout(projections[0].device)
         call = multi_head.Call(
             self.num_heads, sizes.batch_first, mask, mask_excludes, seed, dropout_p, causal, weights
         )
-        output, found = multi_head.attend(*self._projections(query, key, value), bias, call)
+        output, found = multi_head.attend(*projections, bias, call)
         if found is not None and not sizes.batched:
             found = found.squeeze(0)
         return self._projected_out(output), found
@@ -372,16 +361,15 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """(..., E) -> (..., H, D) for each of query, key and value, in one product for those that
         are the same object."""
+        return self._all_heads(self._projections(query, key, value))
+
+    def _all_heads(self, projections: _Projections) -> tuple[Tensor, ...]:
+        """Query, key and value (..., H, D)."""
         return tuple(
-            heads
-            for projections in self._projections(query, key, value)
-            if projections is not None
-            for heads in self._heads(projections)
+            heads for each in projections if each is not None for heads in self._heads(each)
         )
 
-    def _projections(
-        self, query: Tensor, key: Tensor, value: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _projections(self, query: Tensor, key: Tensor, value: Tensor) -> _Projections:
         """(..., count * E), the projections of one object side by side: of all three in the first
         result, or of key and value in the second."""
         bias = self._parameter("in_proj_bias")

@@ -107,7 +107,7 @@ class _MultiHead(torch.autograd.Function):
         saved = None if lse is None else kept(output)  # a small call needs neither
         mask = call.mask
         if mask is not None and call.mask_excludes:
-            mask = kept(mask)  # the caller's own, who may change it: PyTorch copies it, too
+            mask = mask.clone()  # the caller's own, who may change it: PyTorch copies it, too
         ctx.save_for_backward(query, key, value, bias, mask, call.seed, saved, lse)
         ctx.call = call._replace(mask=None, seed=None)
         return output, weights
@@ -126,13 +126,17 @@ class _MultiHead(torch.autograd.Function):
         if grad_weights is not None or differentiable_backward(grads):
             return (*reference_gradients(_Composed(call), tensors, need, grads), None)
         heads, batch_first, _, mask_excludes, _, dropout_p, is_causal, _ = call
-        return (
-            *_backward(
-                grad_output, None, query, key, value, output, lse, heads, batch_first, mask,
-                mask_excludes, bias, seed, dropout_p, is_causal, need[3],
-            ),
-            None,
+        d_query, d_key, d_value, d_bias = _backward(
+            grad_output, None, query, key, value, output, lse, heads, batch_first, mask,
+            mask_excludes, bias, seed, dropout_p, is_causal, need[3],
         )  # fmt: skip
+        return (
+            d_query,
+            None if key is None else d_key,
+            None if value is None else d_value,
+            d_bias if need[3] else None,
+            None,
+        )
 
 
 _apply = direct(_MultiHead)

@@ -21,9 +21,6 @@ from seqkern.attention.modules import MultiheadAttention
 from seqkern.attention.packing import packed
 from seqkern.core.fx_leaf import leaf, record_call
 
-_ENCODER_BLOCKS = ("_sa_block", "_ff_block")
-_DECODER_BLOCKS = ("_sa_block", "_mha_block", "_ff_block")
-
 
 def _adopting(layer: type[torch.nn.Module]) -> Any:
     """The constructor of a torch.nn layer, with its signature, that changes the parts it made to
@@ -81,7 +78,7 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
             return self._sa_block(x, src_mask, src_key_padding_mask, is_causal=is_causal)
 
         if not src.is_nested:
-            if inference.may_work_in_place(self, _ENCODER_BLOCKS, torch.nn.TransformerEncoderLayer):
+            if inference.may_work_in_place(self, torch.nn.TransformerEncoderLayer):
                 return self._infer(src, src_mask, src_key_padding_mask, is_causal)
             return self._blocks(src, attend)
         sequences = packed(src, "src")  # all but the attention works position by position
@@ -170,7 +167,7 @@ class TransformerDecoderLayer(torch.nn.TransformerDecoderLayer):
         tgt_is_causal: bool = False,
         memory_is_causal: bool = False,
     ) -> Tensor:
-        if not inference.may_work_in_place(self, _DECODER_BLOCKS, torch.nn.TransformerDecoderLayer):
+        if not inference.may_work_in_place(self, torch.nn.TransformerDecoderLayer):
             return super().forward(
                 tgt,
                 memory,

@@ -189,5 +189,5 @@ def test_a_dropout_in_training_mode_drops(sums, kind):
 def test_every_combination_of_parts_is_known():
     """The parts that torch.nn's constructors make are those that the layers may use so."""
     for kind, norm_first in itertools.product(KINDS, (False, True)):
-        for part in layer(kind, norm_first=norm_first)._modules.values():
-            assert type(part) in inference._PARTS
+        for name, part in layer(kind, norm_first=norm_first)._modules.items():
+            assert type(part) in inference._PARTS[name]

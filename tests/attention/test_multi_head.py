@@ -202,3 +202,14 @@ def test_refuses_what_does_not_fit(shapes, heads, message):
     tensors = [None if shape is None else torch.randn(shape) for shape in shapes]
     with pytest.raises(RuntimeError, match=message):
         multi_head.attend(*tensors, None, Call(heads, True, None, False, None, 0.0, False, MEAN))
+
+
+@pytest.mark.parametrize("which", ["key", "value", "key_padding_mask", "attn_mask"])
+def test_a_tensor_on_another_device_is_an_error(which):
+    module = seqkern.nn.MultiheadAttention(8, 2, batch_first=True)
+    tensors = {name: torch.randn(2, 5, 8) for name in ("query", "key", "value")}
+    tensors["key_padding_mask"] = torch.zeros(2, 5, dtype=torch.bool)
+    tensors["attn_mask"] = torch.zeros(5, 5, dtype=torch.bool)
+    tensors[which] = tensors[which].to("meta")
+    with pytest.raises(RuntimeError):
+        module(**tensors)

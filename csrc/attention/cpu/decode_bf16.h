@@ -182,7 +182,9 @@ class DecodeAmx {
   static constexpr int kChunk = 32;  // the depth of a product of tiles
   static constexpr int kKeyStep = kChunk;
 
-  static bool takes(const Problem& p) { return p.dim % kChunk == 0 && p.value_dim % kChunk == 0; }
+  static bool takes(const Problem& p) {
+    return p.dim % kChunk == 0 && p.value_dim % kChunk == 0 && p.dim > 0 && p.value_dim > 0;
+  }
 
   static int64_t padded_rows(int64_t rows) { return rows <= kTile ? rows : round_up(rows, kTile); }
   static int64_t value_stride(int64_t value_dim) { return value_dim; }

@@ -197,7 +197,7 @@ std::tuple<Tensor, OptionalTensor, OptionalTensor> multi_head_attention_forward(
   return {output, lse, found};
 }
 
-std::tuple<Tensor, OptionalTensor, OptionalTensor, OptionalTensor> multi_head_attention_backward(
+std::tuple<Tensor, Tensor, Tensor, Tensor> multi_head_attention_backward(
     const Tensor& grad_output, const OptionalTensor& grad_lse, const Tensor& query,
     const OptionalTensor& key, const OptionalTensor& value, const OptionalTensor& output,
     const OptionalTensor& lse, int64_t heads, bool batch_first, const OptionalTensor& mask,
@@ -249,7 +249,9 @@ std::tuple<Tensor, OptionalTensor, OptionalTensor, OptionalTensor> multi_head_at
   }
   run_backward(arguments, call);
   if (bias_sums) grad_bias = bias_sums->gradient(*bias);
-  return {grad_query, grad_key, grad_value, grad_bias};
+  // All are tensors: vmap calls such operators once for each, and no others.
+  const auto given = [&](const OptionalTensor& t) { return t ? *t : empty({0}, arguments.dtype); };
+  return {grad_query, given(grad_key), given(grad_value), given(grad_bias)};
 }
 
 }  // namespace
