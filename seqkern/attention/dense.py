@@ -122,9 +122,9 @@ def scaled_dot_product_attention(
         and key.is_cpu
         and value.is_cpu
         and _runs_directly(query)
+        and not _compiling()  # which knows none of the next
         and not _modes()
         and not _dispatch_modes()
-        and not _compiling()
         and not _tracing()
     ):
         try:
