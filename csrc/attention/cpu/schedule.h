@@ -48,7 +48,7 @@ class Scratch {
 
 // How many threads a call of so many multiplications is worth.
 inline int threads_for(double work) {
-  constexpr double kWorthAThread = 1e6;
+  constexpr double kWorthAThread = 2e5;
   if (work < 2 * kWorthAThread) return 1;
   return static_cast<int>(std::min<double>(torch::stable::get_num_threads(), work / kWorthAThread));
 }
