@@ -104,7 +104,7 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
       "batch_first, Tensor? mask, bool mask_excludes, Tensor? bias, Tensor? seed, float dropout_p, "
       "bool is_causal, int weights) -> (Tensor output, Tensor? lse, Tensor? weights)");
   m.def(
-      "multi_head_attention_backward(Tensor grad_output, Tensor? grad_lse, Tensor query, Tensor? "
+      "multi_head_attention_backward(Tensor grad_output, Tensor query, Tensor? "
       "key, Tensor? value, Tensor? output, Tensor? lse, int heads, bool batch_first, Tensor? mask, "
       "bool mask_excludes, Tensor? bias, Tensor? seed, float dropout_p, bool is_causal, bool "
       "needs_bias) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias)");

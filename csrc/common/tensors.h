@@ -95,14 +95,20 @@ inline const void* data(const OptionalTensor& t) {
   return t ? t->const_data_ptr() : nullptr;
 }
 
+// Sizes and strides over the memory of t, from t's element `offset` on.
+inline Tensor view(const Tensor& t, int64_t dimensions, const int64_t* sizes,
+                   const int64_t* strides, int64_t offset = 0) {
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch__reinterpret_tensor(t.get(), dimensions, sizes, strides, offset, &handle));
+  return Tensor(handle);
+}
+
 // A matrix over the memory of t: `rows` x `columns` from t's element `offset` on.
 inline Tensor matrix(const Tensor& t, int64_t rows, int64_t columns, int64_t row_stride,
                      int64_t column_stride, int64_t offset = 0) {
   const int64_t sizes[] = {rows, columns}, strides[] = {row_stride, column_stride};
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch__reinterpret_tensor(t.get(), 2, sizes, strides, offset, &handle));
-  return Tensor(handle);
+  return view(t, 2, sizes, strides, offset);
 }
 
 }  // namespace seqkern

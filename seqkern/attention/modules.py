@@ -222,7 +222,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         """`forward` of checked arguments by the operator between the projections."""
         mask = bias = None
         mask_excludes = False
-        if attn_mask is None and key_padding_mask is not None and _is_boolean(key_padding_mask):
+        padding_only = attn_mask is None and key_padding_mask is not None
+        if padding_only and key_padding_mask.dtype == torch.bool:
             mask = key_padding_mask if sizes.batched else key_padding_mask[None]
             mask_excludes = True
         elif attn_mask is not None or key_padding_mask is not None:
@@ -439,10 +440,6 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
                 f"key's sequence and batch dims {key.shape[:-1]} do not match value's "
                 f"{value.shape[:-1]}"
             )
-
-
-def _is_boolean(mask: Tensor) -> bool:
-    return mask.dtype == torch.bool
 
 
 def _heads_first(x: Tensor, sizes: _Sizes) -> Tensor:

@@ -127,7 +127,7 @@ class _MultiHead(torch.autograd.Function):
             return (*reference_gradients(_Composed(call), tensors, need, grads), None)
         heads, batch_first, _, mask_excludes, _, dropout_p, is_causal, _ = call
         d_query, d_key, d_value, d_bias = _backward(
-            grad_output, None, query, key, value, output, lse, heads, batch_first, mask,
+            grad_output, query, key, value, output, lse, heads, batch_first, mask,
             mask_excludes, bias, seed, dropout_p, is_causal, need[3],
         )  # fmt: skip
         return (

@@ -49,10 +49,7 @@ Tensor four_dimensional(const Tensor& mask) {
     sizes[4 - dims + i] = mask.size(i);
     strides[4 - dims + i] = mask.stride(i);
   }
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch__reinterpret_tensor(mask.get(), 4, sizes, strides, 0, &handle));
-  return Tensor(handle);
+  return view(mask, 4, sizes, strides);
 }
 
 AttentionOptions dense_options(const Tensor& query, const OptionalTensor& attn_mask,
@@ -215,7 +212,7 @@ double CheckedCall::work() const {
   return pairs * p.heads * (p.dim + p.value_dim);
 }
 
-Tensor AttentionArguments::empty_lse() const {
+Tensor CheckedCall::empty_lse() const {
   if (problem.packed()) return empty({problem.heads, query_rows}, compute_dtype);
   return empty({problem.batch, problem.heads, problem.queries}, compute_dtype);
 }
@@ -246,7 +243,7 @@ Tensor AttentionArguments::checked_output(const char* name, const Tensor& t) con
   return with_rows(t);
 }
 
-Tensor AttentionArguments::checked_lse(const char* name, const Tensor& t) const {
+Tensor CheckedCall::checked_lse(const char* name, const Tensor& t) const {
   check(t.scalar_type() == compute_dtype, name,
         " should be float32, or float64 with float64 queries");
   if (problem.packed())

@@ -25,6 +25,7 @@ class CheckedCall {
   Problem problem{};
   ScalarType dtype, compute_dtype;
   Storage storage;
+  int64_t query_rows = 0;  // of packed sequences: in all
 
   // Whether the backward can do without output and lse.
   bool small() const {
@@ -33,6 +34,13 @@ class CheckedCall {
 
   // Multiplications of the two products of the forward.
   double work() const;
+
+  // A new tensor for the log-sum-exp, (batch, heads, queries) or, for packed sequences, (heads,
+  // rows); its strides; and one that the caller brings.
+  Tensor empty_lse() const;
+  int64_t lse_batch() const { return problem.packed() ? 0 : problem.heads * problem.queries; }
+  int64_t lse_head() const { return problem.packed() ? query_rows : problem.queries; }
+  Tensor checked_lse(const char* name, const Tensor& t) const;
 
  protected:
   explicit CheckedCall(ScalarType dtype);
@@ -52,13 +60,6 @@ class AttentionArguments : public CheckedCall {
                      const AttentionOptions& options);
 
   Tensor query, key, value;
-  int64_t query_rows;  // of packed sequences: in all
-
-  // A new tensor for the log-sum-exp, (batch, heads, queries) or, for packed sequences, (heads,
-  // rows); and its strides.
-  Tensor empty_lse() const;
-  int64_t lse_batch() const { return problem.packed() ? 0 : problem.heads * problem.queries; }
-  int64_t lse_head() const { return problem.packed() ? query_rows : problem.queries; }
 
   // A new tensor for results that belong to `like` (query, key or value), with `features` in the
   // last dimension. Where like's positions lie outside its heads in memory, so do the result's, so
@@ -68,7 +69,6 @@ class AttentionArguments : public CheckedCall {
   Rows rows(const Tensor& t) const;
   // t with the shape of the output, its last dimension contiguous.
   Tensor checked_output(const char* name, const Tensor& t) const;
-  Tensor checked_lse(const char* name, const Tensor& t) const;
 
  private:
   void set_packed(const AttentionOptions& options);

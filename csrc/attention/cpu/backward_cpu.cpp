@@ -59,7 +59,7 @@ struct SavedAndGradients {
   const OptionalTensor& grad_lse;
 };
 
-using Gradients = std::array<OptionalTensor, 5>;  // in the order of Needs
+using Gradients = std::array<OptionalTensor, 5>;  // in the order of AttentionNeeds
 
 Gradients gradients(const AttentionArguments& arguments, const SavedAndGradients& saved,
                     const OptionalTensor& bias, int64_t needs) {

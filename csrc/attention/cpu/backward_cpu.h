@@ -7,7 +7,7 @@
 namespace seqkern {
 
 // Which gradients are wanted: the bits of an operator's argument `needs`.
-enum Needs { kQuery = 1, kKey = 2, kValue = 4, kBias = 8, kSlopes = 16 };
+enum AttentionNeeds { kQuery = 1, kKey = 2, kValue = 4, kBias = 8, kSlopes = 16 };
 
 Tensor zeros(const Shape& shape, ScalarType dtype);
 

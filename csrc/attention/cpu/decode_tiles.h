@@ -20,9 +20,9 @@ struct Stream {
 // In that order because processors then fetch further ahead on their own; between the tiles' reads,
 // which jump from row to row, they do not.
 template <class S, int kStep>
-class Ahead {
+class RowsAhead {
  public:
-  Ahead(Stream<S> rows, int64_t depth)
+  RowsAhead(Stream<S> rows, int64_t depth)
       : at_(rows.rows),
         steps_(ceil_div(depth, kStep)),
         skip_(rows.stride - steps_ * kStep),
@@ -72,7 +72,7 @@ template <class Products, class S, class Weight, int kChunk, int kStep>
 class DecodeTiles {
  public:
   using C = compute_t<S>;
-  using NumbersAhead = Ahead<S, kStep>;
+  using NumbersAhead = RowsAhead<S, kStep>;
   using Tile = ValueTile<S, C, Weight>;
   static constexpr int kParts = sizeof(C) / sizeof(S);  // vectors of C in a step
 

@@ -50,7 +50,7 @@ struct WeightsCall {
   bool mean;      // over the heads
   int64_t tiles;  // of queries in a block
   int64_t blocks, groups;
-  void* sums;  // compute (pieces, tiles, keys, 64), where a mean has more groups than one
+  void* sums;  // compute (pieces, tiles, keys, kTileQueries), where a mean has more groups than one
 };
 
 struct BackwardCall {

@@ -84,9 +84,6 @@ class MultiHead : public CheckedCall {
     if (!batched_) return empty({t.size(0), features}, dtype);
     return empty({t.size(0), t.size(1), features}, dtype);
   }
-  Tensor empty_lse() const {
-    return empty({problem.batch, problem.heads, problem.queries}, compute_dtype);
-  }
   int64_t features() const { return problem.heads * problem.dim; }
 
   // The rows of one of query, key and value in a tensor that holds several.
@@ -122,10 +119,7 @@ class MultiHead : public CheckedCall {
   static Tensor padding(const Tensor& mask) {
     const int64_t sizes[] = {mask.size(0), 1, 1, mask.size(1)};
     const int64_t strides[] = {mask.stride(0), 0, 0, mask.stride(1)};
-    AtenTensorHandle handle;
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        aoti_torch__reinterpret_tensor(mask.get(), 4, sizes, strides, 0, &handle));
-    return Tensor(handle);
+    return view(mask, 4, sizes, strides);
   }
 
   bool batched_, batch_first_;
@@ -135,9 +129,9 @@ class MultiHead : public CheckedCall {
 // How the pieces of a call with weights are cut: blocks of as many queries as their probabilities
 // leave in the cache; and, for a mean, groups of heads where there would be too few pieces.
 void cut(WeightsCall& call, int threads) {
-  constexpr int64_t kTile = 64, kMostTiles = 4, kKeysInCache = 2048;
+  constexpr int64_t kMostTiles = 4, kKeysInCache = 2048;
   const Problem& p = call.forward.problem;
-  const int64_t tiles = ceil_div(p.queries, kTile), wanted = threads > 1 ? 2 * threads : 1;
+  const int64_t tiles = ceil_div(p.queries, kTileQueries), wanted = threads > 1 ? 2 * threads : 1;
   call.tiles = std::clamp<int64_t>(kKeysInCache / std::max<int64_t>(p.keys, 1), 1, kMostTiles);
   const int64_t others = p.batch * p.heads;
   while (call.tiles > 1 && others * ceil_div(tiles, call.tiles) < wanted) --call.tiles;
@@ -154,7 +148,7 @@ void run_weights(const MultiHead& arguments, const ForwardCall& forward, void* w
   const int64_t pieces = p.batch * call.blocks * call.groups;
   OptionalTensor sums;
   if (mean && call.groups > 1) {
-    sums = empty({pieces, call.tiles * p.keys * 64}, arguments.compute_dtype);
+    sums = empty({pieces, call.tiles * p.keys * kTileQueries}, arguments.compute_dtype);
     call.sums = sums->mutable_data_ptr();
   }
   const AttentionKernels& kernels = attention_kernels(arguments.storage);
@@ -178,7 +172,7 @@ std::tuple<Tensor, OptionalTensor, OptionalTensor> multi_head_attention_forward(
   OptionalTensor lse, found;
   if (!arguments.small()) lse = arguments.empty_lse();
   const ForwardCall call{p, arguments.part(output, 0), lse ? lse->mutable_data_ptr() : nullptr,
-                         p.heads * p.queries, p.queries};
+                         arguments.lse_batch(), arguments.lse_head()};
   switch (static_cast<WeightsWanted>(weights)) {
     case WeightsWanted::kNone:
       run_forward(arguments, call);
@@ -198,11 +192,11 @@ std::tuple<Tensor, OptionalTensor, OptionalTensor> multi_head_attention_forward(
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> multi_head_attention_backward(
-    const Tensor& grad_output, const OptionalTensor& grad_lse, const Tensor& query,
-    const OptionalTensor& key, const OptionalTensor& value, const OptionalTensor& output,
-    const OptionalTensor& lse, int64_t heads, bool batch_first, const OptionalTensor& mask,
-    bool mask_excludes, const OptionalTensor& bias, const OptionalTensor& seed, double dropout_p,
-    bool is_causal, bool needs_bias) {
+    const Tensor& grad_output, const Tensor& query, const OptionalTensor& key,
+    const OptionalTensor& value, const OptionalTensor& output, const OptionalTensor& lse,
+    int64_t heads, bool batch_first, const OptionalTensor& mask, bool mask_excludes,
+    const OptionalTensor& bias, const OptionalTensor& seed, double dropout_p, bool is_causal,
+    bool needs_bias) {
   const MultiHead arguments(
       query, key, value,
       {heads, batch_first, mask, bias, seed, mask_excludes, dropout_p, is_causal});
@@ -212,25 +206,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> multi_head_attention_backward(
   BackwardCall call{};
   call.problem = p;
   call.grad_output = arguments.part(grad, 0);
-  call.lse_batch = p.heads * p.queries;
-  call.lse_head = p.queries;
-  OptionalTensor saved_output, saved_lse, given_grad_lse;
+  call.lse_batch = arguments.lse_batch();
+  call.lse_head = arguments.lse_head();
+  OptionalTensor saved_output, saved_lse;
   if (lse) {
     check(output.has_value(), "lse is given without output");
     saved_output = arguments.checked_output("output", *output);
+    saved_lse = arguments.checked_lse("lse", *lse);
     call.output = arguments.part(*saved_output, 0);
-    const auto checked_lse = [&](const char* name, const Tensor& t) {
-      check(t.scalar_type() == arguments.compute_dtype, name,
-            " should be float32, or float64 with float64 queries");
-      check_shape(name, t, {p.batch, p.heads, p.queries});
-      return as_contiguous(t);
-    };
-    saved_lse = checked_lse("lse", *lse);
     call.lse = saved_lse->const_data_ptr();
-    if (grad_lse) given_grad_lse = checked_lse("grad_lse", *grad_lse);
-    call.grad_lse = data(given_grad_lse);
   } else {
-    check(arguments.small() && !grad_lse, "output and lse may be missing only for small calls");
+    check(arguments.small(), "output and lse may be missing only for small calls");
   }
   const auto gradient = [&](const Tensor& t) { return arguments.like(t, t.size(t.dim() - 1)); };
   const Tensor grad_query = gradient(arguments.query);

@@ -50,6 +50,9 @@ struct Problem {
   bool packed() const { return query_starts != nullptr; }
 };
 
+// Queries of a tile.
+constexpr int64_t kTileQueries = 64;
+
 // So few queries are decoded, unless there is dropout: see decode_cpu.cpp.
 constexpr int64_t kMostDecodedQueries = 8;
 

@@ -3,48 +3,15 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <deque>
-#include <memory>
-#include <new>
 #include <numeric>
 #include <vector>
 
 #include "attention/cpu/kernels.h"
 #include "common/ceil_div.h"
-#include "common/tensors.h"
+#include "common/scratch.h"
 
 namespace seqkern {
-
-constexpr int64_t kAlignment = 64;
-
-// Memory for the time of a call, aligned to cache lines. Small pieces come from malloc: a tensor
-// takes longer to make than a small call's work.
-class Scratch {
- public:
-  explicit Scratch(int64_t bytes) {
-    constexpr int64_t kSmall = int64_t(1) << 20;
-    if (bytes > kSmall) {
-      tensor_ = empty({bytes + kAlignment}, ScalarType::Byte);
-      const uintptr_t address = reinterpret_cast<uintptr_t>(tensor_->mutable_data_ptr());
-      data_ = reinterpret_cast<char*>(round_up(address, kAlignment));
-      return;
-    }
-    small_.reset(std::aligned_alloc(kAlignment, static_cast<size_t>(round_up(bytes, kAlignment))));
-    if (bytes > 0 && !small_) throw std::bad_alloc();
-    data_ = static_cast<char*>(small_.get());
-  }
-
-  char* data() const { return data_; }
-
- private:
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<void, Free> small_;
-  OptionalTensor tensor_;
-  char* data_;
-};
 
 // How many threads a call of so many multiplications is worth.
 inline int threads_for(double work) {

@@ -2,13 +2,14 @@
 // to rows.
 #pragma once
 
+#include "attention/cpu/problem.h"
 #include "common/blocks.h"
 
 namespace seqkern {
 namespace SEQKERN_ISA {
 
 // Queries of a tile: the width of S^T, P^T, dS^T.
-constexpr int kQueries = 64;
+constexpr int kQueries = static_cast<int>(kTileQueries);
 
 // Cuts scratch memory into pieces that begin at cache lines; with null memory it only counts.
 class Carve {

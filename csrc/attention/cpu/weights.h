@@ -47,13 +47,13 @@ struct WeightsScratch {
 };
 
 template <class T>
-class Weights {
+class WeightedForward {
  public:
   using S = typename T::Storage;
   using C = typename T::C;
   using V = Vec<C>;
 
-  Weights(const WeightsCall& call, int64_t piece, const Place& place)
+  WeightedForward(const WeightsCall& call, int64_t piece, const Place& place)
       : call_(call),
         p_(call.forward.problem),
         b_(piece / (call.blocks * call.groups)),
@@ -147,14 +147,14 @@ template <class T>
 void weights(const WeightsCall& call, int64_t piece, Place place) {
   const int64_t group = piece % call.groups, heads = call.forward.problem.heads;
   T::begin();
-  Weights<T>(call, piece, place)
+  WeightedForward<T>(call, piece, place)
       .run(group * heads / call.groups, (group + 1) * heads / call.groups);
   T::end();
 }
 
 template <class T>
 void combine_weights(const WeightsCall& call, int64_t block, Place place) {
-  Weights<T>(call, block * call.groups, place).combine();
+  WeightedForward<T>(call, block * call.groups, place).combine();
 }
 
 template <class T>

@@ -269,7 +269,7 @@ BackwardResult backward(const Layer& layer, const BackwardExtras& extras) {
     args.grad_bias = bias_sums.data();
   }
 
-  Scratch scratch;
+  WorkingMemory scratch;
   if (!unpacked) {
     args.packed_hh =
         scratch.room(product.packed_bytes(layer.gates * hidden, state, kernels.backward_units, 1));

@@ -167,7 +167,7 @@ ForwardResult forward(const Layer& layer, const ForwardExtras& extras) {
   args.output = result.output.mutable_data_ptr();
   args.save = save;
 
-  Scratch scratch;
+  WorkingMemory scratch;
   if (unpacked) {
     args.input = layer.input.const_data_ptr();
   } else {

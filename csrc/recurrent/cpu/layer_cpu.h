@@ -57,7 +57,7 @@ inline int64_t padded_row(int64_t features, const Tensor& like) {
 }
 
 // Working memory of a call.
-class Scratch {
+class WorkingMemory {
  public:
   // Null for 0 bytes.
   void* room(int64_t bytes) {
@@ -71,7 +71,7 @@ class Scratch {
   std::vector<Tensor> tensors_;
 };
 
-// Stands behind packed weights that outlive a call (see freeze_): what they were packed for.
+// Stands behind packed weights that outlive a call (see prepack_): what they were packed for.
 struct PackedTag {
   int64_t isa, storage, gates, hidden, state;
   int64_t reserved[3];

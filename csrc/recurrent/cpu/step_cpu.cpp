@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/matmul_cpu.h"
+#include "common/scratch.h"
 #include "recurrent/cpu/forward_cpu.h"
 #include "recurrent/cpu/step_kernels.h"
 
@@ -18,40 +19,6 @@ namespace seqkern {
 namespace {
 
 using torch::headeronly::BFloat16;
-
-Tensor empty_tensor(int64_t dim, const int64_t* sizes, const int64_t* strides, ScalarType dtype) {
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      dim, sizes, strides, torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-      aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
-}
-
-Tensor empty_vector(int64_t size, ScalarType dtype) {
-  const int64_t stride = 1;
-  return empty_tensor(1, &size, &stride, dtype);
-}
-
-Tensor empty_matrix(int64_t rows, int64_t columns, ScalarType dtype) {
-  const int64_t sizes[] = {rows, columns}, strides[] = {columns > 0 ? columns : 1, 1};
-  return empty_tensor(2, sizes, strides, dtype);
-}
-
-// Working memory: on the stack where it is small.
-class Scratch {
- public:
-  explicit Scratch(int64_t bytes) {
-    if (bytes > static_cast<int64_t>(sizeof(small_)))
-      large_ = empty_vector(bytes, ScalarType::Byte);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  void* data() { return large_ ? large_->mutable_data_ptr() : small_; }
-
- private:
-  alignas(64) char small_[16384];
-  OptionalTensor large_;
-};
 
 template <class Args>
 void run_step(void (*kernel)(const Args&, Slots, Barrier&), const Args& args) {
@@ -122,7 +89,7 @@ class Step {
     return nullptr;
   }
 
-  Tensor states() const { return empty_matrix(sizes.batch, sizes.hidden, dtype); }
+  Tensor states() const { return empty({sizes.batch, sizes.hidden}, dtype); }
 
   const Cell cell;
   const Tensor input, w_ih, w_hh;
@@ -157,7 +124,7 @@ Stepped step_forward(const Step& step, const OptionalTensor& b_ih_, const Option
                        b_hh = step.checked_bias("b_hh", b_hh_);
   Stepped result{step.states(), std::nullopt, std::nullopt};
   if (lstm) result.c = step.states();
-  if (save && gated) result.gates = empty_matrix(sizes.batch, 4 * sizes.hidden, step.dtype);
+  if (save && gated) result.gates = empty({sizes.batch, 4 * sizes.hidden}, step.dtype);
 
   StepForwardArgs args{};
   args.sizes = sizes;
@@ -244,13 +211,13 @@ StepGrads step_backward(const Step& step, const OptionalTensor& grad_h_,
   const Tensor saved = *step.checked(rnn ? "h" : "gates", saved_, (rnn ? 1 : 4) * sizes.hidden);
 
   StepGrads grads;
-  if (needs & kStepInput) grads.input = empty_matrix(sizes.batch, sizes.inputs, step.dtype);
+  if (needs & kStepInput) grads.input = empty({sizes.batch, sizes.inputs}, step.dtype);
   if (needs & kStepH0) grads.h0 = step.states();
   if (needs & kStepC0) grads.c0 = step.states();
-  if (needs & kStepInputWeights) grads.w_ih = empty_matrix(step.rows, sizes.inputs, step.dtype);
-  if (needs & kStepStateWeights) grads.w_hh = empty_matrix(step.rows, sizes.hidden, step.dtype);
-  if (needs & kStepInputBias) grads.b_ih = empty_vector(step.rows, step.dtype);
-  if (needs & kStepStateBias) grads.b_hh = empty_vector(step.rows, step.dtype);
+  if (needs & kStepInputWeights) grads.w_ih = empty({step.rows, sizes.inputs}, step.dtype);
+  if (needs & kStepStateWeights) grads.w_hh = empty({step.rows, sizes.hidden}, step.dtype);
+  if (needs & kStepInputBias) grads.b_ih = empty({step.rows}, step.dtype);
+  if (needs & kStepStateBias) grads.b_hh = empty({step.rows}, step.dtype);
 
   if (sizes.hidden == 0) {  // all but the input's gradient are empty
     if (grads.input && grads.input->numel())
@@ -271,7 +238,7 @@ StepGrads step_backward(const Step& step, const OptionalTensor& grad_h_,
   if (args.products) {
     args.grad_gates = scratch.data();
   } else {
-    grad_gates = empty_matrix(sizes.batch, width, step.dtype);
+    grad_gates = empty({sizes.batch, width}, step.dtype);
     args.grad_gates = grad_gates->mutable_data_ptr();
   }
   args.sizes = sizes;

@@ -13,15 +13,15 @@
 namespace seqkern {
 namespace SEQKERN_ISA {
 
-struct Range {
+struct Interval {
   int64_t begin, end;
 };
 
-inline Range share(int64_t total, Slots slots) {
+inline Interval share(int64_t total, Slots slots) {
   return {total * slots.begin / slots.total, total * slots.end / slots.total};
 }
 
-inline Range intersect(Range a, Range b) {
+inline Interval intersect(Interval a, Interval b) {
   const int64_t begin = a.begin > b.begin ? a.begin : b.begin;
   const int64_t end = a.end < b.end ? a.end : b.end;
   return {begin, end < begin ? begin : end};
@@ -30,15 +30,15 @@ inline Range intersect(Range a, Range b) {
 // What one callback works on: a range of blocks of columns and a range of rows of the batch.
 struct Part {
   Slots slots;
-  Range rows;
+  Interval rows;
   bool over_rows;
 
   Part(const Split& split, Slots owned, int64_t batch) : slots(owned), over_rows(split.over_rows) {
-    rows = over_rows ? share(batch, owned) : Range{0, batch};
+    rows = over_rows ? share(batch, owned) : Interval{0, batch};
   }
-  Range blocks(int64_t units, int64_t units_per_block) const {
+  Interval blocks(int64_t units, int64_t units_per_block) const {
     const int64_t count = ceil_div(units, units_per_block);
-    return over_rows ? Range{0, count} : share(count, slots);
+    return over_rows ? Interval{0, count} : share(count, slots);
   }
   int owned() const { return slots.end - slots.begin; }
   // Units that other callbacks computed may be read after this.
@@ -64,7 +64,7 @@ struct Rows {
 // Where the product reads its rows: in place, or from a copy in the form that the product wants.
 template <class Product>
 Rows<typename Product::Operand> operand_rows(const Rows<typename Product::Storage>& rows,
-                                             Range range, int64_t depth, void* scratch) {
+                                             Interval range, int64_t depth, void* scratch) {
   using Operand = typename Product::Operand;
   if constexpr (__is_same(typename Product::Storage, Operand)) {
     if (!Product::copies_operand(depth)) return rows;
@@ -111,7 +111,7 @@ class Weights {
 
   int64_t units() const { return form_.units(); }
 
-  void pack(Range blocks) {
+  void pack(Interval blocks) {
     const int64_t size = Product::block_size(view_.depth, form_.vectors);
     for (int64_t b = blocks.begin; b < blocks.end; ++b)
       form_.pack_block(view_, b, packed_ + b * size);
@@ -123,7 +123,7 @@ class Weights {
   // where it still holds them.
   // Before a product, prepare(block, first row, rows) may prefetch what body will need.
   template <class Prepare, class Body>
-  void for_blocks(Range blocks, Range rows, const Rows<typename Product::Operand>* a,
+  void for_blocks(Interval blocks, Interval rows, const Rows<typename Product::Operand>* a,
                   bool backwards, const Prepare& prepare, const Body& body) const {
     constexpr int kMostVectors = larger(4, Product::kColumnVectors);
     alignas(64) C product[Product::kChunkRows * kMostVectors * Product::kLanes];
@@ -223,8 +223,8 @@ void forward_loop(const ForwardCellOf<Product>& cell, const ForwardArgs& args, S
                               transposed_view<S>(args.w_hr, state, hidden), args.packed_hr);
   const int vectors = cell.form.vectors, unit_vectors = vectors / cell.form.gates;
   const int64_t units = recurrent.units();
-  const Range unit_blocks = part.blocks(hidden, units);
-  const Range state_blocks = part.blocks(state, projection.units());
+  const Interval unit_blocks = part.blocks(hidden, units);
+  const Interval state_blocks = part.blocks(state, projection.units());
 
   const bool pack_hh = args.packed_hh && !args.prepacked_hh,
              pack_hr = args.packed_hr && !args.prepacked_hr;
@@ -237,7 +237,7 @@ void forward_loop(const ForwardCellOf<Product>& cell, const ForwardArgs& args, S
   S* hidden_rows = static_cast<S*>(args.hidden);
   for (int64_t s = args.first_step; s < args.end_step; ++s) {
     const int64_t offset = steps.offset[s], gate_offset = offset - args.first_gate_row;
-    const Range rows = intersect(part.rows, {0, steps.active[s]});
+    const Interval rows = intersect(part.rows, {0, steps.active[s]});
     const bool backwards = s % 2;
 
     if (args.input) {
@@ -318,7 +318,8 @@ void backward_loop(const BackwardCellOf<Product>& cell, const BackwardArgs& args
                              plain_view<S>(args.w_hh, depth, state), args.packed_hh);
   Weights<Product> projection(kBlockForm<Product, 1, kColumnVectors>,
                               plain_view<S>(args.w_hr, state, hidden), args.packed_hr);
-  const Range state_blocks = part.blocks(state, kUnits), unit_blocks = part.blocks(hidden, kUnits);
+  const Interval state_blocks = part.blocks(state, kUnits),
+                 unit_blocks = part.blocks(hidden, kUnits);
 
   if (args.packed_hh && !args.prepacked) {
     recurrent.pack(share(ceil_div(state, kUnits), slots));
@@ -375,8 +376,8 @@ void backward_loop(const BackwardCellOf<Product>& cell, const BackwardArgs& args
     const int64_t active = s >= 0 ? steps.active[s] : 0,
                   later = s + 1 < steps.count ? steps.active[s + 1] : 0;
     const bool backwards = s & 1;
-    const Range continuing = intersect(part.rows, {0, grad_h0 ? later : smaller(later, active)});
-    const Range ending = intersect(part.rows, {smaller(later, active), active});
+    const Interval continuing = intersect(part.rows, {0, grad_h0 ? later : smaller(later, active)});
+    const Interval ending = intersect(part.rows, {smaller(later, active), active});
     const auto prefetch_cell = [&](int64_t block, int64_t row, int64_t count) {
       if (!grad_projected)
         cell.prefetch_rows(args, s, block * kUnits, row, smaller(count, active - row));
@@ -400,7 +401,7 @@ void backward_loop(const BackwardCellOf<Product>& cell, const BackwardArgs& args
       part.synchronize(barrier);
       const S* grads = grad_projected + steps.offset[s] * state;
       const Rows<S> all{grads, grads, active, state};
-      const Range rows = intersect(part.rows, {0, active});
+      const Interval rows = intersect(part.rows, {0, active});
       const auto a = operand_rows<Product>(all, rows, state, scratch);
       projection.for_blocks(unit_blocks, rows, &a, backwards, kNothingToPrepare,
                             [&](int64_t block, int64_t row, int64_t count, C* product) {
