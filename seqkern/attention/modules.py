@@ -222,8 +222,11 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         """`forward` of checked arguments by the operator between the projections."""
         mask = bias = None
         mask_excludes = False
-        padding_only = attn_mask is None and key_padding_mask is not None
-        if padding_only and key_padding_mask.dtype == torch.bool:
+        if (
+            attn_mask is None
+            and key_padding_mask is not None
+            and key_padding_mask.dtype == torch.bool
+        ):
             mask = key_padding_mask if sizes.batched else key_padding_mask[None]
             mask_excludes = True
         elif attn_mask is not None or key_padding_mask is not None:
