@@ -6,7 +6,8 @@ geometric mean of PyTorch's time over ours, the worst, and the share below 0.95.
 out below 0.95 is measured twice more and counts as slower where it is so all three times. Cases
 that `auto` leaves to PyTorch are counted by themselves: their ratio says what asking costs.
 
-Another ``--seed`` draws another set.
+Another ``--seed`` draws another set. With ``--watched`` no case is drawn: those of
+`watched_cases.py`, named shapes that were once slower, are measured and listed one by one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from . import settings
 from .cases import Case, thread_count
 from .pair import check_pair
 from .random_cases import GROUPS, draw
+from .watched_cases import watched
 
 SLOWER = 0.95
 """PyTorch's time over ours below which a case counts as slower."""
@@ -98,12 +100,12 @@ def table(measured: Iterable[Measured]) -> str:
     return "\n".join(rows)
 
 
-def listing(measured: Iterable[Measured]) -> str:
-    """The slower cases, the worst first."""
-    slower = sorted((one for one in measured if one.slower), key=lambda one: one.ratio)
+def listing(measured: Iterable[Measured], all_of_them: bool = False) -> str:
+    """The slower cases, or all, the worst first."""
+    chosen = [one for one in measured if one.slower or all_of_them]
     return "\n".join(
         f"{one.ratio:.2f}  {one.group}: {one.case} ({one.backend}, {one.ours * 1e6:.0f} us)"
-        for one in slower
+        for one in sorted(chosen, key=lambda one: one.ratio)
     )
 
 
@@ -119,6 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=200, help="cases of each group")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument(
+        "--watched", action="store_true", help="known shapes instead of random ones"
+    )
     parser.add_argument("--threads", nargs="+", type=int, default=list(settings.THREADS))
     parser.add_argument("--out", type=Path, help="where to write all measurements as JSON")
     options = parser.parse_args(arguments)
@@ -126,7 +131,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong: list[str] = []
     for group in options.groups:
         for threads in options.threads:
-            for case in draw(group, options.count, options.seed, threads):
+            if options.watched:
+                cases = watched(threads).get(group, [])
+            else:
+                cases = draw(group, options.count, options.seed, threads)
+            for case in cases:
                 try:
                     measured.append(measure(group, case))
                 except AssertionError as error:
@@ -135,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out is not None:
             options.out.write_text(json.dumps(record(measured, options.seed), indent=1) + "\n")
     print(table(measured))
-    print(listing(measured))
+    print(listing(measured, all_of_them=options.watched))
     return int(bool(wrong))
 
 

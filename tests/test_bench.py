@@ -25,6 +25,7 @@ from bench.random_cases import GROUPS, draw
 from bench.report import main as report
 from bench.report import summary
 from bench.runs import read_runs
+from bench.watched_cases import watched
 from seqkern.core.timing import PairTimes, interleave
 from tests.limits import HANGS
 
@@ -490,6 +491,16 @@ class TestRandomShapes:
         assert [row["group"] for row in written["measured"]] == [group] * 3
         shown = capsys.readouterr().out.splitlines()
         assert sum(int(row.split("|")[3]) for row in shown if row.startswith(f"| {group}")) == 3
+
+    def test_watched_shapes(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Of every group that has some, all are measured and listed."""
+        monkeypatch.setattr(settings, "SECONDS_PER_PAIR", 0.001)
+        assert set(watched(1)) < set(GROUPS) and all(watched(1).values())
+        assert random_shapes.main(["--watched", "--groups", "cells", "--threads", "1"]) == 0
+        shown = capsys.readouterr().out
+        assert all(f"cells: {case} (" in shown for case in watched(1)["cells"])
 
     def test_what_is_slower_once_is_measured_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         (case,) = draw("cells", 1, 0, 1)
