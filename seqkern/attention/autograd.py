@@ -21,7 +21,7 @@ from seqkern.attention.needs import BIAS, KEY, QUERY, SLOPES, VALUE
 from seqkern.attention.recomputation import check_implementation
 from seqkern.attention.registration import triton_operators
 from seqkern.core.double_backward import differentiable_backward, reference_gradients
-from seqkern.core.saving import direct, kept, traced
+from seqkern.core.saving import copy_of, direct, kept, traced
 
 _forward = triton_operators.by_backend("attention_forward")
 _backward = triton_operators.by_backend("attention_backward")
@@ -105,6 +105,7 @@ class _Attention(torch.autograd.Function):
             *options,
         )  # fmt: skip
         ctx.set_materialize_grads(False)
+        mask = None if mask is None else copy_of(mask)
         ctx.save_for_backward(
             query, key, value, bias, alibi_slopes, sinks, mask, cu_seqlens_q, cu_seqlens_k, seed,
             kept(output), lse,
@@ -121,6 +122,8 @@ class _Attention(torch.autograd.Function):
         )
         need = ctx.needs_input_grad
         no_more = (None,) * 11
+        if grad_output is None:  # values and weights have nothing to do with each other
+            need = (*need[:2], False, *need[3:])
         if grad_output is None and grad_lse is None:
             return (None,) * 6 + no_more
         if differentiable_backward((grad_output, grad_lse)):

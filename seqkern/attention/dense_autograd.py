@@ -15,7 +15,7 @@ from seqkern.attention.autograd import Specification
 from seqkern.attention.needs import BIAS, KEY, QUERY, VALUE
 from seqkern.core import library
 from seqkern.core.double_backward import differentiable_backward, reference_gradients
-from seqkern.core.saving import direct, kept
+from seqkern.core.saving import copy_of, direct, kept
 
 _grad_enabled = torch.is_grad_enabled
 if library.cpu.loaded:
@@ -74,6 +74,8 @@ class _DenseAttention(torch.autograd.Function):
         is_causal: bool,
     ) -> Tensor:
         output, lse = _run(query, key, value, attn_mask, scale, is_causal)
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = copy_of(attn_mask)
         if lse is None:  # a small call, of which the backward needs nothing else
             ctx.save_for_backward(query, key, value, attn_mask)
         else:

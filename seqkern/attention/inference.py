@@ -36,8 +36,9 @@ _BLOCKS = {
     torch.nn.TransformerEncoderLayer: ("_sa_block", "_ff_block"),
     torch.nn.TransformerDecoderLayer: ("_sa_block", "_mha_block", "_ff_block"),
 }
-# As they are now: somebody may replace them in torch.nn's class itself.
+# As they are now: somebody may replace them in the classes themselves.
 _FUNCTIONS = {of: {name: getattr(of, name) for name in names} for of, names in _BLOCKS.items()}
+_FORWARDS = {part: part.forward for parts in _PARTS.values() for part in parts}
 _RELUS = frozenset({F.relu, torch.relu, torch.nn.ReLU})
 
 
@@ -53,19 +54,29 @@ def may_work_in_place(layer: Any, of: type[torch.nn.Module]) -> bool:
         or _compiling()
         or _modes()
         or _dispatch_modes()
-        or torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
+        or hooks_everywhere()
         or any(not _is_plain(name, part) for name, part in layer._modules.items())
-        or any(
-            getattr(getattr(layer, name), "__func__", None) is not function
-            for name, function in _FUNCTIONS[of].items()
-        )
+        or not has_own_blocks(layer, of)
+    )
+
+
+def hooks_everywhere() -> bool:
+    """Whether somebody watches the calls of all modules."""
+    return bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks)
+
+
+def has_own_blocks(layer: Any, of: type[torch.nn.Module]) -> bool:
+    """Whether the blocks of a layer are those that torch.nn's class of it has of its own."""
+    return all(
+        getattr(getattr(layer, name), "__func__", None) is function
+        for name, function in _FUNCTIONS[of].items()
     )
 
 
 def _is_plain(name: str, part: torch.nn.Module) -> bool:
     return (
         type(part) in _PARTS.get(name, ())
+        and type(part).forward is _FORWARDS[type(part)]
         and not part.training
         and not part._forward_hooks
         and not part._forward_pre_hooks

@@ -21,7 +21,7 @@ from seqkern.attention.recomputation import check_implementation
 from seqkern.attention.weights import attention_weights
 from seqkern.core import library
 from seqkern.core.double_backward import differentiable_backward, reference_gradients
-from seqkern.core.saving import direct, kept
+from seqkern.core.saving import copy_of, direct, kept
 
 NO_WEIGHTS, MEAN, OF_EACH_HEAD = 0, 1, 2
 
@@ -107,7 +107,17 @@ class _MultiHead(torch.autograd.Function):
         saved = None if lse is None else kept(output)  # a small call needs neither
         mask = call.mask
         if mask is not None and call.mask_excludes:
-            mask = mask.clone()  # the caller's own, who may change it: PyTorch copies it, too
+            mask = copy_of(mask)  # the caller's own
+        # Where PyTorch does not save a floating one, neither as it is: for weights it adds it to
+        # the scores, and a padding mask goes into another. What is differentiated stays itself.
+        if (
+            bias is not None
+            and not ctx.needs_input_grad[3]
+            and (weights is not None or bias.shape[2] == 1)
+        ):
+            bias = copy_of(bias)
+        if weights is not None and not any(ctx.needs_input_grad[i] for i in (0, 1, 3)):
+            ctx.mark_non_differentiable(weights)
         ctx.save_for_backward(query, key, value, bias, mask, call.seed, saved, lse)
         ctx.call = call._replace(mask=None, seed=None)
         return output, weights

@@ -123,7 +123,8 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         cls, attention = type(self), self.self_attn
         return (
             cls.forward is TransformerEncoderLayer.forward
-            and all(_is_torchs(getattr(self, block), block) for block in ("_sa_block", "_ff_block"))
+            and not inference.hooks_everywhere()
+            and inference.has_own_blocks(self, torch.nn.TransformerEncoderLayer)
             and type(attention).forward is MultiheadAttention.forward
             and not _reads_positions(attention)
             and not any(
@@ -420,12 +421,6 @@ def _is_causal(mask: Tensor | None, hint: bool | None, length: int | None) -> bo
     if mask.dtype == torch.bool:
         return torch.equal(mask, ahead)
     return torch.equal(mask, torch.zeros_like(mask).masked_fill_(ahead, float("-inf")))
-
-
-def _is_torchs(method: Any, name: str) -> bool:
-    """Whether neither a subclass nor the object itself overrides the method."""
-    plain = getattr(torch.nn.TransformerEncoderLayer, name)
-    return getattr(method, "__func__", None) is plain
 
 
 def _reads_positions(attention: Any) -> bool:

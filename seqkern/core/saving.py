@@ -38,6 +38,19 @@ def kept(result: Tensor) -> Tensor:
     return _lazy_clone(result) if result.is_cpu else result
 
 
+def copy_of(mask: Tensor) -> Tensor:
+    """A mask that PyTorch's operators do not save, so that its caller may change it: what is
+    broadcast stays so. Not a twin like `kept`: its memory may be a NumPy array's, too. A compiler
+    gets the mask itself, and raises where it is changed."""
+    if type(mask) is not Tensor:
+        return mask
+    repeated = [stride == 0 for stride in mask.stride()]
+    if not any(repeated):
+        return mask.clone()
+    once = mask[tuple(slice(1) if again else slice(None) for again in repeated)]
+    return once.clone().expand(mask.shape)
+
+
 class Unchecked:
     """Inputs whose values only a second derivative needs: biases, which PyTorch does not save
     either. `save_for_backward` would refuse the first derivative, too, when one has changed."""

@@ -13,6 +13,8 @@ from seqkern.recurrent.kinds import GRU, LSTM, RNN_RELU, RNN_TANH, Kind, State, 
 from seqkern.recurrent.ops import run_layer
 
 _runs_directly = choice.runs_directly
+_compiling = torch.compiler.is_compiling
+_tracing = torch._C._get_tracing_state  # torch.jit's, which knows no optional results
 _lstm, _gru, _rnn = cell_autograd.lstm, cell_autograd.gru, cell_autograd.rnn
 
 
@@ -48,7 +50,7 @@ def lstm_cell(
         RuntimeError: arguments that do not fit together, in PyTorch's words.
     """
     h0, c0 = (None, None) if hx is None else hx
-    if packed is None and _runs_directly(input):
+    if packed is None and _runs_directly(input) and (_compiling() or not _tracing()):
         try:
             return _lstm(input, h0, c0, w_ih, w_hh, b_ih, b_hh)
         except RuntimeError:
@@ -89,7 +91,7 @@ def gru_cell(
     Raises:
         RuntimeError: arguments that do not fit together, in PyTorch's words.
     """
-    if packed is None and _runs_directly(input):
+    if packed is None and _runs_directly(input) and (_compiling() or not _tracing()):
         try:
             return _gru(input, hx, w_ih, w_hh, b_ih, b_hh)
         except RuntimeError:
@@ -174,7 +176,7 @@ def _rnn_cell(
     b_hh: Tensor | None,
     packed: Tensor | None,
 ) -> Tensor:
-    if packed is None and _runs_directly(input):
+    if packed is None and _runs_directly(input) and (_compiling() or not _tracing()):
         try:
             return _rnn(input, hx, w_ih, w_hh, b_ih, b_hh, kind is RNN_RELU)
         except RuntimeError:

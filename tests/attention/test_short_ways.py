@@ -149,6 +149,102 @@ def test_a_patched_class_is_obeyed_without_gradients(monkeypatch):
     assert torch.equal(found, layer(x))
 
 
+@pytest.mark.parametrize("part", [torch.nn.Dropout, torch.nn.LayerNorm, torch.nn.Linear])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_patched_part_is_obeyed_without_gradients(monkeypatch, part, padded):
+    """Tools that count calls or observe values replace the forward of torch.nn's classes."""
+    layer = seqkern.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    encoder = seqkern.nn.TransformerEncoder(layer, 2).eval()
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2]) if padded else None
+    seen, forward = [], part.forward
+
+    def watched(self, z):
+        seen.append(self)
+        return forward(self, z)
+
+    monkeypatch.setattr(part, "forward", watched)
+    with torch.no_grad():
+        encoder(torch.randn(2, 5, 16), src_key_padding_mask=padding)
+    parts = {id(x) for x in encoder.modules() if type(x) is part and "dropout" not in str(x)}
+    assert parts <= {id(x) for x in seen}
+
+
+def test_global_hooks_see_the_layers_of_a_padded_encoder():
+    layer = seqkern.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    encoder, seen = seqkern.nn.TransformerEncoder(layer, 2).eval(), []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(m))
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    try:
+        with torch.no_grad():
+            encoder(torch.randn(2, 5, 16), src_key_padding_mask=padding)
+    finally:
+        handle.remove()
+    expected = {type(module) for module in encoder.modules()} - {torch.nn.ModuleList}
+    expected -= {type(layer.self_attn.out_proj)}  # of which only the weights are used
+    assert expected <= {type(module) for module in seen}
+
+
+def changed_before_the_backward(run, mask):
+    """Gradients of run(x, mask), and those where the mask is changed before they are computed."""
+    found = []
+    for change in (False, True):
+        x, given = X.clone().requires_grad_(), mask.clone()
+        expanded = given.expand(-1, -1, X.shape[1], -1) if given.dim() == 4 else given
+        output = run(x, expanded)
+        if change:
+            given.logical_not_() if given.dtype == torch.bool else given.add_(1)
+        output.square().sum().backward()
+        found.append(x.grad)
+    return found
+
+
+X = torch.randn(2, 70, 16)
+CAUSAL = torch.ones(70, 70, dtype=torch.bool).triu_(1)
+PADDING = torch.arange(70).expand(2, 70) > 50
+
+
+@pytest.mark.parametrize(
+    "mask, options",
+    [
+        (CAUSAL, {"need_weights": False}),
+        (CAUSAL, {"need_weights": True}),
+        (CAUSAL * 1.0, {"need_weights": True}),
+        (PADDING, {"need_weights": False}),
+        (PADDING * 1.0, {"need_weights": False}),
+        (PADDING * 1.0, {"need_weights": True}),
+    ],
+)
+def test_a_mask_of_the_module_may_change_before_the_backward(mask, options):
+    attend = module()
+    name = "attn_mask" if mask.shape[0] == mask.shape[1] else "key_padding_mask"
+    kept, changed = changed_before_the_backward(
+        lambda x, m: attend(x, x, x, **{name: m}, **options)[0], mask
+    )
+    assert torch.equal(kept, changed)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_a_boolean_mask_of_the_function_may_change_before_the_backward(length, broadcast):
+    mask = torch.rand(2, 1, 1, 70) > 0.3 if broadcast else ~CAUSAL
+
+    def run(x, m):
+        q = x.unflatten(-1, (2, 8)).transpose(1, 2)[:, :, :length]
+        m = m[..., :length, :length]
+        return sdpa(q, q, q, m)
+
+    assert torch.equal(*changed_before_the_backward(run, mask))
+
+
+def test_weights_without_a_gradient():
+    attend = module().requires_grad_(False)
+    q, k, v = (torch.randn(2, 5, 16, requires_grad=True) for _ in range(3))
+    attend(q, k, v)[1].square().sum().backward()
+    assert v.grad is None and q.grad is not None and k.grad is not None
+    output, weights = attend(q.detach(), k.detach(), v)
+    assert output.requires_grad and not weights.requires_grad
+
+
 def test_a_part_that_returns_its_argument_is_not_written_to():
     layer = seqkern.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
     layer.linear1 = layer.linear2 = torch.nn.Dropout(0.1).eval()

@@ -105,3 +105,12 @@ def test_a_loop_of_cells_is_a_layer(kind):
         state = cell(step, state)
         steps.append(state[0] if isinstance(state, tuple) else state)
     torch.testing.assert_close(torch.stack(steps), layer(x)[0], rtol=0, atol=1e-14)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "RNNCell"])
+def test_jit_trace(kind):
+    cell, x = getattr(seqkern.nn, kind)(5, 7), torch.randn(3, 5)
+    with torch.no_grad():
+        traced = torch.jit.trace(cell, (torch.randn(3, 5),))
+        torch.testing.assert_close(traced(x), cell(x))
