@@ -88,15 +88,15 @@ STABLE_TORCH_LIBRARY(seqkern, m) {
       "softcap, float dropout_p, bool is_causal, int window_left, int window_right, int needs) -> "
       "(Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias, Tensor "
       "grad_alibi_slopes)");
-  // the same for dense calls with nothing but a mask, as PyTorch's function takes it: fewer
-  // arguments take less time
+  // the same for dense calls with nothing but a mask without gradient, as PyTorch's function takes
+  // it: fewer arguments and results take less time
   m.def(
       "attention_dense_forward(Tensor query, Tensor key, Tensor value, Tensor? attn_mask, float? "
       "scale, bool is_causal) -> (Tensor output, Tensor? lse)");
   m.def(
       "attention_dense_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, "
       "Tensor? output, Tensor? lse, Tensor? attn_mask, float? scale, bool is_causal, int needs) -> "
-      "(Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_mask)");
+      "(Tensor grad_query, Tensor grad_key, Tensor grad_value)");
   // between the projections of multi-head attention, which may hold query, key and value in one;
   // weights: 0 none, 1 their mean over the heads, 2 those of each head
   m.def(

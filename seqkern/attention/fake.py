@@ -81,12 +81,10 @@ def attention_dense_forward(
 
 
 def attention_dense_backward(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, needs: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`attention_backward` of a dense call; the mask's gradient has four dimensions."""
-    if attn_mask is not None:
-        attn_mask = attn_mask[(None,) * (4 - attn_mask.dim())]
-    return attention_backward(query, key, value, attn_mask, None, needs)[:4]
+    query: Tensor, key: Tensor, value: Tensor, needs: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`attention_backward` of a dense call."""
+    return attention_backward(query, key, value, None, None, needs)[:3]
 
 
 def multi_head_attention_forward(

@@ -38,7 +38,9 @@ _BLOCKS = {
 }
 # As they are now: somebody may replace them in the classes themselves.
 _FUNCTIONS = {of: {name: getattr(of, name) for name in names} for of, names in _BLOCKS.items()}
-_FORWARDS = {part: part.forward for parts in _PARTS.values() for part in parts}
+_FORWARDS: dict[type, Any] = {
+    part: vars(part)["forward"] for parts in _PARTS.values() for part in parts
+}
 _RELUS = frozenset({F.relu, torch.relu, torch.nn.ReLU})
 
 
@@ -76,7 +78,7 @@ def has_own_blocks(layer: Any, of: type[torch.nn.Module]) -> bool:
 def _is_plain(name: str, part: torch.nn.Module) -> bool:
     return (
         type(part) in _PARTS.get(name, ())
-        and type(part).forward is _FORWARDS[type(part)]
+        and vars(type(part))["forward"] is _FORWARDS[type(part)]
         and not part.training
         and not part._forward_hooks
         and not part._forward_pre_hooks

@@ -21,11 +21,13 @@ def differentiable_backward(grads: Sequence[Tensor | None]) -> bool:
 
     Not so in a compiled function, whose backward is traced once and never differentiated again.
     """
+    if not (_grad_enabled() or _transforming() or forward_ad._current_level >= 0):
+        return False  # the common case first
     if torch.compiler.is_compiling():
         return False
     if _grad_enabled() or _transforming():
         return True
-    return forward_ad._current_level >= 0 and any(
+    return any(
         grad is not None and forward_ad.unpack_dual(grad).tangent is not None for grad in grads
     )
 

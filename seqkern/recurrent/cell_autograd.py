@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from seqkern.core import library
 from seqkern.core.double_backward import differentiable_backward, reference_gradients
@@ -31,7 +30,6 @@ if library.cpu.loaded:
     _rnn_backward = _ops.rnn_cell_backward.default
 
 _grad_enabled = torch.is_grad_enabled
-_transforming = torch._C._are_functorch_transforms_active
 _compiling = torch.compiler.is_compiling
 
 # The operators' `needs` for each ctx.needs_input_grad: a bit for each gradient, in the order of the
@@ -117,13 +115,6 @@ def _any_requires_grad(
     )
 
 
-def _plain_backward(grads: tuple[Tensor | None, ...]) -> bool:
-    """Not `differentiable_backward`, with the common case decided first."""
-    if not (_grad_enabled() or _transforming() or forward_ad._current_level >= 0):
-        return True
-    return not differentiable_backward(grads)
-
-
 def _reference_step(name: str, *options: Any) -> Callable[..., tuple[Tensor, ...]]:
     """A step of `reference`'s layer of that name as a function of the cell's tensors; returns the
     final state."""
@@ -158,7 +149,7 @@ class _LSTMCell(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         input, h0, c0, w_ih, w_hh, gates = ctx.saved_tensors
         need = ctx.needs_input_grad
-        if _plain_backward(grads):
+        if not differentiable_backward(grads):
             return _lstm_backward(*grads, input, h0, c0, w_ih, w_hh, gates, _NEEDS[need])
         tensors = (input, h0, c0, w_ih, w_hh, *ctx.biases.unchanged())
         return tuple(reference_gradients(_reference_step("lstm"), tensors, need, grads))
@@ -185,7 +176,7 @@ class _GRUCell(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         input, h0, w_ih, w_hh, gates = ctx.saved_tensors
         need = ctx.needs_input_grad
-        if _plain_backward(grads):
+        if not differentiable_backward(grads):
             return _gru_backward(*grads, input, h0, w_ih, w_hh, gates, _NEEDS_SINGLE[need])
         tensors = (input, h0, w_ih, w_hh, *ctx.biases.unchanged())
         return tuple(reference_gradients(_reference_step("gru"), tensors, need, grads))
@@ -214,7 +205,7 @@ class _RNNCell(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         input, h0, w_ih, w_hh, h = ctx.saved_tensors
         need, relu = ctx.needs_input_grad[:6], ctx.relu
-        if _plain_backward(grads):
+        if not differentiable_backward(grads):
             found = _rnn_backward(*grads, input, h0, w_ih, w_hh, h, relu, _NEEDS_SINGLE[need])
             return (*found, None)
         step = _reference_step("rnn", "relu" if relu else "tanh")

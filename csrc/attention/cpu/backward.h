@@ -70,7 +70,8 @@ class Backward {
         sums_(call.lse ? sums_of(extent_) : Sums::kTile),
         writes_grad_query_(T::kInPlace && extent_.keys <= T::kGradientKeys &&
                            p_.dim % T::kLanes == 0),
-        operands_(call, b, kv_head, extent_, sums_ != Sums::kForward, writes_grad_query_, place) {}
+        operands_(call, b, kv_head, extent_,
+                  {sums_ != Sums::kForward, writes_grad_query_, multiplies_rows()}, place) {}
 
   void run() {
     Barrier& barrier = place_.team.barrier;
@@ -205,10 +206,12 @@ class Backward {
                                              const Pairs& pairs) {
     const auto& [r, in_tile, vectors, kind, keep] = pairs;
     C *scores = scratch_.scores, *grad = scratch_.grad;
-    multiply(key_tile.key, in_tile, r.keys, p_.dim, tile.query, vectors, scores);
+    multiply(key_tile.key, in_tile, r.keys, p_.dim, tile, tile.query, tile.query_rows, vectors,
+             scores);
     if (rules.transforms()) rules.transform(r, vectors, scores, scratch_.bias, slope);
     if (kind == Tile::kMixed) Rules<S>::exclude(scratch_.allowed, r.keys, vectors, scores);
-    multiply(key_tile.value, in_tile, r.keys, p_.value_dim, tile.grad_output, vectors, grad);
+    multiply(key_tile.value, in_tile, r.keys, p_.value_dim, tile, tile.grad_output,
+             tile.grad_output_rows, vectors, grad);
   }
 
   // Whether scores and dP of the first pass were kept.
@@ -232,10 +235,22 @@ class Backward {
         store(row + column, load(kept + column));
   }
 
-  // out (keys, kQueries) = rows [first, first + keys) x right, for so many vectors of queries.
-  void multiply(const typename T::Left& rows, int first, int keys, int64_t depth, const char* right,
+  // Whether scores are products of rows, for which no query is transposed.
+  bool multiplies_rows() const {
+    return __is_same(S, float) && are_few(extent_) && extent_.keys <= kMostDotKeys;
+  }
+
+  // out (keys, kQueries) = rows [first, first + keys) x right, for so many vectors of queries;
+  // right_rows: its transpose.
+  void multiply(const typename T::Left& rows, int first, int keys, int64_t depth,
+                const GradientTile<T>& tile, const char* right, const typename T::Right& right_rows,
                 int vectors, C* out) {
     if constexpr (__is_same(S, float)) {
+      if (multiplies_rows()) {
+        wide_dots(rows.data + first * rows.stride, rows.stride, keys, depth, right_rows.data,
+                  right_rows.stride, tile.queries, vectors * T::kLanes, out);
+        return;
+      }
       if (are_few(extent_)) {
         const float* queries = reinterpret_cast<const float*>(right);
         wide_scores(rows.data + first * rows.stride, rows.stride, keys, depth, queries,

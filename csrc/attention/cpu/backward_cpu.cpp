@@ -126,18 +126,17 @@ FiveTensors attention_backward(const Tensor& grad_output, const OptionalTensor& 
   return {given(0), given(1), given(2), given(3), given(4)};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> attention_dense_backward(
+std::tuple<Tensor, Tensor, Tensor> attention_dense_backward(
     const Tensor& grad_output, const Tensor& query, const Tensor& key, const Tensor& value,
     const OptionalTensor& output, const OptionalTensor& lse, const OptionalTensor& attn_mask,
     std::optional<double> scale, bool is_causal, int64_t needs) {
   const AttentionOptions options = dense_options(query, attn_mask, scale, is_causal);
-  check(!(needs & kBias) || options.bias, "grad_mask is wanted, but there is no floating mask");
-  check(!(needs & kSlopes), "there are no alibi_slopes");
+  check((needs & ~(kQuery | kKey | kValue)) == 0, "needs asks for more than three gradients");
   const AttentionArguments arguments(query, key, value, options);
   const Gradients found =
       gradients(arguments, {grad_output, output, lse, std::nullopt}, options.bias, needs);
   const auto given = [&](int i) { return found[i] ? *found[i] : empty({0}, arguments.dtype); };
-  return {given(0), given(1), given(2), given(3)};
+  return {given(0), given(1), given(2)};
 }
 
 }  // namespace

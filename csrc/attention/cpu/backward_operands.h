@@ -53,18 +53,21 @@ class BackwardOperands {
   using S = typename T::Storage;
   using C = typename T::C;
 
-  // sums_rows: softmax and delta come from sum_rows() and not from the forward. rows_at_once: the
-  // gradient of the queries is written as rows, and not added up in tiles.
+  struct Ways {
+    bool sums_rows;        // softmax and delta come from sum_rows() and not from the forward
+    bool rows_at_once;     // the queries' gradient is written as rows, and not added up in tiles
+    bool multiplies_rows;  // scores are products of rows: Q^T and dO^T are not needed
+  };
+
   BackwardOperands(const BackwardCall& call, int64_t b, int64_t kv_head, const Extent& extent,
-                   bool sums_rows, bool rows_at_once, const Place& place)
+                   const Ways& ways, const Place& place)
       : call_(call),
         p_(call.problem),
         b_(b),
         kv_head_(kv_head),
         tiles_of_head_(ceil_div(extent.queries, kQueries)),
         extent_(extent),
-        sums_rows_(sums_rows),
-        rows_at_once_(rows_at_once),
+        ways_(ways),
         place_(place),
         memory_(p_, place.team.members, place.shared),
         keys_{rows_of<S>(p_.key, b, kv_head, extent.first_key), p_.key.row, extent.keys, p_.dim},
@@ -256,14 +259,17 @@ class BackwardOperands {
     const int64_t at = i - first_tile_, row = extent_.first_query + t.first;
     const S* query = rows_of<S>(p_.query, b_, t.head, row);
     const S* grad = rows_of<S>(call_.grad_output, b_, t.head, row);
-    T::fill_right(query, p_.query.row, t.queries, p_.dim, memory_.query + at * memory_.query_bytes);
-    T::fill_right(grad, call_.grad_output.row, t.queries, p_.value_dim,
-                  memory_.grad_output + at * memory_.grad_output_bytes);
+    if (!ways_.multiplies_rows) {
+      T::fill_right(query, p_.query.row, t.queries, p_.dim,
+                    memory_.query + at * memory_.query_bytes);
+      T::fill_right(grad, call_.grad_output.row, t.queries, p_.value_dim,
+                    memory_.grad_output + at * memory_.grad_output_bytes);
+    }
     T::fill_rows(query, p_.query.row, t.queries, p_.dim,
                  memory_.query_rows + at * memory_.query_rows_bytes);
     T::fill_rows(grad, call_.grad_output.row, t.queries, p_.value_dim,
                  memory_.grad_output_rows + at * memory_.grad_output_rows_bytes);
-    if (rows_at_once_ && call_.grad_query.data)  // of queries that attend to no key
+    if (ways_.rows_at_once && call_.grad_query.data)  // of queries that attend to no key
       for (int q = 0; q < t.queries; ++q)
         std::memset(rows_of<S>(call_.grad_query, b_, t.head, row + q), 0, p_.dim * sizeof(S));
     else
@@ -281,7 +287,7 @@ class BackwardOperands {
       t.lse[q] = t.natural_lse[q] * static_cast<C>(kLog2e);
     }
     for (int q = 0; q < t.queries; ++q) {
-      (sums_rows_ ? t.reference : t.delta)[q] =
+      (ways_.sums_rows ? t.reference : t.delta)[q] =
           dot(grad + q * call_.grad_output.row, output + q * call_.output.row);
       if (call_.grad_lse) t.delta[q] -= static_cast<const C*>(call_.grad_lse)[lse_at + q];
     }
@@ -301,7 +307,7 @@ class BackwardOperands {
   const Problem& p_;
   int64_t b_, kv_head_, tiles_of_head_;
   Extent extent_;
-  bool sums_rows_, rows_at_once_;
+  Ways ways_;
   const Place& place_;
   Memory memory_;
   int64_t first_tile_ = 0;  // of the block

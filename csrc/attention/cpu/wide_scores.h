@@ -2,8 +2,9 @@
 //
 // A query's scores by a matrix product of many queries are chains of dim additions; PyTorch's, of a
 // single query, are a vector of shorter chains and so nearer to the reference. In double they are
-// as near as a float can be. The multiplications cost the same: a vector of doubles holds all
-// queries.
+// as near as a float can be. With many keys the multiplications cost the same: a vector of doubles
+// holds all queries. With few keys that would be mostly empty lanes behind a transposition, and the
+// products are taken along the rows instead.
 #pragma once
 
 #include "attention/cpu/fma_tiles.h"
@@ -41,6 +42,50 @@ inline void wide_scores(const float* rows, int64_t stride, int keys, int64_t dep
       for (int q = kWideColumns; q < columns; ++q) to[q] = 0;
     }
   }
+}
+
+constexpr int kMostDotKeys = 16;
+
+// The same of rows (keys, depth) and queries, rows too: rows (queries, depth).
+inline void wide_dots(const float* rows, int64_t stride, int keys, int64_t depth,
+                      const float* queries, int64_t query_stride, int query_count, int columns,
+                      float* out) {
+  using V = Vec<double>;
+  using Floats = float __attribute__((vector_size(V::kLanes * sizeof(float)), aligned(4)));
+  constexpr int kRows = 4, kQueryRows = V::kLanes == 8 ? 4 : 2;  // as many sums as registers hold
+  const int64_t whole = depth / V::kLanes * V::kLanes;
+  for (int j = 0; j < keys; ++j)
+    for (int q = query_count; q < columns; ++q) out[j * kQueries + q] = 0;
+  for (int first = 0; first < keys; first += kRows)
+    for (int q = 0; q < query_count; q += kQueryRows) {
+      // What lies behind the last row is the last row once more.
+      const float *left[kRows], *right[kQueryRows];
+      for (int i = 0; i < kRows; ++i) left[i] = rows + smaller(first + i, keys - 1) * stride;
+      for (int i = 0; i < kQueryRows; ++i)
+        right[i] = queries + smaller(q + i, query_count - 1) * query_stride;
+      V sums[kRows][kQueryRows];
+      for (auto& row : sums)
+        for (V& s : row) s = V(0.0);
+      for (int64_t k = 0; k < whole; k += V::kLanes) {
+        const auto wide = [k](const float* row) {
+          return V(
+              __builtin_convertvector(*reinterpret_cast<const Floats*>(row + k), typename V::raw));
+        };
+        V r[kQueryRows];
+        for (int i = 0; i < kQueryRows; ++i) r[i] = wide(right[i]);
+        for (int i = 0; i < kRows; ++i) {
+          const V l = wide(left[i]);
+          for (int c = 0; c < kQueryRows; ++c) sums[i][c] += l * r[c];
+        }
+      }
+      for (int i = 0; i < smaller(kRows, keys - first); ++i)
+        for (int c = 0; c < smaller(kQueryRows, query_count - q); ++c) {
+          double total = sum(sums[i][c]);
+          for (int64_t k = whole; k < depth; ++k)
+            total += static_cast<double>(left[i][k]) * static_cast<double>(right[c][k]);
+          out[(first + i) * kQueries + q + c] = static_cast<float>(total);
+        }
+    }
 }
 
 }  // namespace SEQKERN_ISA
