@@ -124,6 +124,8 @@ def test_eager(subject, target, how):
 
 
 def _check_compiled(subject: Subject, target: str, how: str, backend: str) -> None:
+    if "packed" in str(subject) and torch.__version__.startswith("2.12"):
+        pytest.skip("its Dynamo cannot read a PackedSequence that the function made, anybody's")
     torch._dynamo.reset()
     step = torch.compile(
         _step(subject.ours, target, how, copy=False), backend=backend, fullgraph=True

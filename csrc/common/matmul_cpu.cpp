@@ -72,8 +72,8 @@ void multiply(const Tensor& out, const Tensor& a, const Tensor& b, bool add, Opt
   if (out.numel() > 0 && a.size(1) > 0 && library_is_slow(a.scalar_type()))
     return multiply_by_kernels(out, a, b, add, kept);
   const AtenTensorHandle to = out.get();
-  STABLE_TORCH_ERROR_CODE_CHECK(add ? aoti_torch_cpu_addmm_out(to, to, a.get(), b.get(), 1.0, 1.0)
-                                    : aoti_torch_cpu_mm_out(to, a.get(), b.get()));
+  TORCH_ERROR_CODE_CHECK(add ? aoti_torch_cpu_addmm_out(to, to, a.get(), b.get(), 1.0, 1.0)
+                             : aoti_torch_cpu_mm_out(to, a.get(), b.get()));
 }
 
 // Our kernels by themselves, whatever the library is like.

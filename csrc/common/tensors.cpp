@@ -31,7 +31,7 @@ Tensor empty(const int64_t* sizes, size_t dimensions, ScalarType dtype) {
     stride *= sizes[i] > 0 ? sizes[i] : 1;
   }
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       static_cast<int64_t>(dimensions), sizes, strides,
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
       aoti_torch_device_type_cpu(), 0, &handle));

@@ -99,7 +99,7 @@ inline const void* data(const OptionalTensor& t) {
 inline Tensor view(const Tensor& t, int64_t dimensions, const int64_t* sizes,
                    const int64_t* strides, int64_t offset = 0) {
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch__reinterpret_tensor(t.get(), dimensions, sizes, strides, offset, &handle));
   return Tensor(handle);
 }

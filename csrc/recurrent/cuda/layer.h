@@ -103,8 +103,7 @@ inline Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType dtyp
 inline void product_out(const Tensor& out, const Tensor& a, const Tensor& b) {
   std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
                                     torch::stable::detail::from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
   (void)torch::stable::detail::to<Tensor>(stack[0]);
 }
 
@@ -112,7 +111,7 @@ inline void product_out(const Tensor& out, const Tensor& a, const Tensor& b) {
 // is Python's: see seqkern/recurrent/registration.py.
 inline bool allows_tf32() {
   std::array<StableIValue, 1> stack{};
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("seqkern::allows_tf32", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<bool>(stack[0]);
 }
