@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -54,8 +54,16 @@ def _report_gpus(records: list[Record], folder: Path) -> int:
     return 0
 
 
-def summary(records: list[Record]) -> str:
-    """One row per kind of layer: geometric means over the shapes, and the range they span."""
+def _own_ratio(record: Record) -> float | None:
+    return record["ratio"]
+
+
+def summary(records: list[Record], figure: Callable[[Record], float | None] = _own_ratio) -> str:
+    """One row per kind of layer: geometric means over the shapes, and the range they span.
+
+    Args:
+        figure: of a record what is summed up; None where it has none.
+    """
     tables = [record for record in records if "table" in record]
     columns = sorted(_distinct((record["mode"], record["threads"]) for record in tables))
     head = ["", *(f"{mode}, {n} thread{'s' if n > 1 else ''}" for mode, n in columns)]
@@ -63,14 +71,16 @@ def summary(records: list[Record]) -> str:
     for name in _distinct(record["row"] for record in tables):
         cells = []
         for column in columns:
-            ratios = [
-                record["ratio"]
+            found = [
+                figure(record)
                 for record in tables
                 if record["row"] == name and (record["mode"], record["threads"]) == column
             ]
-            span = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
-            cells.append(f"**{geometric_mean(ratios):.2f}**{span}" if ratios else "")
-        rows.append([name, *cells])
+            figures = [one for one in found if one is not None]
+            span = f" ({min(figures):.2f} to {max(figures):.2f})" if len(figures) > 1 else ""
+            cells.append(f"**{geometric_mean(figures):.2f}**{span}" if figures else "")
+        if any(cells):
+            rows.append([name, *cells])
     return _table(head, rows)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Callable, Iterable, Sequence
 from statistics import geometric_mean, mean
 from typing import Any
 
+from bench import random_shapes as random_report
 from bench import report, word2vec_quality
 from bench.runs import Record, read_runs
 from docs.making.results import MACHINES, runs
@@ -60,8 +63,7 @@ def _speed(corner: str, head: list[str], language: int) -> str:
         cells = []
         for machine in MACHINES:
             for mode in _MODES:
-                found = ratios(runs(machine).records, row, mode, _THREADS)
-                cells.append(f"**{geometric_mean(found):.2f}**" if found else "")
+                cells.append(_mean_ratio(runs(machine).records, row, mode))
         rows.append([names[language], *cells])
     return table([corner, *head], rows)
 
@@ -76,6 +78,41 @@ def summary_of(machine: str) -> Callable[[], str]:
         return report.summary(sorted(records, key=lambda r: order.index(r["row"])))
 
     return summary
+
+
+def limits_of(machine: str) -> Callable[[], str]:
+    """The part of the machine's own limit that each row reaches."""
+
+    def limits() -> str:
+        records = [r for r in runs(machine).records if r["domain"] in ("recurrent", "attention")]
+        return report.summary(records, report.of_limit)
+
+    return limits
+
+
+def random_shapes() -> str:
+    """Ratios at shapes that nobody chose."""
+    record = json.loads((MACHINES["xeon"].path / "random-shapes.json").read_text())
+    return random_report.table(random_report.Measured(**one) for one in record["measured"]) + "\n"
+
+
+def releases() -> str:
+    """Attention beside each release of PyTorch for which it was measured: means over the shapes."""
+    found = {"2.13": runs("xeon").records}
+    for file in sorted(MACHINES["xeon"].path.glob("bench-attention-torch-*.json")):
+        found[file.stem.removeprefix("bench-attention-torch-")] = read_runs([file]).records
+    rows = list(dict.fromkeys(r["row"] for r in found[max(found)] if "table" in r))
+    columns = list(itertools.product(_MODES, found))
+    cells = [
+        [row, *(_mean_ratio(found[release], row, mode) for mode, release in columns)]
+        for row in rows
+    ]
+    return table(["", *(f"{mode}, torch {release}" for mode, release in columns)], cells)
+
+
+def _mean_ratio(records: Iterable[Record], row: str, mode: str) -> str:
+    found = ratios(records, row, mode, _THREADS)
+    return f"**{geometric_mean(found):.2f}**" if found else ""
 
 
 def errors() -> str:

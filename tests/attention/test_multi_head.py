@@ -173,6 +173,29 @@ def test_weights_are_the_probabilities_of_the_output():
     assert torch.equal(output.unflatten(-1, (heads, keys)).transpose(1, 2), weights)
 
 
+@pytest.mark.parametrize("weights", [MEAN, OF_EACH_HEAD])
+@pytest.mark.parametrize("slope", [0.2, -0.2])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_weights_of_maxima_that_grow_and_fall(isa, dtype, slope, weights):
+    """The running maximum moves in every chunk of keys, or never: what was made with an earlier one
+    is scaled by a factor of its own."""
+    heads, queries, keys, width = 2, 70, 700, 32
+    scores = (slope * torch.arange(keys)).to(dtype)
+    key = (scores / width)[None, :, None].expand(1, keys, heads * width).contiguous()
+    query = torch.ones(1, queries, heads * width, dtype=dtype) * width**0.5
+    value = torch.randn(1, keys, heads * width).to(dtype)
+    call = Call(heads, True, None, False, None, 0.0, False, weights)
+    _, found = multi_head.attend(query, key, value, None, call)
+    assert found is not None
+    parts = (query, key)
+    q, k = (x.double().unflatten(-1, (heads, width)).transpose(1, 2) for x in parts)
+    expected = (q @ k.transpose(2, 3) * width**-0.5).softmax(-1)
+    expected = expected.mean(1) if weights == MEAN else expected
+    error = (found.double() - expected).abs().max() / expected.max()
+    rounding = torch.finfo(torch.promote_types(dtype, torch.float32)).eps * scores.abs().max()
+    assert error <= 2 * torch.finfo(dtype).eps + 2 * rounding
+
+
 def test_a_padding_mask_may_change_before_the_backward():
     """As with PyTorch's module, which adds a copy of it to the scores."""
     module = seqkern.nn.MultiheadAttention(8, 2, batch_first=True)

@@ -442,6 +442,23 @@ def test_windows_beyond_every_key(isa, window):
         assert torch.equal(mine, other)
 
 
+@pytest.mark.parametrize("queries", [4, 40])
+def test_an_infinite_key_of_no_weight_reaches_those_that_see_it(isa, queries):
+    """A score of minus infinity has the weight 0, and 0 times infinity is NaN in dQ; not so where
+    the key is masked out."""
+    query = torch.rand(1, 1, queries, 16, requires_grad=True)
+    key, value = torch.randn(1, 1, 9, 16), torch.randn(1, 1, 9, 16)
+    key[..., 3, 5] = -torch.inf
+    mask = torch.ones(queries, 9, dtype=torch.bool)
+    mask[0, 3] = False
+    output = sdpa(query, key, value, mask)
+    assert output.isfinite().all()
+    (grad,) = torch.autograd.grad(output.square().sum(), query)
+    expected = torch.zeros(queries, 16, dtype=torch.bool)
+    expected[1:, 5] = True
+    assert torch.equal(grad[0, 0].isnan(), expected)
+
+
 @pytest.mark.parametrize("queries", [25, 41])
 def test_what_lies_beyond_the_queries_decides_nothing(queries):
     """A bias ends within a vector of queries; the numbers behind it in the scratch memory, here
