@@ -1,11 +1,7 @@
-"""One recurrent layer in one direction: `reference` with the fastest backend that can run it.
+"""One recurrent layer in one direction on a backend that has been chosen.
 
-Arguments, shapes and results are those of the functions of the same name in
-`seqkern.recurrent.reference`. All tensors of a call share one dtype (autocast belongs to
-`seqkern.nn`) and one device. `packed` is for `seqkern.prepack_`.
-
-All raise RuntimeError, in PyTorch's words, for arguments that do not fit together, and where the
-backend chosen with `seqkern.use_backend` cannot run the call.
+All tensors of a call share one dtype (autocast belongs to `seqkern.nn`) and one device. `packed`
+is for `seqkern.prepack_`.
 """
 
 from __future__ import annotations
@@ -14,89 +10,9 @@ import torch
 from torch import Tensor
 
 from seqkern.core.dispatch import without_autocast
-from seqkern.recurrent import checks, choice, torch_backend
+from seqkern.recurrent import checks, torch_backend
 from seqkern.recurrent.autograd import in_float32
-from seqkern.recurrent.kinds import GRU, LSTM, RNN_RELU, RNN_TANH, Kind, State, Weights
-
-
-def lstm_layer(
-    x: Tensor,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None = None,
-    b_hh: Tensor | None = None,
-    w_hr: Tensor | None = None,
-    batch_sizes: Tensor | None = None,
-    reverse: bool = False,
-    *,
-    packed: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns (output, h_n, c_n)."""
-    weights = (w_ih, w_hh, b_ih, b_hh, w_hr)
-    output, (h_n, c_n) = _checked_layer(LSTM, x, (h0, c0), weights, packed, batch_sizes, reverse)
-    return output, h_n, c_n
-
-
-def gru_layer(
-    x: Tensor,
-    h0: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None = None,
-    b_hh: Tensor | None = None,
-    batch_sizes: Tensor | None = None,
-    reverse: bool = False,
-    *,
-    packed: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Returns (output, h_n)."""
-    weights = (w_ih, w_hh, b_ih, b_hh, None)
-    output, (h_n,) = _checked_layer(GRU, x, (h0,), weights, packed, batch_sizes, reverse)
-    return output, h_n
-
-
-def rnn_layer(
-    x: Tensor,
-    h0: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None = None,
-    b_hh: Tensor | None = None,
-    batch_sizes: Tensor | None = None,
-    reverse: bool = False,
-    nonlinearity: str = "tanh",
-    *,
-    packed: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Returns (output, h_n)."""
-    if nonlinearity not in ("tanh", "relu"):
-        raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
-    kind = RNN_TANH if nonlinearity == "tanh" else RNN_RELU
-    weights = (w_ih, w_hh, b_ih, b_hh, None)
-    output, (h_n,) = _checked_layer(kind, x, (h0,), weights, packed, batch_sizes, reverse)
-    return output, h_n
-
-
-def _checked_layer(
-    kind: Kind,
-    x: Tensor,
-    state: State,
-    weights: Weights,
-    packed: Tensor | None,
-    batch_sizes: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    if x.dim() == 3 and x.shape[0] == 0:
-        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    if x.dim() != 2 and (x.dim() != 3 or batch_sizes is not None):
-        raise RuntimeError(
-            f"input must have {'2 or 3' if batch_sizes is None else 2} dimensions, got {x.dim()}"
-        )
-    checks.layer(kind, x, state, weights, batch_sizes)
-    backend = choice.choose(x, (*state, *weights), projected=weights[4] is not None)
-    return run_layer(kind, backend, x, state, weights, packed, batch_sizes, reverse)
+from seqkern.recurrent.kinds import Kind, State, Weights
 
 
 def run_layer(
@@ -109,7 +25,11 @@ def run_layer(
     batch_sizes: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One layer on a backend already chosen."""
+    """Output and final state, of the shapes of `seqkern.recurrent.reference`.
+
+    Raises:
+        RuntimeError: arguments that do not fit together, in PyTorch's words.
+    """
     if backend == "torch":
         return torch_backend.layer(kind, x, state, weights, batch_sizes, reverse)
     if batch_sizes is not None and None in state:

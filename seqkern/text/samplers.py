@@ -78,7 +78,7 @@ def alias_table(weights: Tensor) -> AliasTable:
         The thresholds and aliases, each (V,), int32.
 
     Raises:
-        ValueError: `weights` are not so.
+        ValueError, TypeError: `weights` are not so.
         RuntimeError: the text core is not built.
     """
     values = _numbers(weights, "weights").to(torch.float64)
@@ -101,7 +101,7 @@ def huffman(counts: Tensor) -> HuffmanPaths:
         The path to every word, the root first.
 
     Raises:
-        ValueError: `counts` are not so.
+        ValueError, TypeError: `counts` are not so.
         RuntimeError: the text core is not built.
     """
     values = _numbers(counts, "counts")
@@ -116,6 +116,8 @@ def huffman(counts: Tensor) -> HuffmanPaths:
 
 
 def _numbers(values: Tensor, name: str) -> Tensor:
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{name} should be a tensor; it is a {type(values).__name__}")
     if values.dim() != 1:
         raise ValueError(f"{name} should have one dimension; it has {values.dim()}")
     return values.detach().cpu().contiguous()

@@ -30,6 +30,9 @@ class FastTextKeyedVectors(KeyedVectors):
         max_n: characters of the longest n-grams.
         counts: of the words.
 
+    Raises:
+        ValueError: min_n below 1 or max_n negative.
+
     Words that :meth:`add_vectors` appends have no n-grams, only the vector that is given.
 
     Attributes:
@@ -55,6 +58,7 @@ class FastTextKeyedVectors(KeyedVectors):
         self.max_n = max_n
         self._composed_words = len(self.index_to_key)
         self.share(table)
+        _ = self.subwords  # which checks min_n and max_n
 
     @property
     def subwords(self) -> Subwords:

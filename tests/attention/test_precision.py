@@ -215,6 +215,17 @@ def test_huge_scores_of_few_queries(isa):
         torch.testing.assert_close(found[3].double(), reference[3])
 
 
+@pytest.mark.parametrize("width", [1, 3, 13, 20, 64])
+@pytest.mark.parametrize("queries", [1, 3, 5, 8])
+@pytest.mark.parametrize("keys", [1, 6, 16])
+def test_few_queries_and_keys(isa, queries, keys, width):
+    """Scores are products of rows there, in whole vectors and what is left."""
+    torch.manual_seed(0)
+    q, weight = (torch.randn(2, 3, queries, width) for _ in range(2))
+    k, v = (torch.randn(2, 3, keys, width) for _ in range(2))
+    hold_to_the_rule(torch.float32, [q, k, v], weight)
+
+
 @pytest.mark.parametrize(
     ("dtype", "size", "most"),
     [(torch.float32, 4, 1e-5), (torch.bfloat16, 4, 1e-2), (torch.bfloat16, 40, 1e-2)],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +13,7 @@ from torch.library import opcheck
 from seqkern.embedding.huffman import huffman_paths
 from seqkern.nn import SkipGram
 from tests.embedding.cases import KERNEL_DTYPES, Case, check, data, gradients, loss
-from tests.limits import HANGS
+from tests.forks import results_around_a_fork
 
 M_PERTURB = -6  # mallopt's name for "fill memory on allocation and release"; glibc only
 OPS = torch.ops.seqkern
@@ -182,19 +181,10 @@ def test_several_threads_of_python_at_once():
         assert torch.equal(result, step([1, 2, 3, 4][i % 4]))
 
 
-def _child(queue) -> None:
-    queue.put(float(step(1).double().sum()))
+def step_sum(seed: int) -> float:
+    return float(step(seed).double().sum())
 
 
 def test_after_a_fork():
-    right = float(step(1).double().sum())
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=_child, args=(queue,))
-    child.start()
-    try:
-        child.join(HANGS)
-        assert child.exitcode == 0
-        assert queue.get() == right
-    finally:
-        child.kill()
+    before, in_child, after = results_around_a_fork(step_sum, 1)
+    assert before == in_child == after

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import seqkern
-from seqkern.recurrent import ops
 from tests.parity import assert_all_parity
+from tests.recurrent import single_layer
 
 KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
@@ -83,8 +83,8 @@ def layer_results(
 def by_backend(
     kind: str, case: Case, given: Sequence[Tensor | None], weights: Sequence[Tensor], backend: str
 ) -> list[Tensor]:
-    """`layer_results` of `seqkern.recurrent.ops` on a backend."""
-    layer = {"lstm": ops.lstm_layer, "gru": ops.gru_layer}.get(kind, ops.rnn_layer)
+    """`layer_results` of `single_layer` on a backend."""
+    layer = getattr(single_layer, f"{kind if kind in ('lstm', 'gru') else 'rnn'}_layer")
     options = {"nonlinearity": kind[4:]} if kind.startswith("rnn") else {}
     sizes = torch.tensor(case.sizes) if case.sizes else None
 

@@ -12,8 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import seqkern
 from seqkern.core import library
 from seqkern.core.triton import support
-from seqkern.recurrent import autograd, kinds, ops, registration, stack, stack_autograd
+from seqkern.recurrent import autograd, kinds, registration, stack, stack_autograd
 from seqkern.recurrent.choice import refusals
+from tests.recurrent import single_layer
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_what_has_no_kernel_is_refused_with_the_reason(on_a_gpu, monkeypatch):
     with seqkern.use_backend("cuda"):
         assert seqkern.explain(module, x).backend == ""
         with pytest.raises(RuntimeError, match="backend 'cuda' cannot run this call: no kernel fo"):
-            ops.lstm_layer(x, *states, *weights)
+            single_layer.lstm_layer(x, *states, *weights)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
     assert refusals(x, ())["cuda"] == "its kernels need sm_80 or later, cuda:0 is sm_75"
 

@@ -13,7 +13,7 @@ from torch.torch_version import TorchVersion
 
 import seqkern
 from seqkern.nn import functional
-from seqkern.recurrent import ops
+from tests.recurrent import single_layer
 
 LAYERS = ("LSTM", "GRU", "RNN")
 
@@ -208,7 +208,7 @@ def test_weights_of_a_layer(index, bad, words):
     tensors = weights()
     tensors[index] = bad
     with pytest.raises(RuntimeError, match=re.escape(words)):
-        ops.lstm_layer(torch.randn(3, 2, 5), None, None, *tensors)
+        single_layer.lstm_layer(torch.randn(3, 2, 5), None, None, *tensors)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch", "reference"])

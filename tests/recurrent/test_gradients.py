@@ -10,12 +10,13 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import seqkern
-from seqkern.recurrent import ops, reference
+from seqkern.recurrent import reference
+from tests.recurrent import single_layer
 
 LAYERS = {
-    "lstm": (ops.lstm_layer, reference.lstm, 4, 2),
-    "gru": (ops.gru_layer, reference.gru, 3, 1),
-    "rnn": (ops.rnn_layer, reference.rnn, 1, 1),
+    "lstm": (single_layer.lstm_layer, reference.lstm, 4, 2),
+    "gru": (single_layer.gru_layer, reference.gru, 3, 1),
+    "rnn": (single_layer.rnn_layer, reference.rnn, 1, 1),
 }
 SIZES = torch.tensor([3, 2, 2, 1])
 
@@ -62,7 +63,7 @@ def test_gradcheck_with_a_projection():
 
 def test_gradcheck_relu():
     def run(*tensors):
-        return ops.rnn_layer(*tensors, nonlinearity="relu")
+        return single_layer.rnn_layer(*tensors, nonlinearity="relu")
 
     assert gradcheck(run, arguments("rnn", False))
     assert gradgradcheck(run, arguments("rnn", False))
@@ -151,7 +152,7 @@ def test_gradients_in_eval_mode(name):
 def test_same_tensor_in_two_places(name):
     """A second derivative when one tensor is both biases and both states."""
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[name]
-    function = getattr(ops, f"{name.lower()}_layer")
+    function = getattr(single_layer, f"{name.lower()}_layer")
     x = torch.randn(3, 2, 2, dtype=torch.float64)
     shared = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     w = torch.randn(gates * 3, 2, dtype=torch.float64)

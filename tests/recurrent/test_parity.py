@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import seqkern
-from seqkern.recurrent import ops, reference
+from seqkern.recurrent import reference
 from tests.parity import assert_all_parity
+from tests.recurrent import single_layer
 from tests.recurrent.cases import (
     DTYPES,
     KERNEL_DTYPES,
@@ -221,10 +222,10 @@ def test_chunks_of_a_stream_equal_the_whole(kind, dtype):
 
 
 ONE_LAYER = {
-    "lstm": (ops.lstm_layer, reference.lstm, 4, 2, {}),
-    "gru": (ops.gru_layer, reference.gru, 3, 1, {}),
-    "rnn": (ops.rnn_layer, reference.rnn, 1, 1, {}),
-    "relu": (ops.rnn_layer, reference.rnn, 1, 1, {"nonlinearity": "relu"}),
+    "lstm": (single_layer.lstm_layer, reference.lstm, 4, 2, {}),
+    "gru": (single_layer.gru_layer, reference.gru, 3, 1, {}),
+    "rnn": (single_layer.rnn_layer, reference.rnn, 1, 1, {}),
+    "relu": (single_layer.rnn_layer, reference.rnn, 1, 1, {"nonlinearity": "relu"}),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 
 import seqkern
 from seqkern.core import library
-from seqkern.recurrent import ops
+from tests.recurrent import single_layer
 from tests.recurrent.cases import DTYPES, LAYERS, Case, inputs, make, outputs
 
 NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
@@ -179,7 +179,7 @@ def test_weights_packed_for_another_level_are_refused(name, batch):
 def test_packed_weights_of_another_kind_are_refused(isa, packed):
     w_ih, w_hh = torch.randn(256, 5), torch.randn(256, 64)
     with pytest.raises(RuntimeError, match="packed"):
-        ops.lstm_layer(torch.randn(4, 3, 5), None, None, w_ih, w_hh, packed=packed(w_hh))
+        single_layer.lstm_layer(torch.randn(4, 3, 5), None, None, w_ih, w_hh, packed=packed(w_hh))
 
 
 def scaled(module: torch.nn.Module) -> dict[str, torch.Tensor]:

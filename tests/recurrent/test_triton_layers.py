@@ -14,8 +14,7 @@ import pytest
 import torch
 
 import seqkern
-from seqkern.recurrent import ops
-from tests.recurrent import layer_cases
+from tests.recurrent import layer_cases, single_layer
 from tests.recurrent.layer_cases import Case, by_backend, grid
 from tests.triton_concurrency import programs_at_once
 from tests.triton_device import DEVICE
@@ -123,9 +122,10 @@ def test_groups_that_save_nothing(projection, sizes, apart):
     given = layer_cases.tensors("lstm", case, torch.float32, DEVICE)
     steps = torch.tensor(sizes) if sizes else None
     with taking("grouped"), programs_at_once(apart=apart), seqkern.use_backend("triton"):
-        expected = [t.detach() for t in ops.lstm_layer(*map(wanting, given), batch_sizes=steps)]
+        expected = single_layer.lstm_layer(*map(wanting, given), batch_sizes=steps)
+        expected = [t.detach() for t in expected]
         with torch.no_grad():
-            found = ops.lstm_layer(*given, batch_sizes=steps)
+            found = single_layer.lstm_layer(*given, batch_sizes=steps)
     assert all(map(torch.equal, found, expected))
 
 

@@ -12,7 +12,7 @@ from torch.library import opcheck
 
 import seqkern
 from seqkern.core.triton import support
-from seqkern.recurrent import ops
+from tests.recurrent import single_layer
 from tests.recurrent import test_cell_operators as cell_operators
 from tests.recurrent.cases import Case, check, make
 from tests.recurrent.test_cell_operators import Sizes
@@ -302,5 +302,5 @@ def test_compiled_whole():
 def test_one_layer_of_ops_takes_the_named_backend():
     given = layer_arguments("lstm")
     given = {name: t for name, t in given.items() if t is not None}
-    found = ops.lstm_layer(given.pop("input"), *given.values())
+    found = single_layer.lstm_layer(given.pop("input"), *given.values())
     assert found[0].shape == (3, 2, 6)
