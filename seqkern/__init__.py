@@ -5,6 +5,8 @@ from seqkern.core.errors import without_traceback_on_the_command_line
 
 with without_traceback_on_the_command_line():
     from seqkern import nn, optim
+    from seqkern.attention import flash_registry
+    from seqkern.attention.sdpa_override import override_sdpa
     from seqkern.core.backends import Explanation, explain, use_backend
     from seqkern.core.errors import UserError
     from seqkern.core.info import info
@@ -13,6 +15,8 @@ with without_traceback_on_the_command_line():
     from seqkern.swapping.swap import SwapReport, swap, unswap
     from seqkern.swapping.verify import VerificationError
     from seqkern.word2vec import FastText, KeyedVectors, Word2Vec
+
+flash_registry.register()
 
 __all__ = [
     "Explanation",
@@ -28,6 +32,7 @@ __all__ = [
     "info",
     "nn",
     "optim",
+    "override_sdpa",
     "prepack_",
     "swap",
     "tune",

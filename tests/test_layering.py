@@ -28,7 +28,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "models": ("nn", "text", "core"),
     "demo": ("word2vec", "text", "models", "swapping", "nn", "core", "embedding"),
     "cli": ("demo", "word2vec", "core", "_version"),
-    "": ("nn", "optim", "swapping", "word2vec", "text", "core", "recurrent", "_version"),
+    "": (
+        "nn",
+        "optim",
+        "swapping",
+        "word2vec",
+        "text",
+        "core",
+        "recurrent",
+        "attention",
+        "_version",
+    ),
     "__main__": ("cli", "core"),
 }
 # Inside a domain, only the kernels' launches know the kernels; the operators load them by name.

@@ -28,6 +28,17 @@ _backward = triton_operators.by_backend("attention_backward")
 # What an operator calls in its turn, one Python frame later; a compiler wants to see the operator.
 _uncompiled = {backend: operator._op for backend, operator in _forward.items()}
 
+
+def forward_operator(backend: str) -> Any:
+    """The operator that computes output and log-sum-exp, below autograd."""
+    return _uncompiled[backend]
+
+
+def backward_operator(backend: str) -> Any:
+    """The operator that computes the gradients."""
+    return _backward[backend]
+
+
 _grad_enabled = torch.is_grad_enabled
 _compiling = torch.compiler.is_compiling
 
