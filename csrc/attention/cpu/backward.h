@@ -70,8 +70,10 @@ class Backward {
         sums_(call.lse ? sums_of(extent_) : Sums::kTile),
         writes_grad_query_(T::kInPlace && extent_.keys <= T::kGradientKeys &&
                            p_.dim % T::kLanes == 0),
-        operands_(call, b, kv_head, extent_,
-                  {sums_ != Sums::kForward, writes_grad_query_, multiplies_rows()}, place) {}
+        operands_(
+            call, b, kv_head, extent_,
+            {sums_ != Sums::kForward, writes_grad_query_, multiplies_rows(), writes_grad_keys()},
+            place) {}
 
   void run() {
     Barrier& barrier = place_.team.barrier;
@@ -90,7 +92,7 @@ class Backward {
       if (call_.grad_query.data && !writes_grad_query_) write_grad_query(first, end);
       barrier.wait(place_.members.count());
     }
-    write_grad_key_and_value();
+    if (!writes_grad_keys()) write_grad_key_and_value();
     if (call_.grad_slopes && place_.members.begin == 0) write_grad_slopes();
     barrier.wait(place_.members.count());
   }
@@ -110,6 +112,12 @@ class Backward {
     return few ? Sums::kFirstPass : Sums::kForward;
   }
   static bool are_few(const Extent& extent) { return extent.queries <= kMostDecodedQueries; }
+
+  // Whether each key meets a single tile of queries, whose part of dK and dV is all of them.
+  bool writes_grad_keys() const {
+    return T::kInPlace && group_ == 1 && extent_.queries <= kQueries && p_.dim % T::kLanes == 0 &&
+           p_.value_dim % T::kLanes == 0;
+  }
 
   // The softmax and delta of the tiles [first, end), by all keys; the team meets at its end.
   void sum_rows(int64_t first, int64_t end) {
@@ -298,12 +306,18 @@ class Backward {
     const bool excludes = kind == Tile::kMixed || rules.has_bias() || sums_ == Sums::kTile;
     differentiate(rules, r, tile, keep, excludes, gradients, slope_sum);
 
+    const bool adds = !writes_grad_keys();
     if (call_.grad_value.data)
-      T::add_p(gradients, keys, tile.queries, tile.grad_output_rows, p_.value_dim,
-               operands_.grad_value(begin), operands_.grad_value_stride());
-    if (call_.grad_key.data)
-      T::add_ds(gradients, keys, tile.queries, tile.query_rows, p_.dim, operands_.grad_key(begin),
-                operands_.grad_key_stride());
+      T::multiply_p(gradients, keys, tile.queries, tile.grad_output_rows, p_.value_dim,
+                    operands_.grad_value(begin), operands_.grad_value_stride(), adds);
+    if (call_.grad_key.data) {
+      C* const rows = operands_.grad_key(begin);
+      const int64_t stride = operands_.grad_key_stride();
+      T::multiply_ds(gradients, keys, tile.queries, tile.query_rows, p_.dim, rows, stride, adds);
+      if constexpr (T::kInPlace) {
+        if (!adds) write_rows(rows, stride, keys, p_.dim, static_cast<C>(p_.scale), rows, stride);
+      }
+    }
     if (call_.grad_query.data && writes_grad_query_) {
       write_grad_query_rows(rules, tile, key_tile, pairs, T::ds_probability(gradients));
     } else if (call_.grad_query.data) {

@@ -57,6 +57,7 @@ class BackwardOperands {
     bool sums_rows;        // softmax and delta come from sum_rows() and not from the forward
     bool rows_at_once;     // the queries' gradient is written as rows, and not added up in tiles
     bool multiplies_rows;  // scores are products of rows: Q^T and dO^T are not needed
+    bool keys_at_once;     // dK and dV are written where they belong, and not added up before
   };
 
   BackwardOperands(const BackwardCall& call, int64_t b, int64_t kv_head, const Extent& extent,
@@ -74,7 +75,19 @@ class BackwardOperands {
         values_{rows_of<S>(p_.value, b, kv_head, extent.first_key), p_.value.row, extent.keys,
                 p_.value_dim},
         searches_(may_exclude(p_)),
-        non_finite_{memory_.non_finite, memory_.some} {}
+        non_finite_{memory_.non_finite, memory_.some},
+        grad_keys_(memory_.grad_key),
+        grad_values_(memory_.grad_value),
+        grad_key_stride_(T::padded_features(p_.dim)),
+        grad_value_stride_(T::padded_features(p_.value_dim)) {
+    if constexpr (T::kInPlace) {
+      if (!ways.keys_at_once) return;
+      grad_keys_ = rows_of<S>(call.grad_key, b, kv_head, extent.first_key);
+      grad_values_ = rows_of<S>(call.grad_value, b, kv_head, extent.first_key);
+      grad_key_stride_ = call.grad_key.row;
+      grad_value_stride_ = call.grad_value.row;
+    }
+  }
 
   static int64_t bytes(const Problem& p, int members) { return Memory(p, members, nullptr).bytes; }
 
@@ -89,6 +102,10 @@ class BackwardOperands {
     barrier.wait(place_.members.count());
     share(place_, extent_.keys, kStep, [&](int64_t begin, int64_t end) {
       if (searches_) find_non_finite(keys_, begin, end, non_finite_);
+      if (ways_.keys_at_once) {
+        if (searches_ || extent_.queries == 0) clear_gradients(begin, end);
+        return;
+      }
       const int64_t rows = round_up(end, T::kRowStep) - begin;
       std::memset(grad_key(begin), 0, rows * grad_key_stride() * sizeof(C));
       std::memset(grad_value(begin), 0, rows * grad_value_stride() * sizeof(C));
@@ -186,10 +203,11 @@ class BackwardOperands {
     }
   }
 
-  C* grad_key(int64_t row) const { return memory_.grad_key + row * grad_key_stride(); }
-  C* grad_value(int64_t row) const { return memory_.grad_value + row * grad_value_stride(); }
-  int64_t grad_key_stride() const { return T::padded_features(p_.dim); }
-  int64_t grad_value_stride() const { return T::padded_features(p_.value_dim); }
+  // dK and dV: sums, or the results themselves. No more than are wanted of the latter.
+  C* grad_key(int64_t row) const { return grad_keys_ + row * grad_key_stride_; }
+  C* grad_value(int64_t row) const { return grad_values_ + row * grad_value_stride_; }
+  int64_t grad_key_stride() const { return grad_key_stride_; }
+  int64_t grad_value_stride() const { return grad_value_stride_; }
 
   double& slope_sum(int member, int64_t g) const {
     return memory_.slope_sums[member * (p_.heads / p_.kv_heads) + g];
@@ -205,6 +223,14 @@ class BackwardOperands {
 
  private:
   static constexpr int64_t kStep = 64;
+
+  // Of keys that no query may see.
+  void clear_gradients(int64_t begin, int64_t end) const {
+    for (int64_t row = begin; row < end; ++row) {
+      if (call_.grad_key.data) std::memset(grad_key(row), 0, p_.dim * sizeof(C));
+      if (call_.grad_value.data) std::memset(grad_value(row), 0, p_.value_dim * sizeof(C));
+    }
+  }
 
   struct Memory {
     __attribute__((noinline)) Memory(const Problem& p, int members, char* memory) {
@@ -314,6 +340,8 @@ class BackwardOperands {
   Source<S> keys_, values_;
   bool searches_, has_non_finite_ = false;
   NonFinite non_finite_;
+  C *grad_keys_, *grad_values_;
+  int64_t grad_key_stride_, grad_value_stride_;
 };
 
 }  // namespace SEQKERN_ISA

@@ -444,20 +444,20 @@ struct Bf16Tiles {
   }
   static const bfloat16* ds_probability(const Gradients& g) { return g.ds_pairs; }
 
-  static void add_p(const Gradients& g, int keys, int queries, const Right& right, int64_t depth,
-                    float* out, int64_t stride) {
-    add(g.p, keys, queries, right, depth, out, stride);
+  static void multiply_p(const Gradients& g, int keys, int queries, const Right& right,
+                         int64_t depth, float* out, int64_t stride, bool add) {
+    multiply(g.p, keys, queries, right, depth, out, stride, add);
   }
-  static void add_ds(const Gradients& g, int keys, int queries, const Right& right, int64_t depth,
-                     float* out, int64_t stride) {
-    add(g.ds, keys, queries, right, depth, out, stride);
+  static void multiply_ds(const Gradients& g, int keys, int queries, const Right& right,
+                          int64_t depth, float* out, int64_t stride, bool add) {
+    multiply(g.ds, keys, queries, right, depth, out, stride, add);
   }
 
  private:
-  static void add(const bfloat16* left, int keys, int queries, const Right& right, int64_t depth,
-                  float* out, int64_t stride) {
+  static void multiply(const bfloat16* left, int keys, int queries, const Right& right,
+                       int64_t depth, float* out, int64_t stride, bool add) {
     bf16_product({left, kQueries, kTileRows * kQueries, kTileDepth}, ceil_div(keys, kTileRows),
-                 depth_tiles(queries), right, padded_features(depth) / kLanes, out, stride, true);
+                 depth_tiles(queries), right, padded_features(depth) / kLanes, out, stride, add);
   }
 
   // A tile of `height` rows by `width` columns, transposed; the rest of the tile becomes zero.

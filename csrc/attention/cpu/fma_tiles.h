@@ -295,20 +295,21 @@ struct FmaTiles {
   static const C* ds_probability(const Gradients& g) { return g.ds; }
 
   // out (keys, features) += P^T or dS^T x right, rows of out `stride` apart
-  static void add_p(const Gradients& g, int keys, int queries, Right right, int64_t depth, C* out,
-                    int64_t stride) {
-    add(g.p, keys, queries, right, depth, out, stride);
+  // out (keys, features) = or += P^T x right
+  static void multiply_p(const Gradients& g, int keys, int queries, Right right, int64_t depth,
+                         C* out, int64_t stride, bool add) {
+    multiply(g.p, keys, queries, right, depth, out, stride, add);
   }
-  static void add_ds(const Gradients& g, int keys, int queries, Right right, int64_t depth, C* out,
-                     int64_t stride) {
-    add(g.ds, keys, queries, right, depth, out, stride);
+  static void multiply_ds(const Gradients& g, int keys, int queries, Right right, int64_t depth,
+                          C* out, int64_t stride, bool add) {
+    multiply(g.ds, keys, queries, right, depth, out, stride, add);
   }
 
  private:
-  static void add(const C* left, int keys, int queries, Right right, int64_t depth, C* out,
-                  int64_t stride) {
+  static void multiply(const C* left, int keys, int queries, Right right, int64_t depth, C* out,
+                       int64_t stride, bool add) {
     product<false>(keys, left, kQueries, queries, right.data, right.stride,
-                   static_cast<int>(padded_features(depth) / kLanes), out, stride, true);
+                   static_cast<int>(padded_features(depth) / kLanes), out, stride, add);
   }
 };
 

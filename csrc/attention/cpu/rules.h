@@ -256,26 +256,49 @@ class Rules {
       }
       return;
     }
-    // Four queries at a time: their rows side by side, then transposed.
-    constexpr int kStrip = 256;
-    C rows[4][kStrip];
-    // To the end of a vector: what lies there takes part in the decisions of whole vectors.
-    for (int q = 0; q < round_up(r.queries, V::kLanes); q += 4)
-      for (int first = 0; first < r.keys; first += kStrip) {
-        const int keys = smaller(kStrip, r.keys - first);
-        for (int i = 0; i < 4; ++i)
-          read_bias_row(smaller(q + i, r.queries - 1) + r.first_query, r.first_key + first, keys,
-                        rows[i]);
-        int j = 0;
-        if constexpr (sizeof(C) == 4)
-          for (; j + 4 <= keys; j += 4)
-            transpose_4x4(&rows[0][j], kStrip, tile + (first + j) * kQueries + q, kQueries);
-        for (; j < keys; ++j)
-          for (int i = 0; i < 4; ++i) tile[(first + j) * kQueries + q + i] = rows[i][j];
-      }
+    for (int q = 0; q < r.queries; q += kBiasRows) {
+      const int rows = smaller(kBiasRows, r.queries - q);
+      for (int first = 0; first < r.keys; first += kBiasStrip)
+        read_bias_block(r.first_query + q, r.first_key + first, rows,
+                        smaller(kBiasStrip, r.keys - first), tile + first * kQueries + q);
+    }
   }
 
-  void read_bias_row(int64_t query, int64_t key, int keys, C* row) const {
+  static constexpr int kBiasRows = 16, kBiasStrip = 64;
+
+  // tile (keys, kQueries) = the bias of some queries, at most kBiasRows, and keys, transposed.
+  void read_bias_block(int64_t query, int64_t key, int queries, int keys, C* tile) const {
+    if (bias_.key == 1 && __is_same(C, float) && (bias_is_float_ || __is_same(S, float))) {
+      const C* rows = static_cast<const C*>(bias_.data) + query * bias_.query + key;
+      return store_bias_block(rows, bias_.query, queries, keys, tile);
+    }
+    C copy[kBiasRows * kBiasStrip];
+    int i = 0;
+    do {
+      read_bias_row(query + i, key, keys, copy + i * kBiasStrip);
+    } while (++i < queries);
+    store_bias_block(copy, kBiasStrip, queries, keys, tile);
+  }
+
+  static void store_bias_block(const C* rows, int64_t stride, int queries, int keys, C* tile) {
+    // Behind the last query to the end of a vector, as for the last query: what lies there takes
+    // part in the decisions of whole vectors.
+    if (queries % V::kLanes)
+      for (int j = 0; j < keys; ++j)
+        store(tile + j * kQueries + queries / V::kLanes * V::kLanes,
+              V(rows[(queries - 1) * stride + j]));
+    int whole_rows = 0, whole_keys = 0;
+    if constexpr (sizeof(C) == 4) {
+      whole_rows = queries / 4 * 4;
+      whole_keys = keys / 4 * 4;
+      transpose(rows, stride, whole_rows, whole_keys, tile, kQueries);
+    }
+    for (int i = 0; i < queries; ++i)
+      for (int j = i < whole_rows ? whole_keys : 0; j < keys; ++j)
+        tile[j * kQueries + i] = rows[i * stride + j];
+  }
+
+  __attribute__((noinline)) void read_bias_row(int64_t query, int64_t key, int keys, C* row) const {
     const int64_t at = query * bias_.query + key * bias_.key;
     if (bias_.key != 1) {
       for (int j = 0; j < keys; ++j) row[j] = bias_at(query, key + j);

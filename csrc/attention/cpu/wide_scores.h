@@ -20,6 +20,19 @@ inline int64_t wide_scores_count(int64_t depth) {  // doubles of scratch
   return kWideRows * depth + depth * kWideColumns + kWideRows * kWideColumns;
 }
 
+// As many floats as there are doubles in a vector, and those as doubles.
+using FloatsOfDoubles = float __attribute__((vector_size(kVectorBytes / 2), aligned(4)));
+inline Vec<double> load_wide(const float* p) {
+  return Vec<double>(
+      __builtin_convertvector(*reinterpret_cast<const FloatsOfDoubles*>(p), Vec<double>::raw));
+}
+inline void widen_row(const float* from, int64_t count, double* to) {
+  constexpr int kLanes = Vec<double>::kLanes;
+  int64_t k = 0;
+  for (; k + kLanes <= count; k += kLanes) store(to + k, load_wide(from + k));
+  for (; k < count; ++k) to[k] = from[k];
+}
+
 // out (keys, kQueries) = rows (keys, depth) x right (depth, kQueries) for the first kWideColumns
 // columns, and 0 up to `columns`.
 inline void wide_scores(const float* rows, int64_t stride, int keys, int64_t depth,
@@ -28,12 +41,10 @@ inline void wide_scores(const float* rows, int64_t stride, int keys, int64_t dep
   double* const columns_of_right = left + kWideRows * depth;
   double* const sums = columns_of_right + depth * kWideColumns;
   for (int64_t k = 0; k < depth; ++k)
-    for (int q = 0; q < kWideColumns; ++q)
-      columns_of_right[k * kWideColumns + q] = right[k * kQueries + q];
+    widen_row(right + k * kQueries, kWideColumns, columns_of_right + k * kWideColumns);
   for (int first = 0; first < keys; first += kWideRows) {
     const int n = smaller(kWideRows, keys - first);
-    for (int r = 0; r < n; ++r)
-      for (int64_t k = 0; k < depth; ++k) left[r * depth + k] = rows[(first + r) * stride + k];
+    for (int r = 0; r < n; ++r) widen_row(rows + (first + r) * stride, depth, left + r * depth);
     product_inline<false>(n, left, depth, depth, columns_of_right, kWideColumns,
                           kWideColumns / Vec<double>::kLanes, sums, kWideColumns, false);
     for (int r = 0; r < n; ++r) {
@@ -51,7 +62,6 @@ inline void wide_dots(const float* rows, int64_t stride, int keys, int64_t depth
                       const float* queries, int64_t query_stride, int query_count, int columns,
                       float* out) {
   using V = Vec<double>;
-  using Floats = float __attribute__((vector_size(V::kLanes * sizeof(float)), aligned(4)));
   constexpr int kRows = 4, kQueryRows = V::kLanes == 8 ? 4 : 2;  // as many sums as registers hold
   const int64_t whole = depth / V::kLanes * V::kLanes;
   for (int j = 0; j < keys; ++j)
@@ -67,14 +77,10 @@ inline void wide_dots(const float* rows, int64_t stride, int keys, int64_t depth
       for (auto& row : sums)
         for (V& s : row) s = V(0.0);
       for (int64_t k = 0; k < whole; k += V::kLanes) {
-        const auto wide = [k](const float* row) {
-          return V(
-              __builtin_convertvector(*reinterpret_cast<const Floats*>(row + k), typename V::raw));
-        };
         V r[kQueryRows];
-        for (int i = 0; i < kQueryRows; ++i) r[i] = wide(right[i]);
+        for (int i = 0; i < kQueryRows; ++i) r[i] = load_wide(right[i] + k);
         for (int i = 0; i < kRows; ++i) {
-          const V l = wide(left[i]);
+          const V l = load_wide(left[i] + k);
           for (int c = 0; c < kQueryRows; ++c) sums[i][c] += l * r[c];
         }
       }
