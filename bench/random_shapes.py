@@ -112,7 +112,9 @@ def listing(measured: Iterable[Measured], all_of_them: bool = False) -> str:
 def record(measured: Sequence[Measured], seed: int) -> dict[str, Any]:
     """What is written as JSON."""
     rows = [one._asdict() for one in measured]
-    return {"seed": seed, "machine": seqkern.info().splitlines(), "measured": rows}
+    # Without the path of this checkout, which is private.
+    machine = seqkern.info().replace(f"{Path(__file__).parents[1]}/", "").splitlines()
+    return {"seed": seed, "machine": machine, "measured": rows}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
