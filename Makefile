@@ -19,7 +19,7 @@ DOCUMENTERS := $(VENV)/.seqkern-documenters
 # survive.
 SANITIZED := tests/test_matmul.py tests/text \
 	$(patsubst %,tests/recurrent/test_%.py,parity cells cell_operators prepack torch_cases pointwise) \
-	$(patsubst %,tests/attention/test_%.py,parity robustness varlen dropout decode) \
+	$(patsubst %,tests/attention/test_%.py,parity robustness varlen dropout decode multi_head precision) \
 	$(patsubst %,tests/embedding/test_%.py,parity operators bags update training training_calls sparse_adam)
 # What the benchmark writes: build/bench.json, or build/bench-DOMAIN.json with BENCH=DOMAIN.
 MEASURED = build/bench$(addprefix -,$(BENCH)).json

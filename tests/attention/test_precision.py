@@ -227,17 +227,24 @@ def test_few_queries_and_keys(isa, queries, keys, width):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "size", "most"),
-    [(torch.float32, 4, 1e-5), (torch.bfloat16, 4, 1e-2), (torch.bfloat16, 40, 1e-2)],
+    ("dtype", "size", "offset", "most"),
+    [
+        (torch.float32, 4, 1e4, 4.5e-4),  # PyTorch: 1.3e-3
+        (torch.float32, 8, 1e4, 4.5e-4),  # PyTorch: 1.6e-3
+        (torch.bfloat16, 4, 1e2, 1e-2),  # PyTorch: 0.27
+        (torch.bfloat16, 40, 1e2, 1e-2),
+    ],
     ids=str,
 )
-def test_values_far_from_zero(dtype, size, most):
+def test_values_far_from_zero(isa, dtype, size, offset, most):
     """dP is then nearly the same number for every key, which delta takes away again: what is left
-    has to be right although neither of them is (PyTorch's gradients lose it)."""
-    torch.manual_seed(0)
-    q, k, weight = (torch.randn(1, 2, size, 16).to(dtype).double() for _ in range(3))
-    v = (torch.randn(1, 2, size, 16) + 100).to(dtype).double()
-    exact = run(F.scaled_dot_product_attention, torch.float64, [q, k, v], weight)
-    found = run(sdpa, dtype, [q, k, v], weight)
-    for name, mine, right in zip(NAMES[1:], found[1:], exact[1:], strict=True):
-        assert (mine - right).norm() <= most * right.norm(), name
+    has to be right although neither of them is. Mean errors of the gradients of the queries."""
+    errors = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        q, k, weight = (torch.randn(1, 2, size, 16).to(dtype).double() for _ in range(3))
+        v = (torch.randn(1, 2, size, 16) + offset).to(dtype).double()
+        exact = run(F.scaled_dot_product_attention, torch.float64, [q, k, v], weight)[1]
+        found = run(sdpa, dtype, [q, k, v], weight)[1]
+        errors.append((found - exact).norm() / exact.norm())
+    assert sum(errors) / len(errors) <= most
